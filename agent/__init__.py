@@ -1,0 +1,1 @@
+"""What runs inside the container: supervisor, tmux session, volumes, state. Standard library only."""

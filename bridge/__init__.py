@@ -1,0 +1,1 @@
+"""The Claude Code bridge: host server, container client, protocol, policy."""

@@ -1,0 +1,1 @@
+"""Health over HTTP: checks, server, agent-status. Standard library only."""
