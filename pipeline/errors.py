@@ -1,0 +1,35 @@
+"""What goes wrong, in one line each: fact; consequence; what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker.errors
+import requests.exceptions
+
+
+class Problem(Exception):
+    """A fault that is told to a person as one line; `code` is the exit code of the task."""
+
+    def __init__(self, text: str, code: int = 1) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+ENGINE_AWAY = "no Docker engine answers at {where}; run `bin/invoke engine.up`, or `bin/invoke engine.doctor` for why"
+
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """Turn what the Docker SDK raises into a `Problem`; `where` is the engine's address."""
+    try:
+        yield
+    except docker.errors.ImageNotFound as error:
+        raise Problem(f"the engine has no such image: {error.explanation}") from error
+    except docker.errors.APIError as error:
+        raise Problem(f"the Docker engine refused: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.exceptions.ConnectionError) as error:
+        raise Problem(ENGINE_AWAY.format(where=where)) from error
+    except requests.exceptions.Timeout as error:
+        raise Problem(f"the Docker engine at {where} did not answer in time; is it overloaded?") from error
