@@ -1,0 +1,73 @@
+"""What the supervisor tells: one line per event on stdout (what `docker logs` shows) and in /agent/log.
+
+Nothing here may block: a terminal stopped by Ctrl-S or a log reader that died must not stop the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEPT_WHILE_BLOCKED = 100
+
+
+class Events:
+    """The one mouth of the supervisor."""
+
+    def __init__(self, form: str, stream: int, *, only_troubles: bool = False) -> None:
+        """`stream` is a descriptor; with `only_troubles` INFO is left out, as the output belongs to a command."""
+        self._json = form == "json"
+        self._stream = stream
+        self._only_troubles = only_troubles
+        self._lost = 0
+        self.keep: Callable[[str], None] = lambda _line: None
+
+    def info(self, speaker: str, text: str) -> None:
+        """Tell what happened."""
+        self._tell("INFO", speaker, text)
+
+    def warning(self, speaker: str, text: str) -> None:
+        """Tell what somebody should look at."""
+        self._tell("WARNING", speaker, text)
+
+    def error(self, speaker: str, text: str) -> None:
+        """Tell what ends the container, or makes it useless."""
+        self._tell("ERROR", speaker, text)
+
+    def _tell(self, level: str, speaker: str, text: str) -> None:
+        line = self._line(level, speaker, " ".join(text.splitlines()))
+        self.keep(line)
+        if self._only_troubles and level == "INFO":
+            return
+        if self._lost and self._write(
+            self._line("WARNING", "events", f"{self._lost} lines could not be written")
+        ):
+            self._lost = 0
+        if not self._write(line):
+            self._lost += 1
+
+    def _line(self, level: str, speaker: str, text: str) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self._json:
+            return json.dumps({"at": at, "level": level, "from": speaker, "event": text}) + "\n"
+        return f"{at} {level:<7} {speaker}: {text}\n"
+
+    def _write(self, line: str) -> bool:
+        """Write whole or not at all; lines are shorter than a pipe's atomic 4096 bytes."""
+        data = line.encode(errors="replace")[:4000]
+        with contextlib.suppress(
+            OSError
+        ):  # ignored because there is nobody left to tell: reader gone or blocked
+            was_blocking = os.get_blocking(self._stream)
+            os.set_blocking(self._stream, False)
+            try:
+                return os.write(self._stream, data) == len(data)
+            finally:
+                os.set_blocking(self._stream, was_blocking)
+        return False

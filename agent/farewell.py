@@ -1,0 +1,179 @@
+"""The stop ladder: every process is asked by a signal it does not ignore, waited for, and only then killed.
+
+Who is asked when (the order is the point, each rule has cost somebody a half-written file):
+- A process that catches TERM has a farewell of its own: it is asked at once, and only once.
+- What it starts meanwhile belongs to its farewell and is left alone; when all who were asked have gone and
+  something is left over, that is asked in turn.
+- An interactive shell ignores TERM, so it gets HUP. It hands HUP on to its jobs, and the kernel and tmux hang up on
+  everybody in its terminal, so it is asked after those above it in need of time have gone. The same holds for
+  a shell that would die of TERM while its child is still saving something.
+- A tmux server is asked after what runs in it, because its end hangs up on all panes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.children import gone
+from agent.processes import Process, below, living
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.loop import Future, Loop
+
+    Scope = Callable[[dict[int, Process]], set[int]]
+    """Chooses whom a parting is about."""
+
+LOOK_AGAIN_S = 0.25
+"""Deaths are noticed at once; this only bounds how long a process that appears from nowhere goes unseen."""
+HANG_UP_S = 0.3
+"""Between HUP and KILL at the end of the grace."""
+KILL_ROUNDS = 40
+KILL_ROUND_S = 0.05
+
+ASKING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@dataclass
+class Parting:
+    """What became of it: names of those that were killed, and of those that may not be signalled by us."""
+
+    asked: int = 0
+    killed: list[str] = field(default_factory=list)
+    untouchable: list[str] = field(default_factory=list)
+
+
+def asking_signal(process: Process) -> int:
+    """Return the politest signal that the process does not ignore."""
+    return next((s for s in ASKING if not process.ignores(s)), signal.SIGTERM)
+
+
+def is_held_back(process: Process, group: dict[int, Process]) -> bool:
+    """Say whether asking `process` now would cut somebody of `group` off in the middle of a farewell."""
+    if process.comm == "tmux: server":
+        return bool(below(process.pid, group))
+    if process.catches_term:
+        return False
+    dependents = below(process.pid, group)
+    if process.session == process.pid:  # its end hangs up on the whole terminal
+        dependents |= {p.pid for p in group.values() if p.session == process.pid and p.pid != process.pid}
+    if process.ignores(signal.SIGTERM):
+        return bool(dependents)
+    return any(group[pid].catches_term for pid in dependents)
+
+
+class Farewell:
+    """One parting from all processes that `scope` chooses."""
+
+    def __init__(self, loop: Loop, scope: Scope, hurry: Future[None]) -> None:
+        self._loop = loop
+        self._scope = scope
+        self._hurry = hurry
+        self._group: set[tuple[int, int]] = set()
+        self._asked: set[tuple[int, int]] = set()
+        self._untouchable: dict[tuple[int, int], str] = {}
+        self._watched: dict[tuple[int, int], Future[None]] = {}
+        self.result = Parting()
+
+    async def part(self, grace_s: float) -> Parting:
+        """Ask, wait with an early exit, insist."""
+        deadline = self._loop.now() + grace_s
+        while (left := self._left()) and not self._hurry.done:
+            patience = deadline - self._loop.now()
+            if patience <= 0:
+                break
+            self._ask(left)
+            await self._next_end(left, min(LOOK_AGAIN_S, patience), self._hurry)
+        if left:
+            await self._insist()
+        self.result.asked = len(self._asked)
+        self.result.untouchable = list(self._untouchable.values())
+        return self.result
+
+    def _left(self) -> dict[int, Process]:
+        everybody = living()
+        chosen = self._scope(everybody)
+        return {pid: p for pid, p in everybody.items() if pid in chosen and p.key not in self._untouchable}
+
+    def _ask(self, left: dict[int, Process]) -> None:
+        group = {pid: p for pid, p in left.items() if p.key in self._group}
+        if not group:
+            group = left
+            self._group = {p.key for p in left.values()}
+        for process in group.values():
+            if process.key not in self._asked and not is_held_back(process, group):
+                self._asked.add(process.key)
+                self._send(process, asking_signal(process))
+                if process.state == "T":  # a stopped one would never hear it
+                    self._send(process, signal.SIGCONT)
+
+    async def _insist(self) -> None:
+        for process in self._left().values():
+            self._send(process, signal.SIGHUP)
+            self._send(process, signal.SIGCONT)
+        deadline = self._loop.now() + HANG_UP_S
+        while (left := self._left()) and self._loop.now() < deadline:
+            await self._next_end(left, deadline - self._loop.now())
+        killed: dict[tuple[int, int], str] = {}
+        for _ in range(KILL_ROUNDS):  # rounds, because what is being killed may be forking
+            left = self._left()
+            if not left:
+                break
+            for process in left.values():
+                if self._send(process, signal.SIGKILL):
+                    killed[process.key] = f"{process.comm} ({process.pid})"
+            await self._next_end(left, KILL_ROUND_S)
+        self.result.killed = list(killed.values())
+
+    async def _next_end(self, left: dict[int, Process], patience_s: float, *others: Future[None]) -> None:
+        for process in left.values():
+            if process.key not in self._watched:
+                with contextlib.suppress(
+                    OSError
+                ):  # ignored because without descriptors LOOK_AGAIN_S still holds
+                    self._watched[process.key] = gone(self._loop, process.pid)
+        ends = [self._watched[p.key] for p in left.values() if p.key in self._watched]
+        await self._loop.first_of(*(e for e in ends if not e.done), *others, timeout_s=patience_s)
+
+    def _send(self, process: Process, signum: int) -> bool:
+        try:
+            os.kill(process.pid, signum)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's, from `docker exec -u`
+            self._untouchable[process.key] = f"{process.comm} ({process.pid})"
+            return False
+        return True
+
+
+def whole_container(*spared: int) -> Scope:
+    """Choose everything but init, this process and those spared, where this container has its own processes.
+
+    With `--pid=host` the list would be the host's: then only what descends from this process is ours.
+    """
+    init, own = os.getppid(), os.getpid()
+
+    def scope(processes: dict[int, Process]) -> set[int]:
+        if is_own_namespace(init, processes):
+            return set(processes) - {1, init, own, *spared}
+        return below(own, processes) - set(spared)
+
+    return scope
+
+
+def one_terminal(session: int) -> Scope:
+    """Choose what was started in one pane, by the kernel's session id."""
+    return lambda processes: {p.pid for p in processes.values() if p.session == session}
+
+
+def is_own_namespace(init: int, processes: dict[int, Process]) -> bool:
+    """Say whether pid 1 is this container's tini, or Docker's own init with our tini below it."""
+    if init == 1:
+        return True
+    tini, first = processes.get(init), processes.get(1)
+    return bool(tini and first and tini.parent == 1 and tini.comm == "tini" and first.comm == "docker-init")

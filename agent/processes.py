@@ -1,0 +1,91 @@
+"""What /proc says about the processes of the container."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+TERM_BIT = 1 << (signal.SIGTERM - 1)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One living process; `started` tells it from a later one with the same pid."""
+
+    pid: int
+    parent: int
+    session: int
+    started: int
+    state: str
+    comm: str
+    ignored: int
+    caught: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Return what identifies it for ever."""
+        return self.pid, self.started
+
+    def ignores(self, signum: int) -> bool:
+        """Say whether the signal would be discarded."""
+        return bool(self.ignored >> (signum - 1) & 1)
+
+    @property
+    def catches_term(self) -> bool:
+        """Say whether it has a farewell of its own."""
+        return bool(self.caught & TERM_BIT)
+
+
+def living(proc: str = "/proc") -> dict[int, Process]:
+    """Return every process that is no zombie, by pid."""
+    found = {}
+    for name in os.listdir(proc):  # noqa: PTH208 - names are all that is wanted, on a path taken at each death
+        if name.isdigit():
+            process = _read(f"{proc}/{name}", int(name))
+            if process is not None and process.state not in "ZX":
+                found[process.pid] = process
+    return found
+
+
+def below(root: int, processes: dict[int, Process]) -> set[int]:
+    """Return the pids of all descendants of `root`."""
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        for pid in children.get(waiting.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                waiting.append(pid)
+    return found
+
+
+def _read(directory: str, pid: int) -> Process | None:
+    try:
+        with open(f"{directory}/stat", "rb") as file:  # noqa: PTH123 - Path costs more than the reading
+            stat = file.read()
+        with open(f"{directory}/status", "rb") as file:  # noqa: PTH123
+            status = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # it has ended between listing and reading
+    # the name is in brackets and may itself hold brackets and blanks, so look for the last one
+    opening, closing = stat.index(b"("), stat.rindex(b")")
+    fields = stat[closing + 2 :].split()
+    return Process(
+        pid=pid,
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+        state=fields[0].decode(),
+        comm=stat[opening + 1 : closing].decode(errors="replace"),
+        ignored=_mask(status, b"\nSigIgn:"),
+        caught=_mask(status, b"\nSigCgt:"),
+    )
+
+
+def _mask(status: bytes, label: bytes) -> int:
+    _, found, rest = status.partition(label)
+    return int(rest.split(None, 1)[0], 16) if found else 0
