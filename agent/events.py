@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KEPT_WHILE_BLOCKED = 100
+LONGEST_LINE = 4000
 
 
 class Events:
     """The one mouth of the supervisor."""
 
     def __init__(self, form: str, stream: int, *, only_troubles: bool = False) -> None:
-        """`stream` is a descriptor; with `only_troubles` INFO is left out, as the output belongs to a command."""
+        """`only_troubles` leaves INFO out, where the output belongs to a command."""
         self._json = form == "json"
         self._stream = stream
         self._only_troubles = only_troubles
@@ -45,10 +45,9 @@ class Events:
         self.keep(line)
         if self._only_troubles and level == "INFO":
             return
-        if self._lost and self._write(
-            self._line("WARNING", "events", f"{self._lost} lines could not be written")
-        ):
-            self._lost = 0
+        if self._lost:
+            lost = self._line("WARNING", "events", f"{self._lost} lines could not be written")
+            self._lost = 0 if self._write(lost) else self._lost
         if not self._write(line):
             self._lost += 1
 
@@ -59,11 +58,11 @@ class Events:
         return f"{at} {level:<7} {speaker}: {text}\n"
 
     def _write(self, line: str) -> bool:
-        """Write whole or not at all; lines are shorter than a pipe's atomic 4096 bytes."""
-        data = line.encode(errors="replace")[:4000]
-        with contextlib.suppress(
-            OSError
-        ):  # ignored because there is nobody left to tell: reader gone or blocked
+        """Write whole or not at all, which a pipe promises up to 4096 bytes."""
+        data = line.encode(errors="replace")
+        if len(data) > LONGEST_LINE:
+            data = data[:LONGEST_LINE] + b"\n"
+        with contextlib.suppress(OSError):  # ignored because there is nobody to tell: reader gone or blocked
             was_blocking = os.get_blocking(self._stream)
             os.set_blocking(self._stream, False)
             try:

@@ -4,9 +4,9 @@ Who is asked when (the order is the point, each rule has cost somebody a half-wr
 - A process that catches TERM has a farewell of its own: it is asked at once, and only once.
 - What it starts meanwhile belongs to its farewell and is left alone; when all who were asked have gone and
   something is left over, that is asked in turn.
-- An interactive shell ignores TERM, so it gets HUP. It hands HUP on to its jobs, and the kernel and tmux hang up on
-  everybody in its terminal, so it is asked after those above it in need of time have gone. The same holds for
-  a shell that would die of TERM while its child is still saving something.
+- An interactive shell ignores TERM, so it gets HUP. It hands HUP on to its jobs, and the kernel and tmux
+  hang up on everybody in its terminal, so it is asked after all of those have gone. The same holds for a shell
+  that would die of TERM while its child is still saving something.
 - A tmux server is asked after what runs in it, because its end hangs up on all panes.
 """
 

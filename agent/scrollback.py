@@ -1,0 +1,40 @@
+"""What stood in the panes, kept in /agent/scrollback: readable text, the newest files, a bounded number."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.tmux import Pane, Tmux
+
+KEPT_FILES = 40
+MOST_LINES = 10_000
+"""At 200 columns 2 MB a file, so 80 MB at the very worst; a usual screenful is 4 KB."""
+
+
+async def save(tmux: Tmux, directory: Path, pane: Pane) -> None:
+    """Write one pane's history and screen; tmux writes the file itself, so it never passes through here."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name = re.sub(r"[^\w.-]", "_", f"{pane.session}-{pane.window_index}-{pane.window_name}")[:60]
+    path = directory / f"{stamp}-{name}-{pane.pane.lstrip('%')}.txt"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        await tmux.tell(["capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{MOST_LINES}"], stdout=fd)
+    finally:
+        os.close(fd)
+    forget_old(directory)
+
+
+def forget_old(directory: Path) -> None:
+    """Remove all but the newest; names begin with their time."""
+    for path in sorted(directory.glob("*.txt"))[:-KEPT_FILES]:
+        with contextlib.suppress(
+            OSError
+        ):  # ignored because it may be another user's, and is then bounded by them
+            path.unlink()

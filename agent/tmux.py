@@ -1,0 +1,168 @@
+"""The tmux server as a child in the foreground, and questions to it.
+
+tmux's traps, met here: plain `tmux` starts a second server when the first is not up yet (hence -N); an
+argument that ends in `;` is taken for a separator (hence `word`); a user's own configuration may end the session
+when nobody is attached (hence the options set again after it was read); -D makes no session of its own, so that
+Ctrl-C on `docker run -it` would reach it (hence own_session).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent import children
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.loop import Future, Loop
+
+SESSION = "agent"
+
+ASK_DEADLINE_S = 1.5
+"""A listing takes 4 ms; with the cadence of the check this keeps health's truth within 5 s."""
+START_DEADLINE_S = 10.0
+START_RETRY_S = 0.005
+
+HOOK = "session-closed[3999]"
+"""A high index, so that a user's own hooks keep their places."""
+
+PANE_FIELDS = (
+    "session_id", "session_name", "session_attached", "window_id", "window_index", "window_active",
+    "window_activity", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
+    "pane_current_command", "window_name",
+)  # fmt: skip
+
+
+class TmuxError(Exception):
+    """The server is away, hangs, or refuses."""
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One line of the listing. `exit_code` is None while it lives."""
+
+    session_id: str
+    session: str
+    attached: int
+    window: str
+    window_index: int
+    window_name: str
+    window_active: bool
+    activity: int
+    pane: str
+    pid: int
+    command: str
+    exit_code: int | None
+
+
+class Tmux:
+    """One server, started by us, on the socket that TMUX_TMPDIR says."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.pid = 0
+        self.ended: Future[int] | None = None
+        self._complaints = -1
+
+    @property
+    def is_up(self) -> bool:
+        """Say whether the server's process lives."""
+        return self.ended is not None and not self.ended.done
+
+    def start_server(self) -> None:
+        """Start the server's process; OSError when there can be no process."""
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.pid = children.spawn(["tmux", "-u", "-D"], stderr=writer, own_session=True)
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        if self._complaints >= 0:
+            os.close(self._complaints)
+        self._complaints = reader
+        self.ended = children.exit_of(self._loop, self.pid)
+
+    async def first_words(self, *commands: Iterable[str]) -> str:
+        """Say the first commands as soon as the server listens."""
+        deadline = self._loop.now() + START_DEADLINE_S
+        while True:
+            try:
+                return await self.tell(*commands)
+            except TmuxError as error:
+                if not self.is_up:
+                    raise TmuxError(f"tmux server could not start: {self.complaint()}") from None
+                if not is_not_there_yet(error) or self._loop.now() > deadline:
+                    raise
+            await self._loop.sleep(START_RETRY_S)
+
+    async def tell(self, *commands: Iterable[str], stdout: int | None = None) -> str:
+        """Give the server commands in one go, so that nothing happens between them; return its answer."""
+        argv = ["tmux", "-u", "-N"]
+        for number, command in enumerate(commands):
+            argv += [";"] * bool(number) + [word(w) for w in command]
+        try:
+            finished = await children.run(self._loop, argv, ASK_DEADLINE_S, stdout)
+        except children.TooSlowError as error:
+            raise TmuxError(f"hung: {error}") from error
+        except OSError as error:
+            raise TmuxError(f"no process to ask tmux ({error.strerror}); see the pids limit") from error
+        if finished.code != 0:
+            raise TmuxError(finished.err.strip() or f"tmux {argv[3]} ended with {finished.code}")
+        return finished.out
+
+    async def panes(self) -> list[Pane]:
+        """List every pane of every session."""
+        form = "\t".join(f"#{{{field}}}" for field in PANE_FIELDS)
+        return [parse_pane(line) for line in (await self.tell(["list-panes", "-a", "-F", form])).splitlines()]
+
+    def complaint(self) -> str:
+        """Return what the server said on stderr."""
+        try:
+            return os.read(self._complaints, 1000).decode(errors="replace").strip() or "it says nothing"
+        except BlockingIOError:
+            return "it says nothing"
+
+    async def end(self, patience_s: float) -> None:
+        """End the server; what ran in it should have gone before."""
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            if self.ended is None or self.ended.done:
+                return
+            os.kill(self.pid, signum)
+            await self._loop.first_of(self.ended, timeout_s=patience_s)
+
+
+def is_not_there_yet(error: TmuxError) -> bool:
+    """Say whether nothing was heard because nobody listens on the socket so far."""
+    return str(error).startswith(("error connecting", "no server running"))
+
+
+def word(text: str) -> str:
+    """Quote an argument that would end a command."""
+    return f"{text[:-1]}\\;" if text.endswith(";") and text != ";" else text
+
+
+def parse_pane(line: str) -> Pane:
+    """Read one line of the listing; the window's name is last because it may hold anything."""
+    values = dict(zip(PANE_FIELDS, line.split("\t", len(PANE_FIELDS) - 1), strict=True))
+    died_of = values["pane_dead_signal"]
+    code = 128 + int(died_of) if died_of else int(values["pane_dead_status"] or 0)
+    return Pane(
+        session_id=values["session_id"],
+        session=values["session_name"],
+        attached=int(values["session_attached"] or 0),
+        window=values["window_id"],
+        window_index=int(values["window_index"]),
+        window_name=values["window_name"],
+        window_active=values["window_active"] == "1",
+        activity=int(values["window_activity"] or 0),
+        pane=values["pane_id"],
+        pid=int(values["pane_pid"] or 0),
+        command=values["pane_current_command"],
+        exit_code=code if values["pane_dead"] == "1" else None,
+    )

@@ -1,0 +1,157 @@
+"""The three volumes: what is mounted there, what must be made in them, and what is wrong when they fail.
+
+Looking never leaves a trace: a nameless file (O_TMPFILE) is written, so that no file watcher in /workspace wakes.
+Every function here may block on a sick disk, so callers use a helper thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
+VOLUMES = (AGENT, WORKSPACE, SHARED)
+
+MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700}
+
+NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
+"""What file systems without O_TMPFILE answer: NFS, 9p and other shares of a desktop's host."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """How a volume was mounted at the start."""
+
+    kind: str
+    read_only: bool
+    is_volume: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a volume found; sizes in bytes. `trouble` is empty when all is well."""
+
+    path: str
+    kind: str
+    read_only: bool
+    trouble: str
+    total: int = 0
+    free: int = 0
+    files: int = 0
+    free_files: int = 0
+
+
+def mount_of(path: str, table: str) -> Mount:
+    """Find how `path` is mounted in the text of /proc/self/mountinfo."""
+    best, found = "", Mount("unknown", read_only=False, is_volume=False)
+    for line in table.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind_fields = left.split(), right.split()
+        point = fields[4].replace("\\040", " ")
+        inside = path == point or point == "/" or path.startswith(point + "/")
+        if inside and len(point) >= len(best):
+            flags = {*fields[5].split(","), *kind_fields[2].split(",")}
+            best, found = point, Mount(kind_fields[0], "ro" in flags, point == path)
+    return found
+
+
+def mounts() -> dict[str, Mount]:
+    """Return how the volumes are mounted now."""
+    table = Path("/proc/self/mountinfo").read_text()
+    return {path: mount_of(path, table) for path in VOLUMES}
+
+
+def prepare(home: str) -> list[str]:
+    """Make what belongs into /agent; return one line per thing that could not be made."""
+    troubles = []
+    for name, mode in MADE_IN_AGENT.items():
+        path = Path(AGENT, name)
+        try:
+            path.mkdir(exist_ok=True)
+            if path.stat().st_uid == os.getuid():
+                path.chmod(mode)
+        except OSError as error:
+            troubles.append(f"{path} cannot be made: {error.strerror}; {remedy(AGENT)}")
+            break  # the others fail for the same reason
+    if not troubles and not os.access(home, os.W_OK):
+        troubles.append(f"the home {home} cannot be written by {_self()}; {remedy(AGENT)}")
+    return troubles
+
+
+def look(path: str, mount: Mount) -> Look:
+    """Look whether a volume can be read and, unless it came read-only, written."""
+    trouble, total, free, files, free_files = "", 0, 0, 0, 0
+    try:
+        with os.scandir(path) as entries:
+            next(entries, None)
+        sizes = os.statvfs(path)
+        total, free = sizes.f_blocks * sizes.f_frsize, sizes.f_bavail * sizes.f_frsize
+        files, free_files = sizes.f_files, sizes.f_favail
+        if path == AGENT or not mount.read_only:
+            write_nameless(path)
+    except OSError as error:
+        trouble = sentence(path, error, mount)
+    return Look(path, mount.kind, mount.read_only, trouble, total, free, files, free_files)
+
+
+def write_nameless(path: str) -> None:
+    """Write a block into a file without a name, which vanishes with its descriptor."""
+    try:
+        fd = os.open(path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in NO_TMPFILE:
+            raise
+        _judge_without_writing(path)
+        return
+    try:
+        os.write(fd, b"\0" * 4096)
+    finally:
+        os.close(fd)
+
+
+def sentence(path: str, error: OSError, mount: Mount) -> str:
+    """Say what is wrong with a volume and what mends it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path} is full; free space in it, or give it a larger volume"
+    if error.errno == errno.EROFS:
+        if mount.read_only:
+            return f"{path} is mounted read-only; mount it so that it can be written"
+        return f"{path} turned read-only, which file systems do after an error; see the host's kernel log"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{path} cannot be used by {_self()}, its owner is {_owner(path)}; {remedy(path)}"
+    return f"{path} is broken: {error.strerror}; see the volume's driver and the host's kernel log"
+
+
+def remedy(path: str) -> str:
+    """Return what to type so that this user can write a volume."""
+    if path == WORKSPACE:
+        owner = _owner(path)
+        if not owner.startswith("0:"):
+            return f"start the container with `--user {owner}`"
+        return f"on the host run `sudo chown {_self()} DIRECTORY` on what is mounted there"
+    host = os.uname().nodename
+    return (
+        f"run `docker run --rm --user 0 --volumes-from {host} --entrypoint init-volumes magents/agent {_self()}` "
+        "and start again"
+    )
+
+
+def _judge_without_writing(path: str) -> None:
+    if not os.access(path, os.W_OK):
+        raise OSError(errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES, "not writable")
+    if os.statvfs(path).f_bavail == 0:
+        raise OSError(errno.ENOSPC, "full")
+
+
+def _owner(path: str) -> str:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - beside the other calls of os
+    except OSError:
+        return "unknown"
+    return f"{found.st_uid}:{found.st_gid}"
+
+
+def _self() -> str:
+    return f"{os.getuid()}:{os.getgid()}"
