@@ -1,0 +1,155 @@
+"""Building the two images with buildx, whose own progress is what a person sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from pipeline import base, source, watched
+from pipeline.errors import Problem
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKERFILE = ROOT / "docker" / "Dockerfile"
+REPOSITORY = "magents/agent"
+CA_VARIABLES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the images: the Dockerfile's VARIANT and the tag that it goes by locally."""
+
+    name: str
+    tag: str
+
+    @property
+    def reference(self) -> str:
+        """The local name of this image."""
+        return f"{REPOSITORY}:{self.tag}"
+
+
+# The only list of variants in the project; noxfile.py's copy is held to it by tests/unit/test_lists.py.
+VARIANTS = {"prod": Variant("prod", "latest"), "dev": Variant("dev", "dev")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose about a build."""
+
+    no_cache: bool = False
+    base_image: str | None = None
+    node: str = base.DEFAULT_NODE
+    platform: str | None = None
+    progress: str = "auto"
+    ca_bundle: str | None = None
+    pull: bool = False
+
+
+# What a failed build's output says, in the order in which it is looked for, and what that means to a person.
+REASONS = (
+    (r"no space left on device|disk quota exceeded", "the disk is full; make room with `docker system prune` and build again"),
+    (r"EINTEGRITY|npm ci. can only install|EUSAGE|Invalid lock ?file|errno EJSONPARSE|code EJSONPARSE", "a package lock is broken; restore it with git, or renew it with `bin/nox -s locks`"),
+    (r"SELF_SIGNED_CERT|unable to get (local )?issuer|certificate verify failed|UNABLE_TO_(GET|VERIFY)", "a TLS proxy re-signs the network's traffic; name its certificates with --ca-bundle FILE"),
+    (r"Temporary failure resolving|Could not resolve|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ENETUNREACH|Network is unreachable|Could not connect|no such host|i/o timeout", "a package registry cannot be reached; is there a network?"),
+    (r"pull access denied|failed to resolve source metadata|manifest unknown", "the base image cannot be had; check --base-image, or leave it out"),
+    (r"exec format error", "programs of that platform do not run here; install qemu-user-static, or leave --platform out"),
+)  # fmt: skip
+
+
+def build(client: docker.DockerClient, variant: Variant, options: Options, say: Say) -> str:
+    """Build `variant` and tag it; returns the image's id. The tag moves only when the whole image is there."""
+    if not DOCKERFILE.is_file():
+        raise Problem("docker/Dockerfile is missing, so nothing can be built; run `git checkout docker/Dockerfile`")
+    architecture = _architecture(options.platform)
+    foundation = base.choose(
+        client, say, given=options.base_image, node=options.node, architecture=architecture, pull=options.pull
+    )
+    say(f"building {variant.reference} on {foundation.reference} ({foundation.why})")
+    facts = source.describe()
+    command = _command(variant, options, foundation, architecture, facts)
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s)}
+    try:
+        code, tail = watched.run(command, environment)
+    except KeyboardInterrupt:
+        again = f"run `bin/invoke build.{variant.name}` to go on from there"
+        raise Problem(f"interrupted; {variant.reference} is as it was before; {again}", 130) from None
+    if code:
+        raise Problem(f"{variant.reference} was not built and is as it was before: {reason(tail)}")
+    return str(client.images.get(variant.reference).id)
+
+
+def reason(output: str) -> str:
+    """Say in one sentence why a build failed, from the end of what it printed."""
+    for pattern, meaning in REASONS:
+        if re.search(pattern, output, re.IGNORECASE):
+            return meaning
+    errors = re.findall(r"^ERROR: (.*)$", output, re.MULTILINE)
+    return errors[-1] if errors else "the lines above say why"
+
+
+def require(client: docker.DockerClient, variant: Variant) -> None:
+    """Raise a `Problem` where the variant's image is not there."""
+    if not client.images.list(variant.reference):
+        raise Problem(f"image {variant.reference} is missing; run `bin/invoke build.{variant.name}`")
+
+
+def _command(
+    variant: Variant, options: Options, foundation: base.Base, architecture: str, facts: source.Source
+) -> list[str]:
+    arguments = {
+        "BASE_IMAGE": foundation.reference,
+        "VARIANT": variant.name,
+        "VERSION": facts.version,
+        "REVISION": facts.revision,
+        "CREATED": facts.created,
+    }
+    command = ["docker", "buildx", "build", "--load", "--file", str(DOCKERFILE), "--tag", variant.reference]
+    command += ["--platform", f"linux/{architecture}", "--progress", options.progress]
+    for name, value in arguments.items():
+        command += ["--build-arg", f"{name}={value}"]
+    bundle = ca_bundle(options.ca_bundle)
+    if bundle:
+        command += ["--secret", f"id=ca,src={bundle}"]
+    if options.no_cache:
+        command.append("--no-cache")
+    return [*command, str(ROOT)]
+
+
+def ca_bundle(given: str | None) -> Path | None:
+    """Return the file of extra certificates for the build: the one given, else the first that a variable names."""
+    named = [("--ca-bundle", given)] if given else [(name, os.environ.get(name)) for name in CA_VARIABLES]
+    for name, value in named:
+        if value:
+            path = Path(value).expanduser()
+            if not path.is_file():
+                raise Problem(f"{name} names {value}, which is no file; name a PEM file of certificates", 64)
+            return path.resolve()
+    return None
+
+
+def _architecture(wanted: str | None) -> str:
+    machine = wanted.removeprefix("linux/") if wanted else MACHINES.get(platform.machine(), platform.machine())
+    if machine not in MACHINES.values():
+        raise Problem(f"--platform {wanted or machine} is not known; use linux/amd64 or linux/arm64", 64)
+    return machine
+
+
+def locked_version(package: str, lock: Path) -> str:
+    """Return the version at which an npm lock holds a package."""
+    return str(json.loads(lock.read_text())["packages"][f"node_modules/{package}"]["version"])
+
+
+def say_on_stderr(text: str) -> None:
+    """Tell a person what goes on; standard output stays free for results."""
+    print(text, file=sys.stderr, flush=True)
