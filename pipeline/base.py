@@ -127,7 +127,11 @@ def _make(reference: str, node: str, architecture: str, say: Say) -> None:
         context = Path(name)
         _debian_root(context / "root.tar", architecture)
         local = context / "usr-local"
-        _unpack(_fetch(package["name"], package, context), local, keep=("bin", "include", "share", "LICENSE", "README.md"))
+        _unpack(
+            _fetch(package["name"], package, context),
+            local,
+            keep=("bin", "include", "share", "LICENSE", "README.md"),
+        )
         _unpack(_fetch("npm", locked["node_modules/npm"], context), local / "lib" / "node_modules" / "npm")
         yarn = f"yarn-v{locked['node_modules/yarn']['version']}"
         _unpack(_fetch("yarn", locked["node_modules/yarn"], context), context / "opt" / yarn)
@@ -153,8 +157,17 @@ def _install(package: str, say: Say) -> None:
 
 def _debian_root(target: Path, architecture: str) -> None:
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "info", "locale", "groff", "lintian")]
-    documents = ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright"]
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={architecture}", "--include=tzdata"]
+    documents = [
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    ]
+    command = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        f"--architectures={architecture}",
+        "--include=tzdata",
+    ]
     done = subprocess.run(
         [*command, *left_out, *documents, SUITE, str(target)],
         env=os.environ | {"SOURCE_DATE_EPOCH": str(RECIPE_EPOCH)},
@@ -175,7 +188,9 @@ def _fetch(name: str, locked: dict[str, str], directory: Path) -> Path:
     path = directory / done.stdout.strip().splitlines()[-1]
     algorithm, _, expected = locked["integrity"].partition("-")
     if base64.b64encode(hashlib.new(algorithm, path.read_bytes()).digest()).decode() != expected:
-        raise Problem(f"{wanted} is not what docker/base/package-lock.json locks; do not use it, and tell the maintainers")
+        raise Problem(
+            f"{wanted} is not what docker/base/package-lock.json locks; do not use it, and tell the maintainers"
+        )
     return path
 
 

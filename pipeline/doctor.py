@@ -37,7 +37,10 @@ def examine() -> list[Finding]:
     except Problem as problem:
         return [*findings, Finding("engine", "missing", str(problem))]
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        return [*findings, Finding("engine", "missing", f"none answers at {where}{_why(error)}", "bin/invoke engine.up")]
+        return [
+            *findings,
+            Finding("engine", "missing", f"none answers at {where}{_why(error)}", "bin/invoke engine.up"),
+        ]
     return [*findings, *_engine(client, where)]
 
 

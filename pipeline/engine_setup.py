@@ -160,9 +160,7 @@ def _add_suite(suite: str) -> None:
     (etc / "sources.list.d" / f"magents-{suite}.sources").write_text(
         f"Types: deb\nURIs: {uris}\nSuites: {suite}\nComponents: main\n{signed}"
     )
-    (etc / "preferences.d" / f"magents-{suite}").write_text(
-        f"Package: *\nPin: release n={suite}\nPin-Priority: 50\n"
-    )
+    (etc / "preferences.d" / f"magents-{suite}").write_text(f"Package: *\nPin: release n={suite}\nPin-Priority: 50\n")
 
 
 def _present_source() -> tuple[str, str]:
@@ -198,7 +196,11 @@ def _start(say: Say) -> None:
     if Path("/run/systemd/system").is_dir():
         say("starting the Docker engine (systemctl start docker) ...")
         subprocess.run(["systemctl", "start", "docker"], check=False)
-        _wait(lambda: engine.version() is not None, START_S, "the engine does not answer; see `journalctl -u docker`")
+        _wait(
+            lambda: engine.version() is not None,
+            START_S,
+            "the engine does not answer; see `journalctl -u docker`",
+        )
         _state_file().write_text(json.dumps({"how": "systemd"}))
         return
     say(f"starting the Docker engine (dockerd, its log is {LOG}) ...")
@@ -206,9 +208,7 @@ def _start(say: Say) -> None:
         process = subprocess.Popen(
             ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
         )
-    _state_file().write_text(
-        json.dumps({"how": "process", "pid": process.pid, "since": _start_time(process.pid)})
-    )
+    _state_file().write_text(json.dumps({"how": "process", "pid": process.pid, "since": _start_time(process.pid)}))
     _wait(
         lambda: process.poll() is not None or engine.version() is not None,
         START_S,

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,13 +57,32 @@ class Options:
 
 # What a failed build's output says, in the order in which it is looked for, and what that means to a person.
 REASONS = (
-    (r"no space left on device|disk quota exceeded", "the disk is full; make room with `docker system prune` and build again"),
-    (r"EINTEGRITY|npm ci. can only install|EUSAGE|Invalid lock ?file|errno EJSONPARSE|code EJSONPARSE", "a package lock is broken; restore it with git, or renew it with `bin/nox -s locks`"),
-    (r"SELF_SIGNED_CERT|unable to get (local )?issuer|certificate verify failed|UNABLE_TO_(GET|VERIFY)", "a TLS proxy re-signs the network's traffic; name its certificates with --ca-bundle FILE"),
-    (r"Temporary failure resolving|Could not resolve|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ENETUNREACH|Network is unreachable|Could not connect|no such host|i/o timeout", "a package registry cannot be reached; is there a network?"),
-    (r"pull access denied|failed to resolve source metadata|manifest unknown", "the base image cannot be had; check --base-image, or leave it out"),
-    (r"exec format error", "programs of that platform do not run here; install qemu-user-static, or leave --platform out"),
-)  # fmt: skip
+    (
+        r"no space left on device|disk quota exceeded",
+        "the disk is full; make room with `docker system prune` and build again",
+    ),
+    (
+        r"EINTEGRITY|EUSAGE|npm ci. can only install|EJSONPARSE",
+        "a package lock is broken; restore it with `git checkout docker`, or renew it with `bin/nox -s locks`",
+    ),
+    (
+        r"SELF_SIGNED_CERT|UNABLE_TO_(GET|VERIFY)|unable to get (local )?issuer|certificate verify failed",
+        "a TLS proxy re-signs the network's traffic; name its certificates with --ca-bundle FILE",
+    ),
+    (
+        r"Temporary failure resolving|Could not (resolve|connect)|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ENETUNREACH|"
+        r"Network is unreachable|no such host|i/o timeout",
+        "a package registry cannot be reached; is there a network?",
+    ),
+    (
+        r"pull access denied|failed to resolve source|manifest unknown",
+        "the base image cannot be had; check --base-image, or leave it out",
+    ),
+    (
+        r"exec format error",
+        "programs of that platform do not run here; install qemu-user-static, or leave --platform out",
+    ),
+)
 
 
 def build(client: docker.DockerClient, variant: Variant, options: Options, say: Say) -> str:

@@ -1,0 +1,112 @@
+"""What is proven: `bin/nox --list`. `bin/nox` alone goes from a bare machine to all checks passed."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "unit_tests", "build", "image_tests"]
+
+VARIANTS = ["prod", "dev"]  # held to pipeline.image.VARIANTS by tests/unit/test_lists.py
+PYTHON_FILES = [
+    "agent",
+    "bridge",
+    "healthcheck",
+    "pipeline",
+    "tests",
+    "tasks.py",
+    "noxfile.py",
+    "bin/make-venv",
+]
+PROGRAMS = ["docker/init-volumes", "docker/build/write-manifest"]
+SHELL_FILES = ["bin/invoke", "docker/build/step", ".ci/run"]
+LOCKS = ["tools", "lint", "tests", "types"]
+NPM_LOCKS = ["docker/base", "docker/node-tools", "docker/task-master", "docker/task-master/bundler"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style: ruff, hadolint, shellcheck, yamllint."""
+    _install(session, "lint")
+    session.run("ruff", "check", *PYTHON_FILES, *PROGRAMS)
+    session.run("ruff", "format", "--check", *PYTHON_FILES, *PROGRAMS)
+    session.run("hadolint", "docker/Dockerfile", "docker/base/Dockerfile")
+    session.run("shellcheck", *SHELL_FILES)
+    session.run("yamllint", "--strict", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: mypy, strict, over everything."""
+    _install(session, "types")
+    session.run("mypy", *PYTHON_FILES)
+
+
+@nox.session
+def unit_tests(session: nox.Session) -> None:
+    """Test what needs no container."""
+    _install(session, "tests")
+    session.run("pytest", "tests/unit", "-n", "2", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def build(session: nox.Session) -> None:
+    """Make sure of an engine and build both images."""
+    session.run("bin/invoke", "engine.up", "build", external=True)
+
+
+@nox.session
+@nox.parametrize("variant", VARIANTS, ids=VARIANTS)
+def image_tests(session: nox.Session, variant: str) -> None:
+    """Test live containers of an image that was built."""
+    _install(session, "tests")
+    session.run("pytest", "tests/image", "--variant", variant, "-n", "4", "--dist", "loadscope", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Print the project's figures, as ratios against a peer in the same run."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session
+def locks(session: nox.Session) -> None:
+    """Renew every lock, of pip and of npm."""
+    session.install("--require-hashes", "-r", "requirements/tools.txt")
+    for name in LOCKS:
+        options = [
+            "--universal",
+            "--python-version",
+            "3.11",
+            "--generate-hashes",
+            "--upgrade",
+            "--no-config",
+            "--quiet",
+        ]
+        header = ["--custom-compile-command", "nox -s locks"]
+        session.run(
+            "uv",
+            "pip",
+            "compile",
+            *options,
+            *header,
+            f"requirements/{name}.in",
+            "-o",
+            f"requirements/{name}.txt",
+        )
+    for folder in NPM_LOCKS:
+        with session.chdir(folder):
+            options = [
+                "--package-lock-only",
+                "--ignore-scripts",
+                "--omit-lockfile-registry-resolved",
+                "--no-audit",
+            ]
+            session.run("npm", "update", *options, "--no-fund", external=True)
+
+
+def _install(session: nox.Session, lock: str) -> None:
+    session.install("--require-hashes", "-r", f"requirements/{lock}.txt")

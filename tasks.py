@@ -1,0 +1,252 @@
+"""What a person can do: `bin/invoke --list`. Glue only; the work is in pipeline/."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from invoke import Collection, Context, Exit, Task, task
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import agents, doctor, engine, engine_setup, image
+    from pipeline.errors import Problem
+except ModuleNotFoundError as error:
+    raise Exit(
+        f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
+        "or `pip install -r requirements/tools.txt`",
+        1,
+    ) from None
+
+ROOT = Path(__file__).resolve().parent
+say = image.say_on_stderr
+
+BUILD_HELP = {
+    "no-cache": "build every step anew",
+    "base-image": "build on this image instead of node:NN-slim",
+    "node": "major version of Node.js: 20, 22 or 24",
+    "platform": "linux/amd64 or linux/arm64; the machine's own when left out",
+    "progress": "how buildx shows its progress: auto, tty, plain, quiet",
+    "ca-bundle": "PEM file of extra certificates for the build, where a proxy re-signs TLS",
+    "pull": "ask the registry again for the base",
+}
+UP_HELP = {
+    "workspace": "folder that the agent works in; workspace/ beside compose.yaml when left out",
+    "variant": "prod or dev",
+    "chown": "give a workspace that belongs to root to uid 1000",
+    "as-root": "run the agent as root on a workspace that belongs to root",
+    **BUILD_HELP,
+}
+
+
+@contextmanager
+def problems_as_exit() -> Iterator[None]:
+    """Tell a `Problem` as Invoke tells an error: one line, and the code."""
+    try:
+        yield
+    except Problem as problem:
+        raise Exit(str(problem), problem.code) from problem
+    except KeyboardInterrupt:
+        raise Exit("interrupted", 130) from None
+
+
+def _build(variants: list[image.Variant], **chosen: object) -> None:
+    options = image.Options(**chosen)  # type: ignore[arg-type]  # Invoke made each of the type of its default
+    with problems_as_exit(), engine.connected() as client:
+        for variant in variants:
+            identity = image.build(client, variant, options, say)
+            print(f"{variant.reference} {identity}")
+
+
+def _build_task(variants: list[image.Variant], name: str, text: str) -> Task[Callable[..., None]]:
+    def run(
+        _: Context,
+        no_cache: bool = False,
+        base_image: str | None = None,
+        node: str = "20",
+        platform: str | None = None,
+        progress: str = "auto",
+        ca_bundle: str | None = None,
+        pull: bool = False,
+    ) -> None:
+        _build(
+            variants,
+            no_cache=no_cache,
+            base_image=base_image,
+            node=node,
+            platform=platform,
+            progress=progress,
+            ca_bundle=ca_bundle,
+            pull=pull,
+        )
+
+    run.__name__ = name
+    run.__doc__ = text
+    made: Task[Callable[..., None]] = task(run, help=BUILD_HELP)
+    return made
+
+
+def _variant(name: str) -> image.Variant:
+    if name not in image.VARIANTS:
+        raise Exit(f"there is no variant {name}; use one of {', '.join(image.VARIANTS)}", 64)
+    return image.VARIANTS[name]
+
+
+@task(help=UP_HELP)
+def up(
+    _: Context,
+    workspace: str | None = None,
+    variant: str = "prod",
+    chown: bool = False,
+    as_root: bool = False,
+    no_cache: bool = False,
+    base_image: str | None = None,
+    node: str = "20",
+    platform: str | None = None,
+    progress: str = "auto",
+    ca_bundle: str | None = None,
+    pull: bool = False,
+) -> None:
+    """Go from a bare machine to a healthy agent."""
+    chosen = _variant(variant)
+    options = image.Options(no_cache, base_image, node, platform, progress, ca_bundle, pull)
+    with problems_as_exit():
+        folder = Path(workspace).expanduser().resolve() if workspace else agents.default_workspace(ROOT)
+        owner = agents.owner_of(folder, chown=chown, as_root=as_root)
+        say(engine_setup.up(say))
+        with engine.connected() as client:
+            image.build(client, chosen, options, say)
+            running = agents.up(client, chosen, agents.DEFAULT_NAME, folder, owner, say)
+    health = f"http://127.0.0.1:{running.port}/health"
+    table = Table.grid(padding=(0, 2))
+    for row in (
+        ("agent", f"{running.name} ({running.image}) is {running.status}"),
+        ("workspace", f"{running.workspace} as uid {running.owner.uid}"),
+        ("attach", "bin/invoke agents.attach   (leave with Ctrl-b d)"),
+        ("health", health),
+        ("stop", "bin/invoke agents.down"),
+    ):
+        table.add_row(*row)
+    Console(soft_wrap=True).print(table)
+
+
+# Engine
+
+
+@task(name="up")
+def engine_up(_: Context) -> None:
+    """Use the Docker engine that answers, or install and start one."""
+    with problems_as_exit():
+        print(engine_setup.up(say))
+
+
+@task(name="down")
+def engine_down(_: Context) -> None:
+    """Stop the Docker engine that engine.up started."""
+    with problems_as_exit():
+        engine_setup.down(print)
+
+
+@task(name="doctor")
+def engine_doctor(_: Context) -> None:
+    """Say what is there, what is missing, and what to type."""
+    with problems_as_exit():
+        findings = doctor.examine()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("part", "state", "detail", "type this"):
+        table.add_column(heading, overflow="fold")
+    colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+    for finding in findings:
+        colour = colours[finding.state]
+        table.add_row(finding.what, f"[{colour}]{finding.state}[/]", finding.detail, finding.remedy)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    if any(finding.state == "missing" for finding in findings):
+        raise Exit(code=1)
+
+
+# Agents
+
+NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
+
+
+@task
+def ps(_: Context) -> None:
+    """List the agents of this machine."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("agent", "state", "image", "user", "workspace", "health"):
+        table.add_column(heading, overflow="fold")
+    with problems_as_exit(), engine.connected() as client:
+        for container in agents.every(client):
+            state = container.attrs["State"]
+            health = state.get("Health", {}).get("Status", "")
+            told = f"{state['Status']} ({health})" if health and state["Status"] == "running" else state["Status"]
+            running = state["Status"] == "running"
+            where = f"http://127.0.0.1:{agents.published_port(container)}/health" if running else ""
+            labels = container.labels
+            facts = (labels[agents.LABEL], told, container.attrs["Config"]["Image"])
+            table.add_row(*facts, labels[f"{agents.LABEL}.user"], labels[f"{agents.LABEL}.workspace"], where)
+    if not table.rows:
+        print("no agents; run `bin/invoke up`")
+        return
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+@task(positional=["name"], help=NAME_HELP)
+def attach(_: Context, name: str = agents.DEFAULT_NAME) -> None:
+    """Attach to the agent's tmux session; leave it with Ctrl-b d."""
+    with problems_as_exit():
+        with engine.connected() as client:
+            agents.require(client, name)
+        if not sys.stdin.isatty():
+            raise Problem("attaching needs a terminal; run it in one, or use agents.exec")
+        agents.run_docker("exec", "-it", agents.container_name(name), "tmux", "attach", "-t", "agent")
+
+
+@task(
+    positional=["name"],
+    help={**NAME_HELP, "follow": "go on as lines come", "tail": "how many of the last lines"},
+)
+def logs(_: Context, name: str = agents.DEFAULT_NAME, follow: bool = False, tail: str = "100") -> None:
+    """Show what the agent's supervisor logged."""
+    with problems_as_exit():
+        with engine.connected() as client:
+            agents.require(client, name)
+        agents.run_docker("logs", "--tail", tail, *(["--follow"] if follow else []), agents.container_name(name))
+
+
+@task(name="exec", positional=["command"], help={"command": "what to run, quoted as one word", **NAME_HELP})
+def exec_(_: Context, command: str, name: str = agents.DEFAULT_NAME) -> None:
+    """Run a command in the agent's container."""
+    with problems_as_exit():
+        with engine.connected() as client:
+            agents.require(client, name)
+        code = agents.exec_code(name, ["bash", "-c", command], terminal=sys.stdin.isatty() and sys.stdout.isatty())
+    if code:
+        raise Exit(code=code)
+
+
+@task(positional=["name"], help={**NAME_HELP, "all": "every agent of this machine"})
+def down(_: Context, name: str = agents.DEFAULT_NAME, all: bool = False) -> None:  # noqa: A002  # the flag is --all
+    """Stop an agent gracefully and remove its container; volumes stay."""
+    with problems_as_exit(), engine.connected() as client:
+        names = [str(found.labels[agents.LABEL]) for found in agents.every(client)] if all else [name]
+        agents.down(client, names, print)
+
+
+EVERY_VARIANT = list(image.VARIANTS.values())
+
+build = Collection("build")
+build.add_task(_build_task(EVERY_VARIANT, "all", "Build both images."), default=True)
+for _name, _one in image.VARIANTS.items():
+    build.add_task(_build_task([_one], _name, f"Build {_one.reference}."))
+
+namespace = Collection(
+    up,
+    build,
+    Collection("engine", engine_up, engine_down, engine_doctor),
+    Collection("agents", ps, attach, logs, exec_, down),
+)
