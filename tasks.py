@@ -86,8 +86,7 @@ def _build_task(variants: list[image.Variant], name: str, text: str) -> Task[Cal
 
     run.__name__ = name
     run.__doc__ = text
-    made: Task[Callable[..., None]] = task(run, help=BUILD_HELP)
-    return made
+    return Task(run, help=BUILD_HELP)
 
 
 def _variant(name: str) -> image.Variant:

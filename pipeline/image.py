@@ -70,8 +70,7 @@ REASONS = (
         "a TLS proxy re-signs the network's traffic; name its certificates with --ca-bundle FILE",
     ),
     (
-        r"Temporary failure resolving|Could not (resolve|connect)|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ENETUNREACH|"
-        r"Network is unreachable|no such host|i/o timeout",
+        r"failure resolving|Could not (resolve|connect)|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|unreachable|no such host",
         "a package registry cannot be reached; is there a network?",
     ),
     (
