@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +42,8 @@ def examine() -> list[Finding]:
             *findings,
             Finding("engine", "missing", f"none answers at {where}{_why(error)}", "bin/invoke engine.up"),
         ]
-    return [*findings, *_engine(client, where)]
+    with closing(client):
+        return [*findings, *_engine(client, where)]
 
 
 def _why(error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import docker
@@ -64,7 +64,8 @@ def _with_ssh(options: dict[str, object]) -> dict[str, object]:
 def version() -> str | None:
     """Return the version of the engine that answers, or None where none does within `ANSWER_S`."""
     try:
-        return str(chosen().client(timeout=ANSWER_S).version()["Version"])
+        with closing(chosen().client(timeout=ANSWER_S)) as client:
+            return str(client.version()["Version"])
     except (docker.errors.DockerException, requests.exceptions.RequestException):
         return None
 

@@ -1,0 +1,1 @@
+"""Tests; `bin/nox` runs them."""

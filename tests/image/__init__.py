@@ -1,0 +1,1 @@
+"""Tests on live containers of a built image."""

@@ -1,0 +1,86 @@
+"""The image under test, chosen on the command line, and one live container of it that tests only look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import docker.errors
+import pytest
+import testinfra
+from docker.models.containers import Container
+from testinfra.host import Host
+
+from pipeline import engine
+from pipeline.errors import Problem
+from pipeline.image import VARIANTS
+from tests.support.waiting import wait_until
+
+TEST_LABEL = "io.magents.test"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--variant", choices=list(VARIANTS), default="prod", help="which image to test")
+    parser.addoption("--image", help="test this image instead of the variant's local one")
+
+
+@pytest.fixture(scope="session")
+def variant(pytestconfig: pytest.Config) -> str:
+    return str(pytestconfig.getoption("--variant"))
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.DockerClient]:
+    try:
+        with engine.connected() as connected:
+            yield connected
+    except Problem as problem:
+        pytest.exit(str(problem), 1)
+
+
+@pytest.fixture(scope="session")
+def image(pytestconfig: pytest.Config, client: docker.DockerClient, variant: str) -> str:
+    """The reference of the image under test; without it nothing can be tested."""
+    reference = str(pytestconfig.getoption("--image") or VARIANTS[variant].reference)
+    try:
+        client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        pytest.exit(f"image {reference} is missing; run `bin/invoke build.{variant}`", 1)
+    return reference
+
+
+@pytest.fixture(scope="module")
+def shared_agent(client: docker.DockerClient, image: str, variant: str) -> Iterator[Container]:
+    """One healthy container, as `invoke up` runs it, that a module's tests look at and leave as it is."""
+    container = client.containers.run(
+        image,
+        detach=True,
+        labels={TEST_LABEL: "shared"},
+        cap_drop=["ALL"],
+        cap_add=["NET_RAW"] if variant == "dev" else [],
+        security_opt=[] if variant == "dev" else ["no-new-privileges:true"],
+    )
+    try:
+        wait_until(lambda: _health(container) == "healthy", 30, "the shared container is healthy")
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+def _health(container: Container) -> str:
+    container.reload()
+    return str(container.attrs["State"].get("Health", {}).get("Status"))
+
+
+@pytest.fixture(scope="module")
+def host(shared_agent: Container) -> Host:
+    """The shared container as testinfra sees it, as the agent's user."""
+    return testinfra.get_host(f"docker://{shared_agent.id}")
+
+
+@pytest.fixture(scope="module")
+def manifest(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(host.file("/usr/share/magents/manifest.json").content_string)
+    return found
