@@ -133,9 +133,7 @@ class Farewell:
     async def _next_end(self, left: dict[int, Process], patience_s: float, *others: Future[None]) -> None:
         for process in left.values():
             if process.key not in self._watched:
-                with contextlib.suppress(
-                    OSError
-                ):  # ignored because without descriptors LOOK_AGAIN_S still holds
+                with contextlib.suppress(OSError):  # ignored because without descriptors LOOK_AGAIN_S still holds
                     self._watched[process.key] = gone(self._loop, process.pid)
         ends = [self._watched[p.key] for p in left.values() if p.key in self._watched]
         await self._loop.first_of(*(e for e in ends if not e.done), *others, timeout_s=patience_s)

@@ -59,9 +59,7 @@ class CommandPolicy:
             return GiveUp(ended.code, f"{ended.cause}, and AGENT_RESTART is no")
         self._quick += 1
         if ended.code != 0 and self._quick >= MOST_QUICK_FAILURES:
-            return GiveUp(
-                ended.code, f"crash loop: failed {self._quick} times within {GOOD_RUN_S:g} s of its start"
-            )
+            return GiveUp(ended.code, f"crash loop: failed {self._quick} times within {GOOD_RUN_S:g} s of its start")
         return Again(_delay(self._quick))
 
 

@@ -18,9 +18,12 @@ MOST_LINES = 10_000
 """At 200 columns 2 MB a file, so 80 MB at the very worst; a usual screenful is 4 KB."""
 
 
-async def save(tmux: Tmux, directory: Path, pane: Pane) -> None:
-    """Write one pane's history and screen; tmux writes the file itself, so it never passes through here."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+async def save(tmux: Tmux, directory: Path, pane: Pane, stamp: str | None = None) -> None:
+    """Write one pane's history and screen; tmux writes the file itself, so it never passes through here.
+
+    The same stamp again replaces what was saved under it.
+    """
+    stamp = stamp or now_stamp()
     name = re.sub(r"[^\w.-]", "_", f"{pane.session}-{pane.window_index}-{pane.window_name}")[:60]
     path = directory / f"{stamp}-{name}-{pane.pane.lstrip('%')}.txt"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -31,10 +34,13 @@ async def save(tmux: Tmux, directory: Path, pane: Pane) -> None:
     forget_old(directory)
 
 
+def now_stamp() -> str:
+    """Return the present second as it stands in file names."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+
+
 def forget_old(directory: Path) -> None:
     """Remove all but the newest; names begin with their time."""
     for path in sorted(directory.glob("*.txt"))[:-KEPT_FILES]:
-        with contextlib.suppress(
-            OSError
-        ):  # ignored because it may be another user's, and is then bounded by them
+        with contextlib.suppress(OSError):  # ignored because it may be another user's, and is then bounded by them
             path.unlink()

@@ -151,9 +151,7 @@ class Session:
         pane = look.get(self._pane)
         if pane is not None and SESSION not in {p.session for p in look.values()}:
             await self._tmux.tell(["rename-session", "-t", pane.session_id, SESSION])
-            self._events.info(
-                "session", f"session {pane.session} is called {SESSION} again: others look for it"
-            )
+            self._events.info("session", f"session {pane.session} is called {SESSION} again: others look for it")
 
     # -- and again ----------------------------------------------------------------------------------------
 
@@ -187,9 +185,7 @@ class Session:
             return
         self._life.restarts += 1
         if self._runs_command():
-            self._be(
-                "restarting", f"{self._life.last_exit and self._life.last_exit['cause']}; starting again"
-            )
+            self._be("restarting", f"{self._life.last_exit and self._life.last_exit['cause']}; starting again")
             await self._keep_scrollback()
             # what the last run left behind would fight with the next one for ports and files
             leftovers = Farewell(self._loop, one_terminal(self._life.pid), hurry)

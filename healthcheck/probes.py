@@ -61,8 +61,8 @@ class Probe(Generic[T]):
             return await self._look(), ""
         except ProbeError as error:
             return None, str(error)
-        except (OSError, ValueError) as error:
-            return None, f"{self.name} cannot be looked at: {error}"
+        except Exception as error:  # a check that is broken must not take the agent down
+            return None, f"{self.name} cannot be looked at: {type(error).__name__}: {error}"
 
     def _saw(self, value: T | None, trouble: str) -> None:
         self.value, self.trouble = value, trouble

@@ -29,13 +29,13 @@ class Worker:
         _thread.start_new_thread(self._work, ())
 
     def call(self, job: Callable[[], T]) -> Future[T]:
-        """Do a job in the thread; its OSError or ValueError comes back through the future."""
+        """Do a job in the thread; its exception comes back through the future."""
         future: Future[T] = Future()
 
         def do() -> None:
             try:
                 value = job()
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the thread must live on
                 failure = error
                 self._loop.call_from_thread(lambda: future.fail(failure))
             else:

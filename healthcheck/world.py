@@ -33,9 +33,7 @@ def bridge(path: str) -> str:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {SOCKET_PATH_BYTES} bytes; mount it elsewhere")
     if not directory.is_dir():
-        raise ProbeError(
-            f"{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory"
-        )
+        raise ProbeError(f"{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory")
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(BRIDGE_DEADLINE_S)
         try:
@@ -45,9 +43,7 @@ def bridge(path: str) -> str:
         except ConnectionRefusedError:
             raise ProbeError("nobody listens on the socket; run `invoke bridge.up` on the host") from None
         except PermissionError:
-            raise ProbeError(
-                f"{path} may not be opened by uid {os.getuid()}; see `invoke bridge.doctor`"
-            ) from None
+            raise ProbeError(f"{path} may not be opened by uid {os.getuid()}; see `invoke bridge.doctor`") from None
         except OSError as error:
             reason = "no answer" if error.errno in (errno.EAGAIN, None) else error.strerror
             raise ProbeError(f"bridge: {reason}; see `invoke bridge.status`") from None

@@ -1,0 +1,79 @@
+"""`docker run IMAGE COMMAND`: the command as a job in the foreground, its terminal and output its own.
+
+It gets a process group of its own and the terminal, as a shell would give it, so that Ctrl-C is for it alone and
+an interactive shell has job control. There is no shell above it, so being stopped by the terminal would be for
+ever: it is continued at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from agent.children import IGNORED_BY_PYTHON, exit_of
+from agent.loop import Future
+
+if TYPE_CHECKING:
+    from agent.loop import Loop
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+TERMINAL = 0
+STOPS_OF_THE_TERMINAL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
+
+class CannotRunError(Exception):
+    """The command could not be started; `code` as a shell would exit."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Command:
+    """The one command of the container."""
+
+    def __init__(self, loop: Loop, argv: list[str]) -> None:
+        self._loop = loop
+        self._argv = argv
+        self.pid = 0
+        self.ended: Future[int] = Future()
+
+    def start(self) -> None:
+        """Start it, or raise CannotRunError."""
+        try:
+            self.pid = os.posix_spawnp(self._argv[0], self._argv, os.environ, setpgroup=0, setsigdef=IGNORED_BY_PYTHON)
+        except FileNotFoundError:
+            raise CannotRunError(NOT_FOUND, f"{self._argv[0]}: command not found") from None
+        except OSError as error:
+            raise CannotRunError(NOT_EXECUTABLE, f"{self._argv[0]}: {error.strerror}") from None
+        self.ended = exit_of(self._loop, self.pid)
+        self._loop.on_signal(signal.SIGCHLD, self._continue_if_stopped)
+        self._give_terminal(self.pid)
+
+    def pass_on(self, signum: int) -> None:
+        """Hand a signal on that is the command's business, such as HUP or USR1."""
+        if not self.ended.done:
+            os.kill(self.pid, signum)
+
+    def _continue_if_stopped(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # ignored because it has been reaped
+            found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+            if found is not None and found.si_status in STOPS_OF_THE_TERMINAL:
+                self._give_terminal(self.pid)
+
+    def _give_terminal(self, group: int) -> None:
+        """Make it the terminal's foreground group; it may have been stopped for not being that yet."""
+        if not os.isatty(TERMINAL):
+            return
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            with contextlib.suppress(OSError):  # ignored because the terminal may not be our controlling one
+                os.tcsetpgrp(TERMINAL, group)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        with contextlib.suppress(ProcessLookupError):  # ignored because it has ended already
+            os.killpg(group, signal.SIGCONT)
