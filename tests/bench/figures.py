@@ -1,0 +1,41 @@
+"""One figure: what was measured, against which limit."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value beside its limit and goal; `more_is_better` says on which side of the limit is good."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float
+    goal: float | None = None
+    more_is_better: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value keeps its limit."""
+        return self.value >= self.limit if self.more_is_better else self.value <= self.limit
+
+
+def seconds(command: Sequence[str]) -> float:
+    """Return the wall time of one successful run of `command`."""
+    begun = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - begun
+
+
+def paired(one: Callable[[], float], other: Callable[[], float], pairs: int) -> tuple[float, float]:
+    """Measure two things in turn; returns the medians, after one warm-up of each."""
+    one()
+    other()
+    taken = [(one(), other()) for _ in range(pairs)]
+    return statistics.median(first for first, _ in taken), statistics.median(second for _, second in taken)
