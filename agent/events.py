@@ -52,6 +52,8 @@ class Events:
             self._lost += 1
 
     def _line(self, level: str, speaker: str, text: str) -> str:
+        if self._only_troubles and not self._json:
+            return f"{speaker}: {text}\n"  # between a command's own lines
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self._json:
             return json.dumps({"at": at, "level": level, "from": speaker, "event": text}) + "\n"

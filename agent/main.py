@@ -22,6 +22,8 @@ def main() -> NoReturn:
     except BadSettingError as error:
         print(f"entrypoint: {error}", file=sys.stderr)
         sys.exit(USAGE)
+    # login shells lose PATH to /etc/profile; profile.d puts this one back
+    os.environ["AGENT_PATH"] = os.environ.get("PATH", os.defpath)
     # a command's stdout is its own
     events = Events(settings.log, stream=2 if argv else 1, only_troubles=bool(argv))
     try:

@@ -24,7 +24,8 @@ def page(status: dict[str, Any], *, colour: bool) -> str:
 
 def duration(seconds: float) -> str:
     """Return 75 as `1m 15s`, 90000 as `1d 1h`: two units are enough."""
-    left, words = int(seconds), []
+    left = int(seconds)
+    words: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (unit == "s" and not words):
@@ -65,19 +66,18 @@ def _agent(status: dict[str, Any], *, colour: bool) -> str:
 
 
 def _sessions(status: dict[str, Any]) -> str:
-    rows = [("SESSION", "WINDOW", "COMMAND", "IDLE", "")]
-    for session in status.get("sessions", []):
-        for window in session["windows"]:
-            rows.append(
-                (
-                    session["name"],
-                    f"{window['index']}:{window['name']}",
-                    "(ended)" if window["dead"] else window["command"],
-                    duration(window["idle_s"]),
-                    "attached" if session["attached"] else "",
-                )
-            )
-    return aligned(rows) if len(rows) > 1 else ""
+    rows = [
+        (
+            session["name"],
+            f"{window['index']}:{window['name']}",
+            "(ended)" if window["dead"] else window["command"],
+            duration(window["idle_s"]),
+            "attached" if session["attached"] else "",
+        )
+        for session in status.get("sessions", [])
+        for window in session["windows"]
+    ]
+    return aligned([("SESSION", "WINDOW", "COMMAND", "IDLE", ""), *rows]) if rows else ""
 
 
 def _checks(status: dict[str, Any], *, colour: bool) -> str:
