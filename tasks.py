@@ -13,7 +13,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline import agents, doctor, engine, engine_setup, image
+    from pipeline import agents, doctor, engine, engine_setup, image, lifecycle
     from pipeline.errors import Problem
 except ModuleNotFoundError as error:
     raise Exit(
@@ -133,6 +133,40 @@ def up(
     Console(soft_wrap=True).print(table)
 
 
+# Lifecycle
+
+
+def _lifecycle_task(variant: image.Variant) -> Task[Callable[..., None]]:
+    def run(_: Context) -> None:
+        table = _table("step", "held", "seen", "seconds")
+        with problems_as_exit(), engine.connected() as client:
+            steps = []
+            for step in lifecycle.act_out(client, variant):
+                say(f"{step.name} ...")
+                steps.append(step)
+                table.add_row(
+                    step.name, "[green]yes[/]" if step.held else "[red]NO[/]", step.seen, f"{step.took_s:.2f}"
+                )
+        _print(table)
+        if not all(step.held for step in steps):
+            raise Exit(f"{variant.reference} does not live as it should; the table says where", 1)
+
+    run.__name__ = variant.name
+    run.__doc__ = f"Start, stop, restart, kill and recover a live {variant.reference}."
+    return Task(run)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
 # Engine
 
 
@@ -155,14 +189,12 @@ def engine_doctor(_: Context) -> None:
     """Say what is there, what is missing, and what to type."""
     with problems_as_exit():
         findings = doctor.examine()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("part", "state", "detail", "type this"):
-        table.add_column(heading, overflow="fold")
+    table = _table("part", "state", "detail", "type this")
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
     for finding in findings:
         colour = colours[finding.state]
         table.add_row(finding.what, f"[{colour}]{finding.state}[/]", finding.detail, finding.remedy)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    _print(table)
     if any(finding.state == "missing" for finding in findings):
         raise Exit(code=1)
 
@@ -175,9 +207,7 @@ NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
 @task
 def ps(_: Context) -> None:
     """List the agents of this machine."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("agent", "state", "image", "user", "workspace", "health"):
-        table.add_column(heading, overflow="fold")
+    table = _table("agent", "state", "image", "user", "workspace", "health")
     with problems_as_exit(), engine.connected() as client:
         for container in agents.every(client):
             state = container.attrs["State"]
@@ -191,7 +221,7 @@ def ps(_: Context) -> None:
     if not table.rows:
         print("no agents; run `bin/invoke up`")
         return
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    _print(table)
 
 
 @task(positional=["name"], help=NAME_HELP)
@@ -243,9 +273,14 @@ build.add_task(_build_task(EVERY_VARIANT, "all", "Build both images."), default=
 for _name, _one in image.VARIANTS.items():
     build.add_task(_build_task([_one], _name, f"Build {_one.reference}."))
 
+lifecycles = Collection("lifecycle")
+for _name, _one in image.VARIANTS.items():
+    lifecycles.add_task(_lifecycle_task(_one), _name)
+
 namespace = Collection(
     up,
     build,
+    lifecycles,
     Collection("engine", engine_up, engine_down, engine_doctor),
     Collection("agents", ps, attach, logs, exec_, down),
 )

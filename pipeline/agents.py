@@ -132,9 +132,9 @@ def _prepare_volumes(client: docker.DockerClient, variant: image.Variant, name: 
     try:
         client.containers.run(
             variant.reference,
+            [f"{owner.uid}:{owner.gid}"],
             entrypoint=["/usr/local/bin/init-volumes"],
             user="0:0",
-            environment={"AGENT_UID": str(owner.uid), "AGENT_GID": str(owner.gid)},
             volumes=_volumes(name),
             network_mode="none",
             labels={f"{LABEL}.init": name},

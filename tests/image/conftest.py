@@ -26,6 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--image", help="test this image instead of the variant's local one")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what belongs to the other variant."""
+    chosen = config.getoption("--variant")
+    foreign = [item for item in items if any(mark.args[0] != chosen for mark in item.iter_markers("variant"))]
+    config.hook.pytest_deselected(items=foreign)
+    items[:] = [item for item in items if item not in foreign]
+
+
 @pytest.fixture(scope="session")
 def variant(pytestconfig: pytest.Config) -> str:
     return str(pytestconfig.getoption("--variant"))

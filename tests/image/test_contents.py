@@ -50,18 +50,12 @@ def printed(host: Host, command: str) -> str:
     return str(done.stdout + done.stderr)
 
 
-@pytest.fixture
-def only_dev(variant: str) -> None:
-    if variant != "dev":
-        pytest.skip("the production image leaves the debugging tools out, which test_no_debugging_tools checks")
-
-
 @pytest.mark.parametrize("tool", TOOLS)
 def test_tool_runs_at_the_manifests_version(host: Host, manifest: dict[str, Any], tool: str) -> None:
     assert manifest["tools"][SAME_PACKAGE.get(tool, tool)] in printed(host, TOOLS[tool])
 
 
-@pytest.mark.usefixtures("only_dev")
+@pytest.mark.variant("dev")
 @pytest.mark.parametrize("tool", DEV_TOOLS)
 def test_debugging_tool_runs_at_the_manifests_version(host: Host, manifest: dict[str, Any], tool: str) -> None:
     assert manifest["tools"][tool] in printed(host, DEV_TOOLS[tool])
@@ -72,12 +66,18 @@ def test_no_debugging_tools(host: Host, variant: str, tool: str) -> None:
     assert host.exists(tool) == (variant == "dev" and tool != "sudo")
 
 
-@pytest.mark.parametrize("package", ["npm-11", "pnpm-10", "yarn-1"])
-def test_package_manager_is_the_locked_one(manifest: dict[str, Any], package: str) -> None:
+@pytest.mark.parametrize("name", ["npm", "pnpm", "yarn"])
+def test_package_manager_is_a_locked_one(manifest: dict[str, Any], name: str) -> None:
     lock = json.loads((ROOT / "docker/node-tools/package-lock.json").read_text())
-    if not manifest["tools"]["node"].startswith("20."):
-        pytest.skip("the table names what runs on the default Node")
-    assert manifest["tools"][package.split("-")[0]] == lock["packages"][f"node_modules/{package}"]["version"]
+    assert manifest["tools"][name] in {
+        entry["version"] for entry in lock["packages"].values() if entry.get("name") == name
+    }
+
+
+@pytest.mark.variant("prod")
+def test_npm_is_the_newest_that_runs_on_node_20(manifest: dict[str, Any]) -> None:
+    assert manifest["tools"]["node"].split(".")[0] == "20", "the default build is on Node 20"
+    assert manifest["tools"]["npm"].split(".")[0] == "11", "npm 12 needs Node 22"
 
 
 def test_task_master_is_the_locked_one(manifest: dict[str, Any]) -> None:

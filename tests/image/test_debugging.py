@@ -6,10 +6,7 @@ import pytest
 from testinfra.host import Host
 
 
-@pytest.fixture(autouse=True)
-def only_dev(variant: str) -> None:
-    if variant != "dev":
-        pytest.skip("only the development image has these tools, which test_contents checks")
+pytestmark = pytest.mark.variant("dev")
 
 
 def test_strace_traces_a_process(host: Host) -> None:
