@@ -33,6 +33,8 @@ LOOK_AGAIN_S = 0.25
 """Deaths are noticed at once; this only bounds how long a process that appears from nowhere goes unseen."""
 HANG_UP_S = 0.3
 """Between HUP and KILL at the end of the grace."""
+MOST_ASKINGS = 4
+"""bash loses a HUP that comes between its child's end and its prompt (seen with 5.2), so a prompt is asked again."""
 KILL_ROUNDS = 40
 KILL_ROUND_S = 0.05
 
@@ -75,7 +77,7 @@ class Farewell:
         self._scope = scope
         self._hurry = hurry
         self._group: set[tuple[int, int]] = set()
-        self._asked: set[tuple[int, int]] = set()
+        self._asked: dict[tuple[int, int], tuple[int, float]] = {}
         self._untouchable: dict[tuple[int, int], str] = {}
         self._watched: dict[tuple[int, int], Future[None]] = {}
         self.result = Parting()
@@ -106,8 +108,11 @@ class Farewell:
             group = left
             self._group = {p.key for p in left.values()}
         for process in group.values():
-            if process.key not in self._asked and not is_held_back(process, group):
-                self._asked.add(process.key)
+            times, due = self._asked.get(process.key, (0, 0.0))
+            if times and not (process.is_shell_at_prompt and times < MOST_ASKINGS and self._loop.now() >= due):
+                continue
+            if not is_held_back(process, group):
+                self._asked[process.key] = (times + 1, self._loop.now() + LOOK_AGAIN_S)
                 self._send(process, asking_signal(process))
                 if process.state == "T":  # a stopped one would never hear it
                     self._send(process, signal.SIGCONT)
@@ -152,13 +157,15 @@ class Farewell:
 def whole_container(*spared: int) -> Scope:
     """Choose everything but init, this process and those spared, where this container has its own processes.
 
+    What the engine is just bringing in (`docker exec`, the health probe) is none of the container's yet.
     With `--pid=host` the list would be the host's: then only what descends from this process is ours.
     """
     init, own = os.getppid(), os.getpid()
 
     def scope(processes: dict[int, Process]) -> set[int]:
         if is_own_namespace(init, processes):
-            return set(processes) - {1, init, own, *spared}
+            passing = {pid for pid, p in processes.items() if is_passing_through(p, spared)}
+            return set(processes) - {1, init, own, *spared} - passing
         return below(own, processes) - set(spared)
 
     return scope
@@ -167,6 +174,11 @@ def whole_container(*spared: int) -> Scope:
 def one_terminal(session: int) -> Scope:
     """Choose what was started in one pane, by the kernel's session id."""
     return lambda processes: {p.pid for p in processes.values() if p.session == session}
+
+
+def is_passing_through(process: Process, servers: tuple[int, ...]) -> bool:
+    """Say whether it is about to become something else: the engine coming in, or tmux forking a helper."""
+    return process.comm.startswith("runc:") or (process.comm == "tmux: server" and process.parent in servers)
 
 
 def is_own_namespace(init: int, processes: dict[int, Process]) -> bool:

@@ -21,6 +21,7 @@ class Process:
     comm: str
     ignored: int
     caught: int
+    has_terminal: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -30,6 +31,11 @@ class Process:
     def ignores(self, signum: int) -> bool:
         """Say whether the signal would be discarded."""
         return bool(self.ignored >> (signum - 1) & 1)
+
+    @property
+    def is_shell_at_prompt(self) -> bool:
+        """Say whether it looks like an interactive shell that has the terminal to itself."""
+        return self.has_terminal and self.session == self.pid and bool(self.ignored & TERM_BIT)
 
     @property
     def catches_term(self) -> bool:
@@ -83,6 +89,7 @@ def _read(directory: str, pid: int) -> Process | None:
         comm=stat[opening + 1 : closing].decode(errors="replace"),
         ignored=_mask(status, b"\nSigIgn:"),
         caught=_mask(status, b"\nSigCgt:"),
+        has_terminal=int(fields[5]) == int(fields[2]),  # the terminal's foreground group is its own
     )
 
 

@@ -1,6 +1,6 @@
 """A name for whoever `--user` says, through libnss-extrausers, and one line about what will not work.
 
-The library ignores entries whose uid or gid is below 500. /var/lib/extrausers/{passwd,group} are links into
+The library ignores entries whose uid or gid is below 500. /var/lib/extrausers is a link to
 /agent/run, which is writable even under a read-only root.
 """
 
@@ -69,7 +69,10 @@ def _name(number: int) -> str:
 
 
 def _target(link: Path) -> Path:
-    return link.readlink() if link.is_symlink() else link
+    """Follow the image's links to the writable place, which may not exist yet."""
+    target = Path(os.path.realpath(link))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _replace(path: Path, text: str) -> None:

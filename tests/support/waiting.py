@@ -1,16 +1,38 @@
-"""Waiting for something to become true, which is what tests do instead of sleeping."""
+"""The one place where tests let time pass."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-PAUSE_S = 0.05  # short beside anything that a container does, long enough to leave the processor to it
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+PACE_S = 0.05
 
 
-def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> None:
-    """Return once `predicate()` is true; fails after `timeout` seconds, saying that `what` did not come true."""
+def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> T:
+    """Return the first truthy answer of `predicate`; fail with `what` when there is none in `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < deadline, f"after {timeout} s it is still not so that {what}"
-        time.sleep(PAUSE_S)
+    while True:
+        answer = predicate()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s in vain for {what}; last answer: {answer!r}")
+        time.sleep(PACE_S)
+
+
+def stays(predicate: Callable[[], object], seconds: float, what: str) -> None:
+    """Fail when `predicate` stops being true within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert predicate(), f"{what} did not last {seconds:g} s"
+        time.sleep(PACE_S)
+
+
+def let_pass(seconds: float) -> None:
+    """Let a chosen time pass, where the moment itself is what is tested (a signal in the middle of a start)."""
+    time.sleep(seconds)

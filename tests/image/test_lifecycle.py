@@ -1,0 +1,337 @@
+"""Start, restart, death and recovery of live containers: each process killed in turn, resources running out."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from tests.support.containers import Agent, Agents
+from tests.support.waiting import let_pass, stays, wait_until
+
+pytest_plugins = ("tests.support.fixtures",)
+
+ENDED = "the command ended with"
+FLAPPED = "health: (agent|tmux) fail"
+STARTS_PER_TEST = 10
+RESIDENT_KB = 30_000
+
+
+def commanded(agents: Agents, command: str, **variables: str) -> Agent:
+    """Start an agent with AGENT_COMMAND; its ends are what the test is about."""
+    agent = agents.start(environment={"AGENT_COMMAND": command, **variables})
+    return agent.expect(ENDED, FLAPPED)
+
+
+def restarts(agent: Agent) -> int:
+    return int(agent.health()["agent"].get("restarts", -1))
+
+
+def recovered(agent: Agent, times: int = 1) -> None:
+    """Wait until the agent was started again and lives."""
+    wait_until(lambda: restarts(agent) == times, 10, f"{times} restarts")
+    agent.wait_healthy(10)
+    assert "agent" in agent.tmux("list-sessions", "-F", "#{session_name}").splitlines()
+
+
+# -- start ------------------------------------------------------------------------------------------------
+
+
+def test_session_runs_a_login_shell_in_the_workspace(agents: Agents) -> None:
+    agent = agents.healthy()
+    where = agent.tmux("display-message", "-p", "-t", "=agent:", "#{pane_current_path} #{pane_start_command}")
+    assert where == '/workspace "/bin/bash -l"' or where.startswith("/workspace /bin/bash -l")
+
+
+def test_login_shell_keeps_the_containers_path(agents: Agents) -> None:
+    agent = agents.healthy(environment={"PATH": "/opt/own:/usr/local/bin:/usr/bin:/bin"})
+    agent.tmux("send-keys", "-t", "=agent:", "echo $PATH > /shared/path", "Enter")
+    wait_until(lambda: agent.has("/shared/path"), 5, "the shell's answer")
+    assert agent.run("cat", "/shared/path").startswith("/opt/own:")
+
+
+def test_command_runs_in_the_session_as_written(agents: Agents) -> None:
+    agent = agents.healthy(environment={"AGENT_COMMAND": "echo \"a 'b' $((1+1))\" > /shared/out; sleep 1000;"})
+    wait_until(lambda: agent.has("/shared/out"), 5, "the command's output")
+    assert agent.run("cat", "/shared/out") == "a 'b' 2"
+
+
+def test_plain_tmux_reaches_the_session_under_a_read_only_root(agents: Agents) -> None:
+    agent = agents.healthy(read_only=True)
+    assert agent.tmux("display-message", "-p", "#{session_name}") == "agent"
+
+
+def test_users_own_tmux_configuration_cannot_end_the_session(agents: Agents) -> None:
+    volume = agents.volume()
+    settings = "set -g destroy-unattached on\nset -s exit-unattached on\nset -g remain-on-exit off\n"
+    code, _, _ = agents.once("bash", "-c", f"printf '{settings}' > ~/.tmux.conf", volumes=[f"{volume}:/agent"])
+    assert code == 0
+    agent = agents.healthy(volumes=[f"{volume}:/agent"])
+    stays(lambda: agent.health()["status"] == "degraded" and restarts(agent) == 0, 3, "the session")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("AGENT_RESTART", "sometimes", "no, on-failure, always"),
+        ("AGENT_ON_EXIT", "leave", "stay, exit"),
+        ("AGENT_UNHEALTHY_LIMIT", "-1", "seconds from 0 to 86400"),
+        ("AGENT_STOP_GRACE", "8s", "seconds from 0 to 3600"),
+        ("HEALTH_PORT", "70000", "a port from 1 to 65535"),
+        ("HEALTH_HOST", "localhost", "an IP address"),
+        ("CLAUDE_BRIDGE_ERRORS", "xml", "text, json"),
+        ("AGENT_LOG", "loud", "text, json"),
+    ],
+)
+def test_bad_value_ends_the_start_with_one_line(agents: Agents, name: str, value: str, allowed: str) -> None:
+    code, out, err = agents.once(environment={name: value})
+    assert (code, out, err.count("\n")) == (64, "", 1)
+    assert all(part in err for part in (name, repr(value), allowed))
+
+
+def test_second_agent_on_the_same_volume_is_refused(agents: Agents) -> None:
+    volume = agents.volume()
+    first = agents.healthy(volumes=[f"{volume}:/agent"])
+    code, out, _ = agents.once(volumes=[f"{volume}:/agent"])
+    assert code == 75
+    assert "give each agent a volume of its own" in out
+    assert first.health()["status"] == "degraded"
+
+
+def test_json_log_has_one_object_a_line(agents: Agents) -> None:
+    agent = agents.healthy(environment={"AGENT_LOG": "json"})
+    agent.wait_log("running after")
+    assert all(
+        re.fullmatch(r'\{"at": ".+", "level": "\w+", "from": ".+", "event": ".+"\}', line)
+        for line in agent.log().splitlines()
+    )
+
+
+# -- docker run IMAGE COMMAND -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "out"),
+    [
+        (["printf", "%s|", "", "a b", "c\nd"], 0, "|a b|c\nd|"),
+        (["sh", "-c", "exit 42"], 42, ""),
+        (["sh", "-c", "kill -9 $$"], 137, ""),
+        (["/etc/passwd"], 126, ""),
+        (["no-such-command"], 127, ""),
+        (["sh", "-c", "echo $PPID-$(cat)"], 0, None),
+    ],
+    ids=["arguments", "code", "signal", "not-executable", "not-found", "stdin"],
+)
+def test_command_passes_through(agents: Agents, argv: list[str], code: int, out: str | None) -> None:
+    found = agents.once(*argv)
+    assert found[0] == code
+    assert out is None or found[1] == out
+
+
+def test_commands_health_is_answered(agents: Agents) -> None:
+    agent = agents.healthy("sleep", "1000")
+    assert agent.health()["agent"]["state"] == "command"
+
+
+def test_interactive_command_has_job_control_and_ctrl_c(agents: Agents) -> None:
+    agent = agents.start("bash", "--norc", tty=True, stdin_open=True)
+    terminal = agent.container.attach_socket(params={"stdin": 1, "stdout": 1, "stream": 1})
+    agent.wait_healthy()
+    terminal._sock.send(b"sleep 1000\n")
+    wait_until(lambda: agent.try_run("pgrep", "-x", "sleep")[0] == 0, 5, "the foreground job")
+    terminal._sock.send(b"\x03")
+    wait_until(lambda: agent.try_run("pgrep", "-x", "sleep")[0] == 1, 5, "Ctrl-C to end it")
+    terminal._sock.send(b"exit 9\n")
+    assert agent.wait_exit(5) == 9
+    assert "no job control" not in agent.log()
+    terminal.close()
+
+
+def test_command_stopped_by_the_terminal_goes_on(agents: Agents) -> None:
+    agent = agents.start("sleep", "1000", tty=True, stdin_open=True)
+    terminal = agent.container.attach_socket(params={"stdin": 1, "stdout": 1, "stream": 1})
+    agent.wait_healthy()
+    terminal._sock.send(b"\x1a")
+    terminal._sock.send(b"\x03")
+    assert agent.wait_exit(5) == 130
+    terminal.close()
+
+
+# -- restart policy ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", ["no", "on-failure"])
+def test_finished_command_leaves_a_shell(agents: Agents, restart: str) -> None:
+    agent = commanded(agents, "true", AGENT_RESTART=restart)
+    wait_until(lambda: agent.health()["agent"].get("state") == "finished", 10, "the state finished")
+    agent.wait_healthy()
+    assert agent.tmux("display-message", "-p", "-t", "=agent:", "#{pane_current_command}") == "bash"
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "code"),
+    [
+        ("true", {"AGENT_ON_EXIT": "exit"}, 0),
+        ("exit 3", {"AGENT_RESTART": "no"}, 3),
+        ("kill -9 $$", {"AGENT_RESTART": "no"}, 137),
+        ("exit 7", {}, 7),
+        ("exit 7", {"AGENT_RESTART": "always"}, 7),
+    ],
+    ids=["exit", "no", "no-signal", "crash-loop", "crash-loop-always"],
+)
+def test_container_ends_with_the_commands_code(
+    agents: Agents, command: str, variables: dict[str, str], code: int
+) -> None:
+    assert commanded(agents, command, **variables).wait_exit(30) == code
+
+
+def test_always_starts_a_finished_command_again(agents: Agents) -> None:
+    agent = commanded(agents, "sleep 0.3", AGENT_RESTART="always")
+    wait_until(lambda: restarts(agent) >= 2, 10, "two restarts")
+
+
+def test_what_a_failed_run_left_behind_is_gone_before_the_next(agents: Agents) -> None:
+    agent = commanded(agents, "sleep 1000 & exit 1")
+    agent.wait_log("starting again in 1 s")
+    wait_until(lambda: agent.sh("pgrep -cx sleep || true") == "1", 5, "only the present run's process")
+
+
+def test_scrollback_of_a_failed_run_is_kept(agents: Agents) -> None:
+    agent = commanded(agents, "echo the reason; exit 1")
+    agent.wait_log("starting again in 0.5 s")
+    assert "the reason" in agent.sh("cat /agent/scrollback/*.txt")
+
+
+def test_login_shell_that_is_left_is_started_anew(agents: Agents) -> None:
+    agent = agents.healthy()
+    agent.tmux("send-keys", "-t", "=agent:", "exit 3", "Enter")
+    recovered(agent)
+
+
+def test_login_shell_with_a_broken_profile_starts_without_it(agents: Agents) -> None:
+    agent = agents.healthy().expect(FLAPPED)
+    agent.sh("echo exit 1 > ~/.bash_profile")
+    agent.tmux("send-keys", "-t", "=agent:", "exit", "Enter")
+    command = "#{pane_start_command}"
+    wait_until(
+        lambda: "--noprofile" in agent.tmux("display-message", "-p", "-t", "=agent:", command), 15, "a plain shell"
+    )
+
+
+# -- each process killed in turn --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        "kill -9 $(pgrep -f '^tmux -u -D')",
+        "kill -15 $(pgrep -f '^tmux -u -D')",
+        "tmux kill-server",
+        "tmux kill-session -t agent",
+        "tmux kill-window -t agent:0",
+        "kill -9 $(tmux display-message -p -t =agent: '#{pane_pid}')",
+    ],
+    ids=["server-KILL", "server-TERM", "kill-server", "kill-session", "kill-window", "shell-KILL"],
+)
+def test_what_was_killed_is_recovered(agents: Agents, kill: str) -> None:
+    agent = agents.healthy().expect("starting again", FLAPPED)
+    agent.sh(kill)
+    recovered(agent)
+    assert "Z" not in agent.run("ps", "-eo", "stat=")
+
+
+def test_command_that_outlives_its_server_is_ended_before_the_next(agents: Agents) -> None:
+    agent = commanded(agents, "trap '' HUP; sleep 1000 & sleep 1000; wait", AGENT_STOP_GRACE="2").wait_healthy()
+    agent.expect("tmux server ended").sh("kill -9 $(pgrep -f '^tmux -u -D')")
+    recovered(agent)
+    assert agent.sh("pgrep -cx sleep") == "2"
+
+
+def test_session_whose_command_ignores_the_hangup_is_missed_at_once(agents: Agents) -> None:
+    agent = commanded(agents, "trap '' HUP; while :; do sleep 0.1; done").expect("was killed").wait_healthy()
+    agent.tmux("kill-session", "-t", "agent")
+    recovered(agent)
+
+
+def test_renamed_session_gets_its_name_back(agents: Agents) -> None:
+    agent = agents.healthy()
+    agent.tmux("rename-session", "-t", "agent", "mine")
+    wait_until(lambda: agent.try_run("tmux", "has-session", "-t", "=agent")[0] == 0, 10, "the name")
+    assert restarts(agent) == 0
+
+
+def test_killed_supervisor_ends_the_container_and_is_told_of_later(agents: Agents) -> None:
+    volume = agents.volume()
+    agent = agents.healthy(volumes=[f"{volume}:/agent"], restart_policy={"Name": "on-failure"}).expect("was cut off")
+    agent.sh("kill -9 $(pgrep -f agent-entrypoint | tail -1)")
+    agent.wait_log("was cut off")
+    agent.wait_healthy()
+    assert agent.get("/status")[1]["cut_off"] == 1
+
+
+def test_kill_of_the_container_is_told_at_the_next_start(agents: Agents) -> None:
+    agent = agents.healthy().expect("was cut off")
+    agent.container.kill()
+    agent.container.start()
+    agent.wait_log("was cut off")
+
+
+def test_clean_stop_is_not_told_as_cut_off(agents: Agents) -> None:
+    agent = agents.healthy()
+    agent.stop()
+    agent.container.start()
+    agent.wait_healthy().wait_log("running after")
+    assert agent.log().count("running after") == 2
+
+
+# -- running out ------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_takes_the_culprit_and_not_the_agent(agents: Agents) -> None:
+    agent = agents.healthy(mem_limit="128m", memswap_limit="128m").expect(FLAPPED, "tmux server ended", "was killed")
+    agent.try_run("python3", "-c", "x = bytearray(10**9)")
+    agent.wait_healthy(10)
+    wait_until(lambda: agent.get("/status")[1]["memory"].get("oom_kills", 0) > 0, 10, "the kill to be counted")
+
+
+def test_exhausted_pids_are_survived(agents: Agents) -> None:
+    agent = agents.healthy(pids_limit=40).expect(FLAPPED, "no process")
+    agent.container.exec_run(["bash", "-c", "for n in $(seq 60); do sleep 8 & done; wait"], detach=True)
+    agent.wait_status("unhealthy", timeout=15)
+    agent.wait_healthy(20)
+
+
+def test_pause_is_no_failure(agents: Agents) -> None:
+    agent = agents.healthy(environment={"AGENT_UNHEALTHY_LIMIT": "2"})
+    agent.container.pause()
+    let_pass(6)
+    agent.container.unpause()
+    agent.wait_log("resumed after a pause")
+    stays(lambda: agent.health()["status"] == "degraded", 3, "health after the pause")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_term_at_any_moment_of_the_start_stops_at_once(agents: Agents, seed: int) -> None:
+    moments = random.Random(seed)
+    for _ in range(STARTS_PER_TEST):
+        agent = agents.start()
+        let_pass(moments.uniform(0.0, 0.3))
+        code, took = agent.stop()
+        assert (code, took < 3) == (0, True), f"{code} after {took:.1f} s: {agent.log()}"
+        agents.remove(agent)
+
+
+def test_supervisor_is_small_and_idle(agents: Agents) -> None:
+    agent = agents.healthy()
+    let_pass(3)
+    before = used_ticks(agent)
+    let_pass(20)
+    assert (used_ticks(agent) - before) / 100 / 20 <= 0.005
+    assert agent.get("/status")[1]["supervisor"]["resident_kb"] <= RESIDENT_KB
+
+
+def used_ticks(agent: Agent) -> int:
+    """Return hundredths of a second that the supervisor and its helpers have used."""
+    pid = agent.get("/status")[1]["supervisor"]["pid"]
+    return sum(int(field) for field in agent.run("cat", f"/proc/{pid}/stat").split()[13:17])
