@@ -21,7 +21,8 @@ PYTHON_FILES = [
     "bin/make-venv",
 ]
 PROGRAMS = ["docker/init-volumes", "docker/build/write-manifest"]
-SHELL_FILES = ["bin/invoke", "docker/build/step", "docker/profile-path.sh", ".ci/run"]
+STEPS = ["step", "apt-install", "make-user", "compile-code"]
+SHELL_FILES = ["bin/invoke", *(f"docker/build/{name}" for name in STEPS), "docker/profile-path.sh", ".ci/run"]
 LOCKS = ["tools", "lint", "tests", "types"]
 NPM_LOCKS = ["docker/base", "docker/node-tools", "docker/task-master", "docker/task-master/bundler"]
 

@@ -1,4 +1,5 @@
-# /etc/profile sets PATH anew; in the agent's session the container's own is put back.
+# shellcheck shell=sh
+# A profile of the login shell: /etc/profile sets PATH anew; in the agent's session the container's own is put back.
 if [ -n "${AGENT_PATH:-}" ]; then
     PATH=$AGENT_PATH
     export PATH

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
-
 pytestmark = pytest.mark.variant("dev")
 
 
