@@ -13,7 +13,7 @@ from agent.children import gone
 from agent.farewell import Farewell, one_terminal
 from agent.loop import Future
 from agent.restarts import Again, CommandPolicy, Done, Ended, GiveUp, ShellPolicy
-from agent.tmux import HOOK, SESSION, TmuxError
+from agent.tmux import HOOKS, SESSION, TmuxError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -100,7 +100,7 @@ class Session:
         state = "finished" if self._life.state == "finished" else "running"
         words = await self._tmux.first_words(
             ["set-option", "-s", "exit-unattached", "off"],
-            ["set-hook", "-g", HOOK, f'run-shell -b "kill -USR1 {os.getpid()}"'],
+            *(["set-hook", "-g", hook, f'run-shell -b "kill -USR1 {os.getpid()}"'] for hook in HOOKS),
             ["set-option", "-g", "@agent_name", self._life.settings.name],
             ["set-option", "-g", "@agent_state", state],
             opening,

@@ -173,6 +173,7 @@ class Supervisor:
         if cannot:
             return cannot
         self._session.changed = self._session_changed
+        self._watch.on_missing_session = self._session.nudge
         self._start(self._become_running())
         given_up = await self._session.keep(self._hurry)
         return Ending(given_up.code, given_up.why)

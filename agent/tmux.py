@@ -27,7 +27,7 @@ ASK_DEADLINE_S = 1.5
 START_DEADLINE_S = 10.0
 START_RETRY_S = 0.005
 
-HOOK = "session-closed[3999]"
+HOOKS = ("session-closed[3999]", "session-renamed[3999]")
 """A high index, so that a user's own hooks keep their places."""
 
 PANE_FIELDS = (
@@ -35,6 +35,10 @@ PANE_FIELDS = (
     "window_activity", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
     "pane_current_command", "window_name",
 )  # fmt: skip
+
+
+NO_SESSION = "no current target"
+"""What a server without any session says to `list-panes -a`."""
 
 
 class TmuxError(Exception):
@@ -119,7 +123,12 @@ class Tmux:
     async def panes(self) -> list[Pane]:
         """List every pane of every session."""
         form = "\t".join(f"#{{{field}}}" for field in PANE_FIELDS)
-        return [parse_pane(line) for line in (await self.tell(["list-panes", "-a", "-F", form])).splitlines()]
+        try:
+            return [parse_pane(line) for line in (await self.tell(["list-panes", "-a", "-F", form])).splitlines()]
+        except TmuxError as error:
+            if str(error) == NO_SESSION:
+                return []
+            raise
 
     def complaint(self) -> str:
         """Return what the server said on stderr."""
@@ -148,10 +157,17 @@ def word(text: str) -> str:
 
 
 def parse_pane(line: str) -> Pane:
-    """Read one line of the listing; the window's name is last because it may hold anything."""
+    """Read one line of the listing; the window's name is last because it may hold anything.
+
+    A pane is called dead when its terminal has closed, which may be before its process was reaped: only with a
+    status or a signal it has ended.
+    """
     values = dict(zip(PANE_FIELDS, line.split("\t", len(PANE_FIELDS) - 1), strict=True))
-    died_of = values["pane_dead_signal"]
-    code = 128 + int(died_of) if died_of else int(values["pane_dead_status"] or 0)
+    code: int | None = None
+    if values["pane_dead"] == "1" and values["pane_dead_signal"]:
+        code = 128 + int(values["pane_dead_signal"])
+    elif values["pane_dead"] == "1" and values["pane_dead_status"]:
+        code = int(values["pane_dead_status"])
     return Pane(
         session_id=values["session_id"],
         session=values["session_name"],
@@ -164,5 +180,5 @@ def parse_pane(line: str) -> Pane:
         pane=values["pane_id"],
         pid=int(values["pane_pid"] or 0),
         command=values["pane_current_command"],
-        exit_code=code if values["pane_dead"] == "1" else None,
+        exit_code=code,
     )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from agent import volumes
 from agent.loop import Future, Task
-from agent.tmux import TmuxError
+from agent.tmux import SESSION, TmuxError
 from healthcheck import world
 from healthcheck.checks import BEING_MENDED, FAIL, PASS, Seen, all_checks
 from healthcheck.probes import Probe, ProbeError
 from healthcheck.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from agent.events import Events
@@ -36,6 +37,7 @@ class Watch:
 
     def __init__(self, loop: Loop, life: Life, events: Events, tmux: Tmux, manifest: dict[str, Any]) -> None:
         self.lasting: Future[str] = Future()
+        self.on_missing_session: Callable[[], None] = lambda: None
         self._loop = loop
         self._life = life
         self._events = events
@@ -156,6 +158,9 @@ class Watch:
         if not self._tmux.is_up:
             raise ProbeError(self._life.trouble or "the tmux server is not running")
         try:
-            return await self._tmux.panes()
+            panes = await self._tmux.panes()
         except TmuxError as error:
             raise ProbeError(str(error)) from None
+        if SESSION not in {pane.session for pane in panes}:
+            self.on_missing_session()  # should its hook have been lost
+        return panes
