@@ -33,6 +33,12 @@ REGISTRY_BASE = "node:{node}-slim"
 MADE_BASE = "magents/base"
 SUITE = "bookworm"
 REGISTRY_ANSWER_S = 4.5  # the issue's limit is 5 s for the decision
+DEBIAN_ROOT = (
+    "--variant=minbase",
+    "--include=tzdata",
+    *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "groff", "info", "lintian", "locale", "man")),
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+)
 RECIPE_EPOCH = 1767225600  # 2026-01-01: the time that files of a made base carry, so that its content repeats
 
 Say = Callable[[str], None]
@@ -111,7 +117,7 @@ def _registry_has(client: docker.DockerClient, reference: str) -> bool:
 
 def _tag(node: str, architecture: str) -> str:
     """Name a made base by what it is and by a digest of everything that its content follows from."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes())
+    recipe = hashlib.sha256(repr((SUITE, RECIPE_EPOCH, DEBIAN_ROOT)).encode())
     for name in ("Dockerfile", "package-lock.json"):
         recipe.update((ROOT / "docker" / "base" / name).read_bytes())
     return f"node{node}-{SUITE}-{architecture}-{recipe.hexdigest()[:12]}"
@@ -156,20 +162,9 @@ def _install(package: str, say: Say) -> None:
 
 
 def _debian_root(target: Path, architecture: str) -> None:
-    left_out = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "info", "locale", "groff", "lintian")]
-    documents = [
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
-        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-    ]
-    command = [
-        "mmdebstrap",
-        "--quiet",
-        "--variant=minbase",
-        f"--architectures={architecture}",
-        "--include=tzdata",
-    ]
+    command = ["mmdebstrap", "--quiet", f"--architectures={architecture}", *DEBIAN_ROOT]
     done = subprocess.run(
-        [*command, *left_out, *documents, SUITE, str(target)],
+        [*command, SUITE, str(target)],
         env=os.environ | {"SOURCE_DATE_EPOCH": str(RECIPE_EPOCH)},
         stdin=subprocess.DEVNULL,
     )

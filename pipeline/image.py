@@ -89,12 +89,13 @@ def build(client: docker.DockerClient, variant: Variant, options: Options, say: 
     if not DOCKERFILE.is_file():
         raise Problem("docker/Dockerfile is missing, so nothing can be built; run `git checkout docker/Dockerfile`")
     architecture = _architecture(options.platform)
+    bundle = ca_bundle(options.ca_bundle)
     foundation = base.choose(
         client, say, given=options.base_image, node=options.node, architecture=architecture, pull=options.pull
     )
     say(f"building {variant.reference} on {foundation.reference} ({foundation.why})")
     facts = source.describe()
-    command = _command(variant, options, foundation, architecture, facts)
+    command = _command(variant, options, foundation, architecture, facts, bundle)
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s)}
     try:
         code, tail = watched.run(command, environment)
@@ -122,7 +123,12 @@ def require(client: docker.DockerClient, variant: Variant) -> None:
 
 
 def _command(
-    variant: Variant, options: Options, foundation: base.Base, architecture: str, facts: source.Source
+    variant: Variant,
+    options: Options,
+    foundation: base.Base,
+    architecture: str,
+    facts: source.Source,
+    bundle: Path | None,
 ) -> list[str]:
     arguments = {
         "BASE_IMAGE": foundation.reference,
@@ -135,7 +141,6 @@ def _command(
     command += ["--platform", f"linux/{architecture}", "--progress", options.progress]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
-    bundle = ca_bundle(options.ca_bundle)
     if bundle:
         command += ["--secret", f"id=ca,src={bundle}"]
     if options.no_cache:
