@@ -50,6 +50,7 @@ class Session:
         self._shell = ShellPolicy()
         self._command = CommandPolicy(life.settings.restart, life.settings.on_exit)
         self.changed: Callable[[], None] = lambda: None
+        self.opened: Future[None] = Future()
 
     def nudge(self) -> None:
         """Look now: a session was closed."""
@@ -111,6 +112,7 @@ class Session:
         self._pane, pid = words.split()
         self._life.pid = int(pid)
         self._be(state)
+        self.opened.set(None)
 
     def _argv(self) -> tuple[str, ...]:
         command = self._life.settings.command
@@ -145,6 +147,7 @@ class Session:
                 self._life.pid = pane.pid
                 process = gone(self._loop, pane.pid)
             elif process.done:
+                self._tmux.remind_of_children()
                 await self._loop.sleep(REAP_RETRY_S)
 
     async def _rename_back(self, look: dict[str, Pane]) -> None:

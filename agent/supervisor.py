@@ -194,6 +194,8 @@ class Supervisor:
         return Ending(code, f"the command ended with {code}")
 
     async def _become_running(self) -> None:
+        if not self._life.is_command:
+            await self._session.opened
         await self._watch.first_looks()
         if self._life.phase == "starting":
             self._life.phase = RUNNING

@@ -60,6 +60,7 @@ class Pane:
     pane: str
     pid: int
     command: str
+    has_closed: bool
     exit_code: int | None
 
 
@@ -124,11 +125,23 @@ class Tmux:
         """List every pane of every session."""
         form = "\t".join(f"#{{{field}}}" for field in PANE_FIELDS)
         try:
-            return [parse_pane(line) for line in (await self.tell(["list-panes", "-a", "-F", form])).splitlines()]
+            lines = (await self.tell(["list-panes", "-a", "-F", form])).splitlines()
         except TmuxError as error:
             if str(error) == NO_SESSION:
                 return []
             raise
+        panes = [parse_pane(line) for line in lines]
+        if any(pane.has_closed and pane.exit_code is None for pane in panes):
+            self.remind_of_children()
+        return panes
+
+    def remind_of_children(self) -> None:
+        """Make the server look for children that have ended.
+
+        libutempter, which tmux calls for each new pane, takes SIGCHLD away for a moment: who ends in it stays a zombie.
+        """
+        if self.is_up:
+            os.kill(self.pid, signal.SIGCHLD)
 
     def complaint(self) -> str:
         """Return what the server said on stderr."""
@@ -180,5 +193,6 @@ def parse_pane(line: str) -> Pane:
         pane=values["pane_id"],
         pid=int(values["pane_pid"] or 0),
         command=values["pane_current_command"],
+        has_closed=values["pane_dead"] == "1",
         exit_code=code,
     )

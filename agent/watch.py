@@ -30,6 +30,8 @@ MEMORY_EVERY_S, MEMORY_DEADLINE_S = 5.0, 2.0
 TASK_MASTER_EVERY_S, TASK_MASTER_DEADLINE_S = 60.0, 2.0
 
 FIRST_LOOK_S = 0.2
+LOOK_PACE_S = 0.01
+"""Only between the session's opening and the first sight of it."""
 
 
 class Watch:
@@ -113,9 +115,12 @@ class Watch:
             await probe.first_look
         for optional in (self.seen.bridge, self.seen.task_master, self.seen.memory):
             await self._loop.first_of(optional.first_look, timeout_s=FIRST_LOOK_S)
-        while not self._life.is_command and self.seen.tmux.value is None:
+        while not self._life.is_command and not self._sees_session():
             self.seen.tmux.look_again()
-            await self._loop.sleep(0.01)
+            await self._loop.sleep(LOOK_PACE_S)
+
+    def _sees_session(self) -> bool:
+        return SESSION in {pane.session for pane in self.seen.tmux.value or ()}
 
     def agent_volume_hangs(self) -> bool:
         """Say whether touching /agent would hang us too."""
