@@ -25,11 +25,10 @@ const UPSTREAM = join(MODULES, "task-master-ai");
 
 const COMMANDS = { "task-master": "cli", "task-master-mcp": "mcp", "task-master-ai": "mcp" };
 
-// Upstream asks for these in a branch of its own and lives without them: they are in no plain install either.
-const NEVER_INSTALLED = ["react", "effect", "sury", "@valibot/to-json-schema", "bufferutil", "utf-8-validate", "encoding"];
-
-// Optional native programs and add-ons. Their callers catch the failed import, or are patched to say one sentence.
-const LEFT_OUT = ["@lydell/node-pty", "node-pty", "@openai/codex"];
+// Not in the bundle, and no look for them in the image either: asking for one fails as it does where it is not installed.
+// Upstream's install lacks the first row too. The second are native add-ons, whose callers do without.
+const ABSENT = ["react", "effect", "sury", "@valibot/to-json-schema", "bufferutil", "utf-8-validate", "encoding"];
+const NATIVE = ["@lydell/node-pty", "node-pty"];
 
 // Run once each while building, in a project of their own: what they touch starts fast in the image.
 const WARM_UP = [
@@ -39,6 +38,8 @@ const WARM_UP = [
   ["cli", "--version"],
   ["mcp"],
 ];
+
+const FIXED_SEEDS = ["--hash-seed=1", "--random-seed=1"];
 
 const FONTS_USED = /\bfont:[`"']([^`"']+)[`"']/g;
 
@@ -67,9 +68,9 @@ async function bundle(outfile) {
     legalComments: "none",
     define: { "import.meta": "__bundle_meta" },
     banner: { js: 'const __bundle_meta={url:require("node:url").pathToFileURL(__filename).href};' },
-    external: [...NEVER_INSTALLED, ...LEFT_OUT],
+    supported: { "dynamic-import": false }, // a script out of V8's cache has no import()
     loader: { ".wasm": "binary" },
-    plugins: [lazyPackages(UPSTREAM), wasmBytes(), patchSources(MODULES)],
+    plugins: [lazyPackages(UPSTREAM), absent([...ABSENT, ...NATIVE]), wasmBytes(), patchSources(MODULES)],
     metafile: true,
     logLevel: "warning",
   });
@@ -79,6 +80,24 @@ async function bundle(outfile) {
 function entry() {
   return `exports.cli = () => require("task-master-ai/dist/task-master.js");
           exports.mcp = () => require("task-master-ai/dist/mcp-server.js");`;
+}
+
+/** Resolves each of `names` to a module that throws what Node throws for a package that is not installed. */
+function absent(names) {
+  return {
+    name: "absent",
+    setup(build) {
+      build.onResolve({ filter: /^[^.]/ }, ({ path, kind }) =>
+        names.includes(path) ? { path, namespace: kind === "dynamic-import" ? "absent-import" : "absent-require" } : undefined,
+      );
+      build.onLoad({ filter: /.*/, namespace: "absent-import" }, ({ path }) => ({
+        contents: `throw Object.assign(new Error("Cannot find package '${path}' imported from " + __filename), { code: "ERR_MODULE_NOT_FOUND" });`,
+      }));
+      build.onLoad({ filter: /.*/, namespace: "absent-require" }, ({ path }) => ({
+        contents: `throw Object.assign(new Error("Cannot find module '${path}'"), { code: "MODULE_NOT_FOUND" });`,
+      }));
+    },
+  };
 }
 
 /** Resolves `x.wasm?binary`, a notation of other bundlers, to the file itself. */
@@ -150,7 +169,7 @@ function compile(out) {
   const project = mkdtempSync(join(tmpdir(), "task-master-"));
   try {
     for (const [program, ...args] of WARM_UP) {
-      const command = [join(HERE, "compile.cjs"), join(out, "lib"), program, ...args];
+      const command = [...FIXED_SEEDS, join(HERE, "compile.cjs"), join(out, "lib"), program, ...args];
       const { status, stderr } = spawnSync(process.execPath, command, { cwd: project, env: quietEnvironment(project), input: "" });
       if (status !== 0) throw new Error(`${program} ${args.join(" ")} ended with ${status}: ${stderr}`);
     }

@@ -8,6 +8,9 @@ import { pathToFileURL } from "node:url";
 
 import { sourceOf } from "./patches.mjs";
 
+// Every command meets marked-terminal, and hardly one shows a code block or an emoji by name.
+const ALSO_LAZY = { importer: /\/marked-terminal\/index\.js$/, packages: /^(cli-highlight|node-emoji)$/ };
+
 /**
  * Makes an esbuild plugin out of the rule above, for the files in `upstream`/dist.
  *
@@ -33,6 +36,9 @@ export function lazyPackages(upstream) {
         if (kind !== "import-statement") return build.resolve(path, { kind, resolveDir: dist });
         return { path, namespace: "lazy" };
       });
+      build.onResolve({ filter: ALSO_LAZY.packages, namespace: "file" }, ({ path, importer }) =>
+        ALSO_LAZY.importer.test(importer) ? { path, namespace: "lazy" } : undefined,
+      );
       build.onResolve({ filter: /.*/, namespace: "lazy" }, ({ path }) => ({
         path: `${path}.mjs`,
         namespace: "real",

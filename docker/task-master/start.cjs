@@ -4,7 +4,7 @@
 const { readFileSync } = require("node:fs");
 const { createRequire } = require("node:module");
 const { join } = require("node:path");
-const { Script, constants } = require("node:vm");
+const { Script } = require("node:vm");
 
 const BUNDLE = join(__dirname, "task-master.cjs");
 const CACHE = join(__dirname, "task-master.cache");
@@ -19,7 +19,6 @@ function compile() {
   return new Script(`(function(exports,require,module,__filename,__dirname){${source}\n})`, {
     filename: BUNDLE,
     cachedData: cache(),
-    importModuleDynamically: constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER,
   });
 }
 exports.compile = compile;
