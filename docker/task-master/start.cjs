@@ -12,12 +12,15 @@ const CACHE = join(__dirname, "task-master.cache");
 /** Starts "cli" or "mcp". */
 exports.start = (program) => run(compile())[program]();
 
-/** The bundle as a script; `cachedDataRejected` says whether V8 could use the cache. */
-function compile() {
+/**
+ * The bundle as a script; `cachedDataRejected` says whether V8 could use the cache. `filename` is what stack traces call
+ * it: the cache carries the one that it was made with.
+ */
+function compile(filename = BUNDLE) {
   // The bundle is ASCII. Read so, V8 keeps one byte a character.
   const source = readFileSync(BUNDLE, "latin1");
   return new Script(`(function(exports,require,module,__filename,__dirname){${source}\n})`, {
-    filename: BUNDLE,
+    filename,
     cachedData: cache(),
   });
 }
