@@ -81,8 +81,11 @@ class LogFile:
 
 
 def lock(path: Path) -> int | None:
-    """Take the volume for this agent alone until the process ends; None when another one lives on it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    """Take the volume for this agent alone until the process ends; None when another one lives on it.
+
+    Opened for reading, because a file open for writing would keep the volume from being remounted.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

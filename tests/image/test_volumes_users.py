@@ -1,0 +1,193 @@
+"""Volumes and users of live containers: who may be what, what is mounted how, and what survives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.containers import Agent, Agents
+from tests.support.waiting import wait_until
+
+pytest_plugins = ("tests.support.fixtures",)
+
+WITH_A_NAME = ["1000:1000", "1234:1234", "500:500"]
+WITHOUT_ALL = {
+    "4242:0": "names group 4242",
+    "501:20": "names group 501",
+    "0:0": "runs as root",
+    "33:33": "ssh looks for keys in /var/www",
+    "250:250": "has no name",
+}
+VOLUMES = ("/agent", "/shared", "/workspace")
+IDENTITY = {f"GIT_{who}_{what}": f"a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+FILES = 100_000
+
+
+def mounts(agents: Agents, kind: str, tmp_path: Path, user: str) -> dict[str, object]:
+    """Return the SDK's options for one kind of mount of all three volumes."""
+    if kind == "anonymous":
+        return {}
+    if kind == "named":
+        return {"volumes": [f"{agents.volume()}:{path}" for path in VOLUMES]}
+    if kind == "tmpfs":
+        return {"tmpfs": dict.fromkeys(VOLUMES, "mode=1777")}
+    uid, gid = (int(part) for part in user.split(":"))
+    binds = []
+    for path in VOLUMES:
+        directory = tmp_path / path[1:]
+        directory.mkdir()
+        os.chown(directory, uid, gid)
+        binds.append(f"{directory}:{path}")
+    return {"volumes": binds}
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writable-root", "read-only-root"])
+@pytest.mark.parametrize("kind", ["anonymous", "named", "bind", "tmpfs"])
+@pytest.mark.parametrize("user", [*WITH_A_NAME, *WITHOUT_ALL])
+def test_every_user_on_every_mount_is_healthy(
+    agents: Agents, tmp_path: Path, user: str, kind: str, read_only: bool
+) -> None:
+    agent = agents.start(user=user, read_only=read_only, environment=IDENTITY, **mounts(agents, kind, tmp_path, user))
+    agent.expect(*([WITHOUT_ALL[user]] if user in WITHOUT_ALL else [])).wait_healthy()
+    agent.sh("cd /workspace && git init -q . && git commit -q --allow-empty -m first && git log --oneline | grep first")
+    if user in WITHOUT_ALL:
+        assert agent.log().count("WARNING") == 1
+    else:
+        assert agent.run("whoami") == ("agent" if user == "1000:1000" else f"agent{user.split(':')[0]}")
+
+
+@pytest.mark.parametrize("user", WITH_A_NAME)
+def test_user_with_a_name_has_all_that_depends_on_it(agents: Agents, user: str) -> None:
+    agent = agents.healthy(user=user, environment=IDENTITY)
+    name = agent.run("whoami")
+    assert agent.run("node", "-p", "os.userInfo().username") == name
+    assert agent.run("node", "-p", "os.userInfo().homedir") == "/agent/home"
+    assert "No user exists" not in agent.try_run("ssh", "-o", "BatchMode=yes", "nobody@127.0.0.1", "true")[1]
+    agent.sh("cd /workspace && git init -q . && git commit -q --allow-empty -m first")
+
+
+def test_unwritable_agent_volume_is_told_with_its_remedy_everywhere(agents: Agents, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    agent = agents.start(volumes=[f"{tmp_path}:/agent"]).expect("init-volumes", "health: volumes", "tmux")
+    agent.wait_status("unhealthy")
+    assert "init-volumes magents/agent 1000:1000" in agent.check("volumes")["detail"]
+    assert "init-volumes magents/agent 1000:1000" in agent.wait_log("/agent/home cannot be made")
+    assert "init-volumes" in agent.try_run("agent-status")[1]
+
+
+def test_unwritable_workspace_names_the_user_that_could(agents: Agents, tmp_path: Path) -> None:
+    os.chown(tmp_path, 1501, 1020)
+    agent = agents.start(volumes=[f"{tmp_path}:/workspace"]).expect("health: volumes")
+    agent.wait_status("unhealthy")
+    assert "start the container with `--user 1501:1020`" in agent.check("volumes")["detail"]
+
+
+@pytest.mark.parametrize("path", ["/shared", "/workspace"])
+def test_volume_mounted_read_only_is_healthy_and_says_so(agents: Agents, path: str) -> None:
+    agent = agents.healthy(volumes=[f"{agents.volume()}:{path}:ro"])
+    assert f"{path} is mounted read-only" in agent.check("volumes")["detail"]
+
+
+def test_looking_at_the_workspace_leaves_no_trace(agents: Agents) -> None:
+    agent = agents.healthy()
+    before = agent.sh("stat -c '%Y %Z' /workspace; ls -A /workspace")
+    seen = agent.check("volumes")["age_s"]
+    wait_until(lambda: agent.check("volumes")["age_s"] < seen or seen < 0.2, 10, "another look")
+    assert agent.sh("stat -c '%Y %Z' /workspace; ls -A /workspace") == before
+
+
+@pytest.mark.parametrize("how", ["stop", "restart", "kill", "remove"])
+def test_data_survives(agents: Agents, how: str) -> None:
+    volumes = [f"{agents.volume()}:{path}" for path in VOLUMES]
+    agent = agents.healthy(volumes=volumes).expect("was cut off")
+    for path in VOLUMES:
+        agent.sh(f"echo kept > {path}/data && sync {path}/data")
+    agent = again(agents, agent, how, volumes)
+    assert [agent.run("cat", f"{path}/data") for path in VOLUMES] == ["kept"] * 3
+
+
+def again(agents: Agents, agent: Agent, how: str, volumes: list[str]) -> Agent:
+    """Bring the agent down in one of the ways, and up again."""
+    if how == "remove":
+        agents.remove(agent)
+        return agents.healthy(volumes=volumes).expect("was cut off")
+    if how == "restart":
+        agent.container.restart()
+    else:
+        agent.container.kill() if how == "kill" else agent.container.stop()
+        agent.container.start()
+    return agent.wait_healthy()
+
+
+# -- init-volumes -----------------------------------------------------------------------------------------
+
+
+def init_volumes(agents: Agents, *argv: str, **options: object) -> tuple[int, str, str]:
+    options = {
+        "user": "0:0",
+        "entrypoint": ["init-volumes"],
+        "cap_drop": ["ALL"],
+        "cap_add": ["CHOWN", "DAC_OVERRIDE"],
+        **options,
+    }
+    return agents.once(*argv, **options)
+
+
+def test_init_volumes_gives_a_foreign_volume_to_the_agent(agents: Agents, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "state.json").write_text("{}")
+    tmp_path.chmod(0o755)
+    code, out, _ = init_volumes(agents, volumes=[f"{tmp_path}:/agent"])
+    assert code == 0
+    assert "/agent for 1000:1000: 3 looked at, 3 changed" in out
+    agents.healthy(volumes=[f"{tmp_path}:/agent"]).expect("was cut off")
+
+
+def test_init_volumes_is_idempotent_and_takes_another_user(agents: Agents, tmp_path: Path) -> None:
+    options = {"volumes": [f"{tmp_path}:/agent"]}
+    assert init_volumes(agents, "1501:1020", **options)[0] == 0
+    assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (1501, 1020)
+    assert "/agent for 1501:1020: 1 looked at, 0 changed" in init_volumes(agents, "1501:1020", **options)[1]
+
+
+def test_init_volumes_follows_no_link_and_leaves_the_workspace_alone(agents: Agents, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "agent", tmp_path / "workspace"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to("/workspace")
+    (outside / "file").touch()
+    code, _, _ = init_volumes(agents, volumes=[f"{inside}:/agent", f"{outside}:/workspace"])
+    assert (code, outside.stat().st_uid, (outside / "file").stat().st_uid) == (0, 0, 0)
+    assert (inside / "link").lstat().st_uid == 1000
+
+
+def test_init_volumes_is_quick_where_nothing_is_wrong(agents: Agents) -> None:
+    volume = agents.volume()
+    make = (
+        "import pathlib
+"
+        f"for n in range({FILES}):
+"
+        "    if n % 1000 == 0:
+"
+        "        (directory := pathlib.Path(f'/agent/{n}')).mkdir()
+"
+        "    (directory / str(n)).touch()"
+    )
+    assert agents.once("python3", "-c", make, volumes=[f"{volume}:/agent"])[0] == 0
+    init_volumes(agents, volumes=[f"{volume}:/agent"])
+    code, out, _ = init_volumes(agents, volumes=[f"{volume}:/agent"])
+    line = next(line for line in out.splitlines() if "/agent " in line)
+    assert code == 0
+    assert " 0 changed" in line
+    assert float(line.rsplit(", ", 1)[1].removesuffix(" s")) < 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "user", "code"), [(["bob"], "0:0", 64), (["1:2", "3"], "0:0", 64), ([], "1000:1000", 77)]
+)
+def test_init_volumes_refuses_in_one_line(agents: Agents, argv: list[str], user: str, code: int) -> None:
+    found, _, err = init_volumes(agents, *argv, user=user)
+    assert (found, err.count("\n")) == (code, 1)
