@@ -16,6 +16,7 @@ pytest_plugins = ("tests.support.fixtures",)
 @pytest.mark.parametrize("user", ["", "0", "4242:4242"])
 def test_any_user_may_ask(agents: Agents, user: str) -> None:
     agent = agents.healthy(environment={"AGENT_NAME": "alpha"})
+    wait_until(lambda: "0:bash" in agent.run("agent-status"), 5, "tmux to name the window")
     code, text = agent.try_run("agent-status", user=user)
     assert code == 0
     for part in ("alpha", "a login shell", "SESSION", "agent", "0:bash", "CHECK", "tmux", "VOLUME", "/workspace"):

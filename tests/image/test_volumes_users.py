@@ -166,14 +166,10 @@ def test_init_volumes_follows_no_link_and_leaves_the_workspace_alone(agents: Age
 def test_init_volumes_is_quick_where_nothing_is_wrong(agents: Agents) -> None:
     volume = agents.volume()
     make = (
-        "import pathlib
-"
-        f"for n in range({FILES}):
-"
-        "    if n % 1000 == 0:
-"
-        "        (directory := pathlib.Path(f'/agent/{n}')).mkdir()
-"
+        "import pathlib\n"
+        f"for n in range({FILES}):\n"
+        "    if n % 1000 == 0:\n"
+        "        (directory := pathlib.Path(f'/agent/{n}')).mkdir()\n"
         "    (directory / str(n)).touch()"
     )
     assert agents.once("python3", "-c", make, volumes=[f"{volume}:/agent"])[0] == 0
