@@ -27,7 +27,7 @@ def test_foreign_workspace_is_left_as_it_is(tmp_path: Path) -> None:
 
 @needs_root
 def test_workspace_of_root_asks_for_a_decision(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="--chown .* or --as-root"):
+    with pytest.raises(Problem, match=r"--chown .* or --as-root"):
         agents.owner_of(tmp_path, chown=False, as_root=False)
 
 
