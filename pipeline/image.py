@@ -96,7 +96,8 @@ def build(client: docker.DockerClient, variant: Variant, options: Options, say: 
     say(f"building {variant.reference} on {foundation.reference} ({foundation.why})")
     facts = source.describe()
     command = _command(variant, options, foundation, architecture, facts, bundle)
-    environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s)}
+    # buildx' own look at git adds nothing to the image, and a warning where another user owns the clone
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s), "BUILDX_GIT_INFO": "false"}
     try:
         code, tail = watched.run(command, environment)
     except KeyboardInterrupt:

@@ -40,5 +40,7 @@ def describe() -> Source:
 
 
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+    # root may build from another user's clone, which git would not look into
+    trusted = ["-c", f"safe.directory={ROOT}"]
+    done = subprocess.run(["git", *trusted, "-C", str(ROOT), *arguments], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
