@@ -51,10 +51,10 @@ def bridge(path: str) -> str:
 
 
 def memory(root: Path = Path("/sys/fs/cgroup")) -> Memory:
-    """Read the container's own cgroup, version 2 or 1."""
+    """Read the container's own cgroup, version 2 or 1; cache that can be dropped at once does not count."""
     if (root / "memory.current").exists():
         return Memory(
-            used=_number(root / "memory.current"),
+            used=_number(root / "memory.current") - _field(root / "memory.stat", "inactive_file"),
             limit=_number(root / "memory.max"),
             oom_kills=_field(root / "memory.events", "oom_kill"),
         )

@@ -21,7 +21,7 @@ WITHOUT_ALL = {
     "250:250": "has no name",
 }
 VOLUMES = ("/agent", "/shared", "/workspace")
-IDENTITY = {f"GIT_{who}_{what}": f"a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+IDENTITY = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 FILES = 100_000
 
 

@@ -1,0 +1,375 @@
+"""Parts of the supervisor against the real kernel: loop, children, /proc, state, events, volumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import children, processes, scrollback, state, tmux, volumes
+from agent.events import LONGEST_LINE, Events
+from agent.farewell import Farewell
+from agent.loop import Cancelled, Future, Loop
+
+# -- loop -------------------------------------------------------------------------------------------------
+
+
+def test_first_of_returns_at_once_when_one_is_done() -> None:
+    loop = Loop()
+    done: Future[int] = Future()
+    done.set(1)
+    assert loop.run(loop.first_of(done, Future(), timeout_s=60)) is True
+
+
+def test_first_of_is_false_when_time_is_over() -> None:
+    loop = Loop()
+    assert loop.run(loop.first_of(Future(), timeout_s=0.01)) is False
+
+
+def test_cancelled_task_leaves_its_await() -> None:
+    loop = Loop()
+    left: list[str] = []
+
+    async def limb() -> None:
+        try:
+            await Future[None]()
+        except Cancelled:
+            left.append("left")
+            raise
+
+    async def main() -> None:
+        task = loop.start(limb())
+        await loop.sleep(0)
+        task.cancel()
+        await loop.first_of(task)
+
+    loop.run(main())
+    assert left == ["left"]
+
+
+def test_dead_limb_ends_the_loop() -> None:
+    loop = Loop()
+
+    async def limb() -> None:
+        raise ValueError("dead")
+
+    async def main() -> None:
+        loop.start(limb())
+        await loop.sleep(60)
+
+    with pytest.raises(ValueError, match="dead"):
+        loop.run(main())
+
+
+def test_signal_is_told_in_the_loop() -> None:
+    loop = Loop()
+    told: Future[None] = Future()
+    loop.on_signal(signal.SIGUSR1, lambda: told.set(None))
+    try:
+        loop.call_soon(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        assert loop.run(loop.first_of(told, timeout_s=5))
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+
+
+def test_clock_stands_still_while_the_container_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    paused: list[float] = []
+    loop.on_pause = paused.append
+    offset = 0.0
+    real = time.monotonic
+    monkeypatch.setattr("agent.loop.time.monotonic", lambda: real() + offset)
+
+    class Sleeper:
+        """A poll during which an hour passes."""
+
+        def poll(self, _timeout: float) -> list[Any]:
+            nonlocal offset
+            offset = 3600.0
+            return []
+
+    before = loop.now()
+    loop.call_later(0.01, lambda: None)
+    monkeypatch.setattr(loop, "_poll", Sleeper())
+    loop._turn()
+    assert paused == [pytest.approx(3600, abs=1)]
+    assert loop.now() - before < 1
+
+
+# -- children ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("true", 0)])
+def test_child_gives_code_and_output(script: str, code: int) -> None:
+    loop = Loop()
+    found = loop.run(children.run(loop, ["sh", "-c", f"echo out; echo err >&2; {script}"], 5))
+    assert (found.code, found.out, found.err) == (code, "out\n", "err\n")
+
+
+def test_more_output_than_a_pipe_holds_does_not_block_the_child() -> None:
+    loop = Loop()
+    found = loop.run(children.run(loop, ["head", "-c", "1000000", "/dev/zero"], 10))
+    assert (found.code, len(found.out)) == (0, 1_000_000)
+
+
+def test_slow_child_is_killed_and_reaped() -> None:
+    loop = Loop()
+    with pytest.raises(children.TooSlowError):
+        loop.run(children.run(loop, ["sleep", "1000"], 0.1))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_missing_program_is_an_oserror() -> None:
+    loop = Loop()
+    with pytest.raises(FileNotFoundError):
+        loop.run(children.run(loop, ["no-such-program"], 1))
+
+
+def test_child_has_default_signals() -> None:
+    loop = Loop()
+    found = loop.run(children.run(loop, ["grep", "SigIgn", "/proc/self/status"], 5))
+    assert int(found.out.split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
+
+
+# -- /proc and the farewell, with real processes ----------------------------------------------------------
+
+
+def test_name_with_brackets_and_blanks_is_read(tmp_path: Path) -> None:
+    directory = tmp_path / "42"
+    directory.mkdir()
+    (directory / "stat").write_text("42 (a) b (c) S 7 42 42 0 -1 " + "0 " * 13 + "99 0 0")
+    (directory / "status").write_text("Name:\tx\nSigIgn:\t0000000000004000\nSigCgt:\t0000000000000001\n")
+    found = processes.living(str(tmp_path))[42]
+    assert (found.comm, found.parent, found.session, found.started) == ("a) b (c", 7, 42, 99)
+    assert found.ignores(signal.SIGTERM)
+    assert not found.catches_term
+
+
+def part(script: str, grace_s: float) -> tuple[list[str], float]:
+    """Part from one shell and its children; return what was killed and the seconds it took."""
+    loop = Loop()
+    reader, writer = os.pipe()
+    pid = children.spawn(["bash", "-c", script], stdout=writer, own_session=True)
+    os.close(writer)
+    assert os.read(reader, 100).startswith(b"ready")
+    ended = children.exit_of(loop, pid)
+    farewell = Farewell(loop, lambda all_: {p.pid for p in all_.values() if p.session == pid}, Future())
+    began = time.monotonic()
+    result = loop.run(farewell.part(grace_s))
+    took = time.monotonic() - began
+    assert loop.run(loop.first_of(ended, timeout_s=5))
+    os.close(reader)
+    return result.killed, took
+
+
+def test_quick_goodbye_ends_the_wait() -> None:
+    killed, took = part("echo ready; exec sleep 1000", 30)
+    assert killed == []
+    assert took < 1
+
+
+def test_farewell_is_not_disturbed_by_a_second_asking() -> None:
+    script = "n=0; trap 'n=$((n+1)); sleep 0.5; test $n = 1 && exit; kill -9 $$' TERM; echo ready; while :; do sleep 0.05; done"
+    killed, took = part(script, 10)
+    assert killed == []
+    assert 0.5 <= took < 3
+
+
+def test_who_ignores_everything_is_killed_after_the_grace() -> None:
+    killed, took = part("trap '' TERM HUP INT; echo ready; while :; do sleep 0.05; done", 0.5)
+    assert any(name.startswith("bash") for name in killed)
+    assert 0.5 <= took < 3
+
+
+# -- tmux's words -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"), [("echo;", "echo\\;"), (";", ";"), ("a;b", "a;b"), ("", ""), ("x;;", "x;\\;")]
+)
+def test_word_that_ends_in_a_separator_is_quoted(text: str, quoted: str) -> None:
+    assert tmux.word(text) == quoted
+
+
+def listed(**values: str) -> tmux.Pane:
+    row = dict.fromkeys(tmux.PANE_FIELDS, "") | {"window_index": "0", "pane_pid": "9"} | values
+    return tmux.parse_pane("\t".join(row.values()))
+
+
+def test_pane_that_closed_but_was_not_reaped_has_not_ended() -> None:
+    pane = listed(pane_dead="1")
+    assert (pane.has_closed, pane.exit_code) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [({"pane_dead_status": "7"}, 7), ({"pane_dead_status": "0"}, 0), ({"pane_dead_signal": "9"}, 137)],
+)
+def test_pane_that_ended_has_its_code(values: dict[str, str], code: int) -> None:
+    assert listed(pane_dead="1", **values).exit_code == code
+
+
+def test_window_name_may_hold_a_tab() -> None:
+    assert listed(window_name="a\tb").window_name == "a\tb"
+
+
+# -- state ------------------------------------------------------------------------------------------------
+
+
+def test_state_is_replaced_whole_and_leaves_no_litter(tmp_path: Path) -> None:
+    file = state.StateFile(tmp_path / "state.json")
+    file.write({"phase": "running"})
+    file.write({"phase": "stopped"})
+    assert file.read()["phase"] == "stopped"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = state.StateFile(tmp_path / "state.json")
+    file.write({"phase": "running"})
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("agent.state.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        file.write({"phase": "stopped"})
+    assert file.read()["phase"] == "running"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00" * 100, "\xff"])
+def test_broken_state_is_no_obstacle(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "state.json"
+    path.write_bytes(text.encode("latin1"))
+    assert state.StateFile(path).read() == {}
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [({}, False), ({"phase": "stopped"}, False), ({"phase": "running"}, True), ({"phase": "stopping"}, True)],
+)
+def test_unclean_end_is_told(last: dict[str, str], told: bool) -> None:
+    assert bool(state.how_it_ended(last)) is told
+
+
+def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LOG_BYTES", 100)
+    log = state.LogFile(tmp_path / "agent.log")
+    for number in range(200):
+        log.append(f"line {number:03}\n")
+    assert len(list(tmp_path.iterdir())) == state.LOG_FILES
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= state.LOG_FILES * 120
+    assert (tmp_path / "agent.log").read_text().endswith("line 199\n")
+
+
+def test_volume_is_locked_for_one(tmp_path: Path) -> None:
+    first = state.lock(tmp_path / "lock")
+    assert first is not None
+    assert state.lock(tmp_path / "lock") is None
+    os.close(first)
+    assert state.lock(tmp_path / "lock") is not None
+
+
+def test_oldest_scrollback_goes_first(tmp_path: Path) -> None:
+    for number in range(scrollback.KEPT_FILES + 5):
+        (tmp_path / f"2026{number:04}-x.txt").touch()
+    scrollback.forget_old(tmp_path)
+    assert len(list(tmp_path.iterdir())) == scrollback.KEPT_FILES
+    assert not (tmp_path / "20260004-x.txt").exists()
+
+
+# -- events -----------------------------------------------------------------------------------------------
+
+
+def told(form: str, text: str, **options: bool) -> str:
+    reader, writer = os.pipe()
+    Events(form, writer, **options).warning("test", text)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs"])))
+def test_event_is_always_one_line(text: str) -> None:
+    for form in ("text", "json"):
+        assert told(form, text).count("\n") == 1
+    json.loads(told("json", text))
+
+
+def test_long_event_is_cut_and_still_a_line() -> None:
+    line = told("text", "x" * 10_000)
+    assert len(line) == LONGEST_LINE + 1
+    assert line.endswith("\n")
+
+
+def test_reader_that_stopped_reading_does_not_block_and_learns_of_the_loss() -> None:
+    reader, writer = os.pipe()
+    events = Events("text", writer)
+    for _ in range(2000):
+        events.info("test", "x" * 100)
+    os.read(reader, 1 << 20)
+    events.info("test", "again")
+    rest = os.read(reader, 1 << 20).decode()
+    assert "lines could not be written" in rest
+    assert rest.endswith("again\n")
+
+
+def test_commands_output_is_not_mixed_with_good_news() -> None:
+    reader, writer = os.pipe()
+    events = Events("text", writer, only_troubles=True)
+    events.info("test", "good")
+    events.warning("test", "bad")
+    os.close(writer)
+    assert os.read(reader, 1000) == b"test: bad\n"
+
+
+# -- volumes ----------------------------------------------------------------------------------------------
+
+MOUNTS = """\
+22 1 0:21 / / rw,relatime - overlay overlay ro,lowerdir=x
+30 22 8:1 /v/_data /agent rw,relatime - ext4 /dev/sda1 rw
+31 22 8:1 /w /workspace ro,relatime - ext4 /dev/sda1 rw
+32 30 0:40 / /agent/run rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "read_only", "is_volume"),
+    [
+        ("/agent", "ext4", False, True),
+        ("/workspace", "ext4", True, True),
+        ("/shared", "overlay", True, False),
+        ("/agent/run/x", "tmpfs", False, False),
+        ("/agentx", "overlay", True, False),
+    ],
+)
+def test_mount_is_found(path: str, kind: str, read_only: bool, is_volume: bool) -> None:
+    assert volumes.mount_of(path, MOUNTS) == volumes.Mount(kind, read_only, is_volume)
+
+
+def test_looking_leaves_no_name(tmp_path: Path) -> None:
+    found = volumes.look(str(tmp_path), volumes.Mount("ext4", read_only=False, is_volume=True))
+    assert found.trouble == ""
+    assert found.free > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(28, "is full"), (122, "is full"), (30, "turned read-only"), (13, "cannot be used by"), (5, "is broken")],
+)
+def test_trouble_is_told_with_what_to_do(number: int, words: str) -> None:
+    mount = volumes.Mount("ext4", read_only=False, is_volume=True)
+    text = volumes.sentence("/shared", OSError(number, os.strerror(number)), mount)
+    assert words in text
+    assert ";" in text or "," in text
