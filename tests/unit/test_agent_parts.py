@@ -178,7 +178,8 @@ def test_quick_goodbye_ends_the_wait() -> None:
 
 
 def test_farewell_is_not_disturbed_by_a_second_asking() -> None:
-    script = "n=0; trap 'n=$((n+1)); sleep 0.5; test $n = 1 && exit; kill -9 $$' TERM; echo ready; while :; do sleep 0.05; done"
+    farewell = "n=$((n+1)); sleep 0.5; test $n = 1 && exit; kill -9 $$"
+    script = f"n=0; trap '{farewell}' TERM; echo ready; while :; do sleep 0.05; done"
     killed, took = part(script, 10)
     assert killed == []
     assert 0.5 <= took < 3
