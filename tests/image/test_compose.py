@@ -1,0 +1,113 @@
+"""The template that people copy, used as they use it: alone in an empty folder, with `docker compose up`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = {"prod": "agent", "dev": "agent-dev"}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with the template, and the service of the variant under test."""
+
+    folder: Path
+    service: str
+    environment: dict[str, str]
+
+    def compose(self, *arguments: str) -> str:
+        command = ["docker", "compose", "--profile", "dev", *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def up(self) -> None:
+        self.compose("up", "--detach", "--wait", self.service)
+
+    def sh(self, script: str) -> str:
+        return self.compose("exec", "-T", self.service, "sh", "-c", script)
+
+    def container(self) -> dict[str, object]:
+        identity = self.compose("ps", "--all", "--quiet", self.service).strip()
+        listed = subprocess.run(["docker", "inspect", identity], check=True, capture_output=True, text=True)
+        found: dict[str, object] = json.loads(listed.stdout)[0]
+        return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, image: str, variant: str) -> Iterator[Project]:
+    shutil.copy(ROOT / "compose.yaml", tmp_path)
+    values = {
+        "AGENT_PROJECT": f"magents-test-{uuid.uuid4().hex[:8]}",
+        "AGENT_IMAGE": image,
+        "AGENT_DEV_IMAGE": image,
+        "AGENT_PORT": "0",
+        "AGENT_DEV_PORT": "0",
+        "AGENT_INSPECTOR_PORT": "0",
+    }
+    made = Project(tmp_path, SERVICES[variant], {**os.environ, **values})
+    try:
+        made.up()
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--timeout", "1")
+
+
+def test_agent_works_on_a_read_only_root(project: Project) -> None:
+    host = project.container()["HostConfig"]
+    assert isinstance(host, dict)
+    assert (host["ReadonlyRootfs"], host["CapDrop"]) == (True, ["ALL"])
+    assert project.sh(
+        "touch /workspace/a /shared/b /agent/c /tmp/d && whoami && tmux list-sessions -F '#S'"
+    ).split() == [
+        "agent",
+        "agent",
+    ]
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", project.sh("task-master --version"))
+
+
+def test_health_is_published_on_loopback_alone(project: Project) -> None:
+    published = project.container()["NetworkSettings"]
+    assert isinstance(published, dict)
+    addresses = {one["HostIp"] for bindings in published["Ports"].values() if bindings for one in bindings}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_down_is_graceful_and_data_stays(project: Project) -> None:
+    project.sh("for place in workspace shared agent; do echo kept > /$place/record; done")
+    project.compose("stop", project.service)
+    state = project.container()["State"]
+    assert isinstance(state, dict)
+    assert state["ExitCode"] == 0
+    project.compose("down")
+    project.up()
+    assert project.sh("cat /workspace/record /shared/record /agent/record").split() == ["kept"] * 3
+
+
+@pytest.mark.variant("dev")
+def test_tcpdump_captures_in_the_dev_profile(project: Project) -> None:
+    told = project.sh(
+        "timeout 20 tcpdump -i lo -c 1 -n > /tmp/packet 2> /tmp/told & pid=$!; "
+        "until grep -q listening /tmp/told; do kill -0 $pid || exit 1; done; "
+        "curl -s http://127.0.0.1:3999/live > /dev/null; wait $pid; cat /tmp/packet"
+    )
+    assert "127.0.0.1.3999" in told
+
+
+def test_every_value_is_in_the_example() -> None:
+    template = (ROOT / "compose.yaml").read_text()
+    used = set(re.findall(r"\$\{([A-Z_]+)", template))
+    assert used == set(re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert yaml.safe_load(template)["services"]
