@@ -1,0 +1,53 @@
+"""An engine that restarts brings back the agents that ran, and lets rest those that a person had stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.second_engine import SecondEngine, second_engine
+from tests.support.waiting import wait_until
+
+POLICY = {"Name": "unless-stopped"}
+COMES_BACK_S = 60
+
+
+@pytest.fixture(scope="module")
+def restarted(image: str) -> Iterator[SecondEngine]:
+    """An engine that was stopped and started while one agent ran and another had been stopped."""
+    with second_engine() as engine:
+        engine.copy_image(image)
+        with engine.client() as client:
+            for name in ("ran", "was-stopped"):
+                client.containers.run(image, name=name, detach=True, network_mode="none", restart_policy=POLICY)
+                wait_until(lambda name=name: health(engine, name) == "healthy", 30, f"{name} to be healthy")  # type: ignore[misc]
+            client.containers.get("was-stopped").stop()
+        engine.stop()
+        engine.start()
+        yield engine
+        with engine.client() as client:
+            for container in client.containers.list(all=True):
+                container.remove(force=True, v=True)
+
+
+def health(engine: SecondEngine, name: str) -> str:
+    with engine.client() as client:
+        state = client.containers.get(name).attrs["State"]
+    return str(state["Health"]["Status"]) if state["Status"] == "running" else str(state["Status"])
+
+
+def test_agent_that_ran_comes_back(restarted: SecondEngine) -> None:
+    wait_until(lambda: health(restarted, "ran") == "healthy", COMES_BACK_S, "the agent to come back")
+
+
+def test_agent_that_was_stopped_stays_stopped(restarted: SecondEngine) -> None:
+    wait_until(lambda: health(restarted, "ran") == "healthy", COMES_BACK_S, "the other agent to come back")
+    assert health(restarted, "was-stopped") == "exited"
+
+
+def test_engines_end_was_a_graceful_stop(restarted: SecondEngine) -> None:
+    with restarted.client() as client:
+        log = client.containers.get("ran").logs().decode()
+    assert "stopped after" in log
+    assert "unclean" not in log
