@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSE_S = 1.0
-"""Oversleeping by more than this means that the whole container was paused, not that the machine was busy."""
+"""A turn that takes this much longer than its wait means that the whole container was paused, not that the machine was busy."""
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -159,6 +159,7 @@ class Loop:
         self._from_threads: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._paused_s = 0.0
+        self._turned_at = time.monotonic()
         self._crash: Exception | None = None
         self.watch(self._wake, READABLE, lambda _events: self._drain_wake())
 
@@ -248,9 +249,10 @@ class Loop:
 
     def _turn(self) -> None:
         timeout = self._patience()
-        before = time.monotonic()
         events = self._poll.poll(-1 if timeout is None else timeout)
-        overslept = time.monotonic() - before - (timeout or 0.0)
+        now = time.monotonic()
+        # measured from turn to turn: a pause may as well come in the middle of the work
+        overslept, self._turned_at = now - self._turned_at - (timeout or 0.0), now
         if timeout is not None and overslept > PAUSE_S:
             self._paused_s += overslept
             self.on_pause(overslept)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -270,3 +272,42 @@ def test_bridge_that_never_answers_neither_hangs_nor_hides(agents: Agents, host_
         agent = agents.healthy(volumes=[f"{host_directory}:/host:ro"])
         wait_until(lambda: "no answer" in agent.check("bridge").get("detail", ""), TRUTH_S, "the reason")
         assert agent.health()["status"] == "degraded"
+
+
+# -- a disk that hangs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """A file system of its own and the way to freeze it: who writes to it waits until it is thawed."""
+    image, point = tmp_path / "disk", tmp_path / "mounted"
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    made = subprocess.run(["mkfs.ext4", "-q", str(image)], check=False).returncode == 0
+    if not made or subprocess.run(["mount", "-o", "loop", str(image), str(point)], check=False).returncode != 0:
+        pytest.skip("needs root, mkfs.ext4 and a loop device to make a disk that hangs")
+    point.chmod(0o1777)
+
+    def freeze(option: str) -> None:
+        subprocess.run(["fsfreeze", option, str(point)], check=True)
+
+    try:
+        yield point, freeze
+    finally:
+        subprocess.run(["fsfreeze", "-u", str(point)], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["umount", "-l", str(point)], check=True)
+
+
+@pytest.mark.parametrize("path", ["/shared", "/agent"])
+def test_hung_volume_shows_as_hung_and_hangs_nothing_else(
+    agents: Agents, frozen: tuple[Path, Callable[[str], None]], path: str
+) -> None:
+    point, freeze = frozen
+    agent = agents.healthy(volumes=[f"{point}:{path}"]).expect(VOLUMES_FAIL)
+    freeze("-f")
+    agent.wait_status("unhealthy", timeout=TRUTH_S)
+    assert f"{path} hung" in agent.check("volumes")["detail"]
+    assert agent.get("/live")[0] == 200
+    freeze("-u")
+    agent.wait_healthy(TRUTH_S)

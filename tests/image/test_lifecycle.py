@@ -255,6 +255,7 @@ def test_command_that_outlives_its_server_is_ended_before_the_next(agents: Agent
 def test_session_whose_command_ignores_the_hangup_is_missed_at_once(agents: Agents) -> None:
     agent = commanded(agents, "trap '' HUP; while :; do sleep 0.1; done").expect("was killed").wait_healthy()
     agent.tmux("kill-session", "-t", "agent")
+    wait_until(lambda: restarts(agent) == 1, 1.5, "the restart")
     recovered(agent)
 
 
@@ -307,12 +308,23 @@ def test_exhausted_pids_are_survived(agents: Agents) -> None:
 
 
 def test_pause_is_no_failure(agents: Agents) -> None:
-    agent = agents.healthy(environment={"AGENT_UNHEALTHY_LIMIT": "2"})
+    agent = agents.healthy()
     agent.container.pause()
     let_pass(6)
     agent.container.unpause()
     agent.wait_log("resumed after a pause")
     stays(lambda: agent.health()["status"] == "degraded", 3, "health after the pause")
+
+
+def test_pause_does_not_count_towards_the_unhealthy_limit(agents: Agents) -> None:
+    agent = agents.healthy(environment={"AGENT_UNHEALTHY_LIMIT": "6"}).expect("health: tmux")
+    agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
+    agent.wait_status("unhealthy", timeout=6)
+    agent.container.pause()
+    let_pass(7)
+    agent.container.unpause()
+    agent.sh("kill -CONT $(pgrep -f '^tmux -u -D')")
+    agent.wait_healthy(5)
 
 
 @pytest.mark.parametrize("seed", range(10))

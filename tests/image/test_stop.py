@@ -113,7 +113,9 @@ def test_nohup_job_is_asked_by_term(agents: Agents) -> None:
 
 def test_stopped_job_hears_that_it_should_leave(agents: Agents) -> None:
     agent = agents.healthy()
-    in_window(agent, "echo ready >/shared/ready; kill -STOP $$")
+    # outside every terminal, as tmux and the kernel themselves continue what is stopped inside
+    agent.sh("setsid --fork bash -c 'echo ready >/shared/ready; kill -STOP $$' </dev/null >/dev/null 2>&1")
+    wait_until(lambda: "T" in agent.run("ps", "-eo", "stat="), 5, "the job to be stopped")
     code, took = agent.stop()
     assert code == 0
     assert took <= 1
