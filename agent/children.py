@@ -10,7 +10,8 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.loop import READABLE, Future, Loop
+from agent.future import Future
+from agent.loop import READABLE, Loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from agent.children import IGNORED_BY_PYTHON, exit_of
-from agent.loop import Future
+from agent.future import Future
 
 if TYPE_CHECKING:
     from agent.loop import Loop

@@ -24,7 +24,8 @@ from agent.processes import Process, below, living
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.loop import Future, Loop
+    from agent.future import Future
+    from agent.loop import Loop
 
     Scope = Callable[[dict[int, Process]], set[int]]
     """Chooses whom a parting is about."""

@@ -13,8 +13,9 @@ from healthcheck.worker import Worker
 
 if TYPE_CHECKING:
     from agent.events import Events
+    from agent.future import Future
     from agent.life import Life
-    from agent.loop import Future, Loop
+    from agent.loop import Loop
     from agent.tmux import Pane, Tmux
 
 RETRY_S = 5.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent.children import gone
 from agent.farewell import Farewell, one_terminal
-from agent.loop import Future
+from agent.future import Future
 from agent.restarts import Again, CommandPolicy, Done, Ended, GiveUp, ShellPolicy
 from agent.tmux import HOOKS, SESSION, TmuxError
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agent import scrollback, users, volumes
 from agent.command import CannotRunError, Command
 from agent.farewell import Farewell, Parting, whole_container
+from agent.future import Future
 from agent.keeper import Keeper
 from agent.life import RUNNING, STOPPED, STOPPING, Life
-from agent.loop import Future, Loop, Task
+from agent.loop import Loop, Task
 from agent.session import Session
 from agent.tmux import Tmux, TmuxError
 from agent.watch import Watch

@@ -18,7 +18,8 @@ from agent import children
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agent.loop import Future, Loop
+    from agent.future import Future
+    from agent.loop import Loop
 
 SESSION = "agent"
 

@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agent import volumes
-from agent.loop import Future, Task
+from agent.future import Future
+from agent.loop import Task
 from agent.tmux import SESSION, TmuxError
 from healthcheck import world
 from healthcheck.checks import BEING_MENDED, FAIL, PASS, Seen, all_checks
@@ -126,13 +127,18 @@ class Watch:
         """Say whether touching /agent would hang us too."""
         return self.seen.volumes[volumes.AGENT].trouble.startswith("hung")
 
+    def _agent_volume_is_sick(self) -> bool:
+        """Say whether tmux, whose socket is on /agent, may suffer from what no restart would mend."""
+        probe = self.seen.volumes[volumes.AGENT]
+        return bool(probe.trouble or (probe.value and probe.value.trouble))
+
     def judge(self) -> None:
         """Tell what changed, and notice when recovery has failed for too long."""
         checks = {check.name: check for check in all_checks(self.seen)}
         if self._life.phase == "running":
             for name, check in checks.items():
                 self._tell_change(name, check.status, check.detail, required=check.required)
-        if any(checks[name].status == FAIL for name in BEING_MENDED):
+        if any(checks[name].status == FAIL for name in BEING_MENDED) and not self._agent_volume_is_sick():
             self._keep_time(checks["tmux"].detail if checks["tmux"].status == FAIL else checks["agent"].detail)
         else:
             self._failing_since = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agent.loop import Future
+from agent.future import Future
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

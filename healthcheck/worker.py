@@ -6,7 +6,7 @@ import _thread
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from agent.loop import Future
+from agent.future import Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable

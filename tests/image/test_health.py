@@ -304,7 +304,7 @@ def test_hung_volume_shows_as_hung_and_hangs_nothing_else(
     agents: Agents, frozen: tuple[Path, Callable[[str], None]], path: str
 ) -> None:
     point, freeze = frozen
-    agent = agents.healthy(volumes=[f"{point}:{path}"]).expect(VOLUMES_FAIL)
+    agent = agents.healthy(volumes=[f"{point}:{path}"]).expect(VOLUMES_FAIL, "health: tmux")
     freeze("-f")
     agent.wait_status("unhealthy", timeout=TRUTH_S)
     assert f"{path} hung" in agent.check("volumes")["detail"]

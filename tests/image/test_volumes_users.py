@@ -174,11 +174,14 @@ def test_init_volumes_is_quick_where_nothing_is_wrong(agents: Agents) -> None:
     )
     assert agents.once("python3", "-c", make, volumes=[f"{volume}:/agent"])[0] == 0
     init_volumes(agents, volumes=[f"{volume}:/agent"])
-    code, out, _ = init_volumes(agents, volumes=[f"{volume}:/agent"])
-    line = next(line for line in out.splitlines() if "/agent " in line)
-    assert code == 0
-    assert " 0 changed" in line
-    assert float(line.rsplit(", ", 1)[1].removesuffix(" s")) < 1
+    seconds = []
+    for _ in range(3):  # the best of three, because other tests share the machine
+        code, out, _ = init_volumes(agents, volumes=[f"{volume}:/agent"])
+        line = next(line for line in out.splitlines() if "/agent " in line)
+        assert code == 0
+        assert " 0 changed" in line
+        seconds.append(float(line.rsplit(", ", 1)[1].removesuffix(" s")))
+    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize(

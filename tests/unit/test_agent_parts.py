@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from agent import children, processes, scrollback, state, tmux, volumes
 from agent.events import LONGEST_LINE, Events
 from agent.farewell import Farewell
-from agent.loop import Cancelled, Future, Loop
+from agent.future import Cancelled, Future
+from agent.loop import Loop
 
 # -- loop -------------------------------------------------------------------------------------------------
 
