@@ -1,0 +1,123 @@
+"""The image's Task Master does what a plain install of it does: output, exit code and every file written."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from tests.support import task_master
+from tests.support.task_master import Outcome, Side
+from tests.support.task_master_cases import CASES, Case
+
+Pair = tuple[Future[Outcome], Future[Outcome]]
+
+OUTCOMES = task_master.ROOT / ".cache" / "task-master-outcomes"
+
+NORMALISED: list[tuple[str, str]] = [
+    # The moment of the run, in files that Task Master stamps. Planted times are of 2026-01-01 and stay.
+    (r"(?!2026-01-01)20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<now>"),
+    # The same in what it says and writes for people: "aliases added on 11/24/2026". The planted day is 1/1/2026.
+    (r"\b(?!1/1/2026)\d\d?/\d\d?/20\d\d\b", "<today>"),
+    # Where the program itself lies, in the message about a package that neither has.
+    (
+        r"/opt/upstream/node_modules/task-master-ai/dist/[\w.-]+|/usr/local/lib/task-master/lib/task-master\.cjs",
+        "<program>",
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def upstream_task_master(image: str) -> Path:
+    return task_master.install_upstream(image)
+
+
+@pytest.fixture(scope="module")
+def pairs(image: str, upstream_task_master: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[Case], Pair]]:
+    """Both outcomes of a case: the chosen are under way from the start, one for each processor."""
+    items = [item for item in request.session.items if item.path == request.node.path]
+    chosen = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
+    forget_other_locks()
+    with (
+        task_master.side(image) as bundled,
+        task_master.side(image, upstream_task_master) as upstream,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        node = upstream.say("node", "--version")
+        under_way = {
+            case.name: (pool.submit(remembered, upstream, case, node), pool.submit(outcome, bundled, case))
+            for case in chosen
+        }
+        yield lambda case: under_way[case.name]
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_does_what_upstream_does(pairs: Callable[[Case], Pair], case: Case) -> None:
+    upstream, bundled = (future.result() for future in pairs(case))
+    difference = list(difflib.unified_diff(shown(upstream), shown(bundled), "upstream", "bundled", lineterm=""))
+    assert not difference, "\n".join(difference)
+
+
+def outcome(side: Side, case: Case) -> Outcome:
+    """Run a case and normalise what it did."""
+    found = side.run(case)
+    if case.dialogue:
+        found = replace(found, stdout=answers_first(found.stdout))
+    text = json.dumps(asdict(found))
+    for pattern, replacement in NORMALISED:
+        text = re.sub(pattern, replacement, text)
+    return Outcome(**json.loads(text))
+
+
+def answers_first(dialogue: str) -> str:
+    """Order an MCP server's lines. A timer of its own sends some notifications, so where they come is chance."""
+    lines = dialogue.splitlines()
+    answers = [line for line in lines if "id" in json.loads(line)]
+    return "\n".join([*answers, *sorted(set(lines) - set(answers))])
+
+
+def remembered(upstream: Side, case: Case, node: str) -> Outcome:
+    """Do the same for upstream, or recall what it did: it costs 6 s a case, and an installed version never changes.
+
+    What is kept is thrown away with the lock; its key holds Node's version, the runner and the case.
+    """
+    key = [node, task_master.RUNNER, case.order(), NORMALISED]
+    kept = OUTCOMES / task_master.lock_hash() / hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    if kept.exists():
+        return Outcome(**json.loads(kept.read_text()))
+    found = outcome(upstream, case)
+    half_made = kept.with_suffix(f".{os.getpid()}")
+    half_made.write_text(json.dumps(asdict(found)))
+    half_made.rename(kept)
+    return found
+
+
+def forget_other_locks() -> None:
+    (OUTCOMES / task_master.lock_hash()).mkdir(parents=True, exist_ok=True)
+    for path in OUTCOMES.iterdir():
+        if path.name != task_master.lock_hash():
+            shutil.rmtree(path, ignore_errors=True)  # ignored because a parallel run may be at it
+
+
+def shown(outcome: Outcome) -> list[str]:
+    """Return an outcome as lines, for people to compare."""
+    files = [f"{name}: {content}" for name, content in outcome.files.items()]
+    text = [
+        f"exit code {outcome.code}",
+        "--- stdout",
+        outcome.stdout,
+        "--- stderr",
+        outcome.stderr,
+        "--- files",
+        *files,
+    ]
+    return "\n".join(text).splitlines()
