@@ -18,6 +18,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
@@ -92,10 +93,15 @@ def _dialogue(child: subprocess.Popen[bytes], order: Order) -> list[bytes]:
         child.stdin.write(json.dumps(message).encode() + b"\n")
         child.stdin.flush()
         if "id" in message:
-            lines += _up_to(child.stdout, lambda line, number=message["id"]: json.loads(line).get("id") == number)
-    if order["until"].encode() not in b"".join(lines):
-        lines += _up_to(child.stdout, lambda line: order["until"].encode() in line)
+            lines += _up_to(child.stdout, partial(_answers, message["id"]))
+    awaited = order["until"].encode()
+    if awaited not in b"".join(lines):
+        lines += _up_to(child.stdout, lambda line: awaited in line)
     return lines
+
+
+def _answers(number: int, line: bytes) -> bool:
+    return bool(json.loads(line).get("id") == number)
 
 
 def _up_to(stream: IO[bytes], is_last: Callable[[bytes], bool]) -> list[bytes]:

@@ -145,7 +145,7 @@ HELLO = [
 
 
 def _mcp(note: str, program: str = "task-master-mcp", tools: str = "all", **arguments: Any) -> Case:
-    """Greet the server and ask for its tools; where there are arguments, call the tool that the case is called after."""
+    """Greet the server and ask for its tools; with arguments, call the tool that the case is called after."""
     case = Case("", program=program, env={"TASK_MASTER_TOOLS": tools}, dialogue=HELLO, note=note)
     if not arguments:
         return case
