@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "unit_tests", "build", "image_tests"]
+nox.options.sessions = ["lint", "types", "unit_tests", "build", "image_tests", "parity_tests"]
 
 VARIANTS = ["prod", "dev"]  # held to pipeline.image.VARIANTS by tests/unit/test_lists.py
 PYTHON_FILES = [
@@ -23,6 +23,7 @@ PYTHON_FILES = [
 PROGRAMS = ["docker/init-volumes", "docker/build/write-manifest"]
 STEPS = ["step", "apt-install", "make-user", "compile-code"]
 SHELL_FILES = ["bin/invoke", *(f"docker/build/{name}" for name in STEPS), "docker/profile-path.sh", ".ci/run"]
+PARITY = "tests/image/test_task_master_parity.py"
 LOCKS = ["tools", "lint", "tests", "types"]
 NPM_LOCKS = ["docker/base", "docker/node-tools", "docker/task-master", "docker/task-master/bundler"]
 
@@ -63,7 +64,19 @@ def build(session: nox.Session) -> None:
 def image_tests(session: nox.Session, variant: str) -> None:
     """Test live containers of an image that was built."""
     _install(session, "tests")
-    session.run("pytest", "tests/image", "--variant", variant, "-n", "4", "--dist", "loadscope", *session.posargs)
+    chosen = ["--variant", variant, "--ignore", PARITY]
+    session.run("pytest", "tests/image", *chosen, "-n", "4", "--dist", "loadscope", *session.posargs)
+
+
+@nox.session
+def parity_tests(session: nox.Session) -> None:
+    """Compare the image's Task Master with a plain install of it.
+
+    Apart from the others, which measure times while upstream takes both processors; once, because both variants hold
+    the same layer of it.
+    """
+    _install(session, "tests")
+    session.run("pytest", PARITY, *session.posargs)
 
 
 @nox.session
