@@ -87,6 +87,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Do 1,000 random faults to live agents; `-- --faults N --seed N` chooses others."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
 def locks(session: nox.Session) -> None:
     """Renew every lock, of pip and of npm."""
     session.install("--require-hashes", "-r", "requirements/tools.txt")

@@ -1,6 +1,6 @@
 """A name for whoever `--user` says, through libnss-extrausers, and one line about what will not work.
 
-The library ignores entries whose uid or gid is below 500. /var/lib/extrausers is a link to
+The library ignores entries whose uid or gid is below 500. Its two files are links into
 /agent/run, which is writable even under a read-only root.
 """
 

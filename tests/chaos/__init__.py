@@ -1,0 +1,1 @@
+"""Random faults against live agents; `nox -s chaos`."""

@@ -1,0 +1,123 @@
+"""Run random faults against live agents and print what held; `nox -s chaos -- --faults 1000 --seed 7`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from docker.errors import APIError
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import engine
+from pipeline.errors import Problem
+from pipeline.image import VARIANTS, require
+from tests.chaos.faults import FAULTS
+from tests.chaos.subject import Broken, Subject
+from tests.support.cleanup import remove_orphans
+from tests.support.containers import Agents
+
+AGENTS = 4
+SHORTEST_LOOK = 25
+"""So many faults lie between two comparisons of all records."""
+
+
+@dataclass
+class Outcome:
+    """What one agent went through."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    records: int = 0
+    longest_lie_s: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+
+def torment(image: str, seed: str, count: int) -> Outcome:
+    """Do `count` faults to one agent of its own; what is drawn depends on `seed` alone."""
+    chance = random.Random(seed)
+    names, weights = list(FAULTS), [weight for weight, _ in FAULTS.values()]
+    outcome = Outcome()
+    made = Agents(image)
+    try:
+        subject = Subject(made, image)
+        subject.bring_up()
+        subject.see_truth()
+        for number in range(count):
+            name = chance.choices(names, weights)[0]
+            try:
+                _once(subject, name, random.Random(chance.random()))
+                if number % SHORTEST_LOOK == 0:
+                    subject.see_records()
+            except (Broken, AssertionError, APIError) as error:
+                outcome.broken.append(f"seed {seed}, fault {number}, {name}: {error}")
+                subject.holder.try_run("rm", "-f", "/agent/fill")
+                subject.renew()
+            outcome.done[name] += 1
+            outcome.longest_lie_s = max(outcome.longest_lie_s, subject.longest_lie)
+        try:
+            outcome.records = subject.see_records()
+        except Broken as error:
+            outcome.broken.append(f"seed {seed}, at the end: {error}")
+    finally:
+        made.close(show=False)
+    return outcome
+
+
+def _once(subject: Subject, name: str, chance: random.Random) -> None:
+    FAULTS[name][1](subject, chance)
+    subject.bring_up()
+    subject.see_truth()
+    subject.see_state()
+    subject.see_no_zombie()
+
+
+def main(argv: list[str]) -> int:
+    """Torment agents of both variants side by side; 1 when a promise was broken."""
+    parser = argparse.ArgumentParser(prog="nox -s chaos --", description=__doc__)
+    parser.add_argument("--faults", type=int, default=1000, help="how many, over all agents (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats a run's choices")
+    chosen = parser.parse_args(argv)
+    with engine.connected() as client:
+        for variant in VARIANTS.values():
+            require(client, variant)
+    remove_orphans()
+    print(f"seed {chosen.seed}: {chosen.faults} faults against {AGENTS} agents", flush=True)
+    began = time.monotonic()
+    images = [variant.reference for variant in VARIANTS.values()]
+    shares = [chosen.faults // AGENTS + (index < chosen.faults % AGENTS) for index in range(AGENTS)]
+    with ThreadPoolExecutor(AGENTS) as pool:
+        running = [
+            pool.submit(torment, images[index % len(images)], f"{chosen.seed}/{index}", share)
+            for index, share in enumerate(shares)
+        ]
+        outcomes = [future.result() for future in running]
+    done = sum((outcome.done for outcome in outcomes), Counter[str]())
+    table = Table(box=None, pad_edge=False)
+    table.add_column("fault")
+    table.add_column("times", justify="right")
+    for name, times in done.most_common():
+        table.add_row(name, str(times))
+    Console().print(table)
+    broken = [line for outcome in outcomes for line in outcome.broken]
+    print(
+        f"{sum(done.values())} faults in {time.monotonic() - began:.0f} s; "
+        f"{sum(outcome.records for outcome in outcomes)} acknowledged records compared; "
+        f"health was wrong for at most {max(outcome.longest_lie_s for outcome in outcomes):.1f} s; "
+        f"{len(broken)} promises broken; seed {chosen.seed}"
+    )
+    for line in broken:
+        print(line)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Problem as problem:
+        print(f"chaos: {problem}", file=sys.stderr)
+        sys.exit(problem.code)

@@ -1,0 +1,164 @@
+"""One agent under faults, and what can be seen of it from outside without asking its own health."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError
+from docker.models.containers import Container
+
+from tests.chaos.workload import VOLUMES, record
+from tests.support.containers import Agent, Agents
+from tests.support.waiting import wait_until
+
+TRUTH_S = 5.0
+"""Health must say what is so within this time."""
+
+AGENT_SIZE = "32m"
+WORKLOAD = Path(__file__).with_name("workload.py")
+
+LOOK = """
+stopped=no writable=no session=no command=no
+ps -C python3 -o stat=,args= | grep agent-entrypoint | grep -q '^T' && stopped=yes
+timeout 1 tmux has-session -t =agent 2>/dev/null && session=yes
+pgrep -f '^python3 /chaos/workload.py' >/dev/null && command=yes
+head -c 4096 /dev/zero 2>/dev/null >/agent/.chaos-look && writable=yes
+rm -f /agent/.chaos-look
+echo "$stopped $writable $session $command"
+"""
+
+
+class Broken(Exception):
+    """A promise that was not kept."""
+
+
+class Subject:
+    """An agent with volumes that outlive it; /agent is of memory, so that it can be filled."""
+
+    def __init__(self, made: Agents, image: str) -> None:
+        self._made = made
+        self._image = image
+        self._acks = Path(tempfile.mkdtemp(prefix="magents-chaos-"))
+        self._acks.chmod(0o777)
+        volumes = {
+            name: made.volume(**({"tmpfs": f"size={AGENT_SIZE},mode=1777"} if name == "agent" else {}))
+            for name in VOLUMES
+        }
+        self._mounts = [f"{volume}:/{name}" for name, volume in volumes.items()]
+        self._mounts += [f"{self._acks}:/acks", f"{WORKLOAD}:/chaos/workload.py:ro"]
+        self.holder = made.start(volumes=self._mounts, entrypoint=["sleep", "infinity"], ports={}, network_mode="none")
+        self.agent = self._new()
+        self.longest_lie = 0.0
+
+    def _new(self) -> Agent:
+        return self._made.start(
+            volumes=self._mounts,
+            environment={"AGENT_COMMAND": "exec python3 /chaos/workload.py", "AGENT_STOP_GRACE": "2"},
+            restart_policy={"Name": "unless-stopped"},
+            read_only=True,
+            cap_drop=["ALL"],
+        ).expect("")  # its log is full of what was done to it
+
+    def renew(self) -> None:
+        """Remove the container and make another on the same volumes."""
+        self.agent.container.remove(force=True)
+        self.agent = self._new()
+
+    @property
+    def container(self) -> Container:
+        """Return the engine's handle."""
+        return self.agent.container
+
+    def as_root(self, *argv: str) -> str:
+        """Run in the container with every capability; a container that is away says nothing."""
+        try:
+            return str(self.container.exec_run(list(argv), user="0", privileged=True).output.decode(errors="replace"))
+        except APIError:
+            return ""
+
+    def bring_up(self) -> None:
+        """See that it runs: by Docker's own restart policy, or, where that backs off for long, by hand."""
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            if self.agent.state()["Status"] == "running":
+                return
+            time.sleep(0.1)
+        status = self.agent.state()["Status"]
+        if status == "paused":
+            self.container.unpause()
+        elif status == "exited":
+            self.container.start()
+        elif status != "running":
+            self.container.restart(timeout=0)
+
+    # -- the promises -------------------------------------------------------------------------------------
+
+    def see_truth(self) -> None:
+        """Wait until health and what is so agree."""
+        since, before = time.monotonic(), None
+        while True:
+            is_so = self._is_well()
+            if is_so is not before:
+                since, before = time.monotonic(), is_so
+            said = self._says()
+            lie = time.monotonic() - since
+            if said is is_so and self._is_well() is is_so:
+                self.longest_lie = max(self.longest_lie, lie)
+                return
+            if lie > TRUTH_S:
+                raise Broken(
+                    f"for {lie:.1f} s health says {'well' if said else 'unwell'}: {self.agent.health()}, "
+                    f"seen: {self._look()}, {self.agent.state()['Status']}"
+                )
+            time.sleep(0.1)
+
+    def _says(self) -> bool:
+        return str(self.agent.health()["status"]) in {"healthy", "degraded"}
+
+    def _look(self) -> list[str]:
+        try:
+            found = self.container.exec_run(["bash", "-c", LOOK])
+        except APIError:
+            return []
+        return str(found.output.decode(errors="replace")).split() if found.exit_code == 0 else []
+
+    def _is_well(self) -> bool:
+        return self._look() == ["no", "yes", "yes", "yes"]
+
+    def see_state(self) -> dict[str, Any]:
+        """Read /agent/state.json, through a container that always has it."""
+        text = self.holder.run("sh", "-c", "cat /agent/state.json 2>/dev/null || echo '{}'")
+        try:
+            return dict(json.loads(text))
+        except ValueError:
+            raise Broken(f"state is unreadable: {text[:200]!r}") from None
+
+    def see_no_zombie(self) -> None:
+        """Fail on a process that has ended and is not reaped within 2 s."""
+
+        def ended() -> list[str]:
+            rows = self.as_root("ps", "-eo", "stat=,pid=,ppid=,comm=").splitlines()
+            return [row for row in rows if row.startswith("Z")]
+
+        try:
+            wait_until(lambda: not ended(), 2, "zombies to be reaped")
+        except AssertionError:
+            raise Broken(f"zombies: {ended()}") from None
+
+    def see_records(self) -> int:
+        """Compare every volume with what was acknowledged; return how many records that were."""
+        count = 0
+        for volume in VOLUMES:
+            acks = self._acks / volume
+            known = [int(line) for line in acks.read_text().splitlines()] if acks.exists() else []
+            data = self.holder.container.exec_run(["cat", f"/{volume}/records"]).output
+            lines = data.splitlines(keepends=True)
+            lost = [number for number in known if number >= len(lines) or lines[number] != record(number)]
+            if lost:
+                raise Broken(f"/{volume} lost {len(lost)} of {len(known)} acknowledged records, first {lost[0]}")
+            count += len(known)
+        return count
