@@ -158,7 +158,7 @@ def test_scrollback_of_every_window_is_kept(agents: Agents) -> None:
         "second",
         "bash",
         "-c",
-        # The moment after the words is tmux's: it drops what a process wrote in the instant of its end (docs/runtime.md).
+        # The moment after the words is tmux's: it loses what is written in the instant of the end (docs/runtime.md).
         "trap 'echo last words; sleep 0.3; exit' TERM; echo first; while :; do sleep 0.1; done",
     )
     wait_until(lambda: "first" in agent.tmux("capture-pane", "-p", "-t", "=agent:second"), 5, "the window's words")
