@@ -41,7 +41,7 @@ def _until_healthy(client: docker.DockerClient, reference: str) -> float:
 
 def _idle_stop(reference: str) -> float:
     identity = _run(reference)
-    subprocess.run(["docker", "exec", identity, "sh", "-c", "until tmux has-session; do :; done"], check=True)
+    subprocess.run(["docker", "exec", identity, "sh", "-c", "until tmux has-session 2>/dev/null; do :; done"], check=True)
     taken = seconds(["docker", "stop", identity])
     subprocess.run(["docker", "rm", "-fv", identity], check=True, stdout=subprocess.DEVNULL)
     return taken
