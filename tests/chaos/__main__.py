@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -43,8 +45,8 @@ def torment(image: str, seed: str, count: int) -> Outcome:
     names, weights = list(FAULTS), [weight for weight, _ in FAULTS.values()]
     outcome = Outcome()
     made = Agents(image)
+    subject = Subject(made, image)
     try:
-        subject = Subject(made, image)
         subject.bring_up()
         subject.see_truth()
         for number in range(count):
@@ -58,6 +60,8 @@ def torment(image: str, seed: str, count: int) -> Outcome:
                 subject.holder.try_run("rm", "-f", "/agent/fill")
                 subject.renew()
             outcome.done[name] += 1
+            if number % SHORTEST_LOOK == SHORTEST_LOOK - 1:
+                print(f"agent {seed}: {number + 1} of {count} faults", file=sys.stderr, flush=True)
             outcome.longest_lie_s = max(outcome.longest_lie_s, subject.longest_lie)
         try:
             outcome.records = subject.see_records()
@@ -65,11 +69,13 @@ def torment(image: str, seed: str, count: int) -> Outcome:
             outcome.broken.append(f"seed {seed}, at the end: {error}")
     finally:
         made.close(show=False)
+        shutil.rmtree(subject.acks, ignore_errors=True)  # ignored because it lies in the temporary directory
     return outcome
 
 
 def _once(subject: Subject, name: str, chance: random.Random) -> None:
-    FAULTS[name][1](subject, chance)
+    with contextlib.suppress(APIError):  # ignored because it may end by itself in the moment that it is, say, paused
+        FAULTS[name][1](subject, chance)
     subject.bring_up()
     subject.see_truth()
     subject.see_state()

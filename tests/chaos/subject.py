@@ -42,14 +42,14 @@ class Subject:
     def __init__(self, made: Agents, image: str) -> None:
         self._made = made
         self._image = image
-        self._acks = Path(tempfile.mkdtemp(prefix="magents-chaos-"))
-        self._acks.chmod(0o777)
+        self.acks = Path(tempfile.mkdtemp(prefix="magents-chaos-"))
+        self.acks.chmod(0o777)
         volumes = {
             name: made.volume(**({"tmpfs": f"size={AGENT_SIZE},mode=1777"} if name == "agent" else {}))
             for name in VOLUMES
         }
         self._mounts = [f"{volume}:/{name}" for name, volume in volumes.items()]
-        self._mounts += [f"{self._acks}:/acks", f"{WORKLOAD}:/chaos/workload.py:ro"]
+        self._mounts += [f"{self.acks}:/acks", f"{WORKLOAD}:/chaos/workload.py:ro"]
         self.holder = made.start(volumes=self._mounts, entrypoint=["sleep", "infinity"], ports={}, network_mode="none")
         self.agent = self._new()
         self.longest_lie = 0.0
@@ -153,7 +153,7 @@ class Subject:
         """Compare every volume with what was acknowledged; return how many records that were."""
         count = 0
         for volume in VOLUMES:
-            acks = self._acks / volume
+            acks = self.acks / volume
             known = [int(line) for line in acks.read_text().splitlines()] if acks.exists() else []
             data = self.holder.container.exec_run(["cat", f"/{volume}/records"]).output
             lines = data.splitlines(keepends=True)
