@@ -41,7 +41,8 @@ def _until_healthy(client: docker.DockerClient, reference: str) -> float:
 
 def _idle_stop(reference: str) -> float:
     identity = _run(reference)
-    subprocess.run(["docker", "exec", identity, "sh", "-c", "until tmux has-session 2>/dev/null; do :; done"], check=True)
+    there = "until tmux has-session 2>/dev/null; do :; done"
+    subprocess.run(["docker", "exec", identity, "sh", "-c", there], check=True)
     taken = seconds(["docker", "stop", identity])
     subprocess.run(["docker", "rm", "-fv", identity], check=True, stdout=subprocess.DEVNULL)
     return taken
