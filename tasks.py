@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,25 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline import agents, doctor, engine, engine_setup, image, lifecycle
+    from pipeline import (
+        agents,
+        difference,
+        doctor,
+        engine,
+        engine_setup,
+        hub,
+        image,
+        lifecycle,
+        release,
+        source,
+    )
+    from pipeline import (
+        attest as signing,
+    )
+    from pipeline import (
+        sbom as bills,
+    )
+    from pipeline import tags as names
     from pipeline.errors import Problem
 except ModuleNotFoundError as error:
     raise Exit(
@@ -23,6 +42,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 ROOT = Path(__file__).resolve().parent
+EVERY_VARIANT = list(image.VARIANTS.values())
 say = image.say_on_stderr
 
 BUILD_HELP = {
@@ -199,6 +219,135 @@ def engine_doctor(_: Context) -> None:
         raise Exit(code=1)
 
 
+# Release
+
+REGISTRY_HELP = "registry and namespace, such as localhost:5000/team; Docker Hub's magents when left out"
+VARIANT_HELP = "prod or dev; both when left out"
+PARTS_HELP = "folder of the parts, which `push --part` wrote"
+
+
+def _chosen(variant: str | None) -> list[image.Variant]:
+    return [_variant(variant)] if variant else EVERY_VARIANT
+
+
+def _publications_table(found: list[release.Publication]) -> None:
+    table = _table("variant", "image", "name")
+    for each in found:
+        for reference in each.references:
+            table.add_row(each.variant.name, each.image_id.removeprefix("sha256:")[:12], reference)
+    _print(table)
+
+
+@task(help={"newest": "print the newest release's tag, or the branch main where there is none"})
+def version(_: Context, newest: bool = False) -> None:
+    """Print the version of this source, which comes from git's tags."""
+    if newest:
+        released = [found for found in source.releases() if names.release(found)]
+        print(f"v{released[-1]}" if released else "main")
+    else:
+        print(source.describe().version)
+
+
+@task(help={"variant": VARIANT_HELP, "registry": REGISTRY_HELP, "dry-run": "print the names and change nothing"})
+def tag(_: Context, variant: str | None = None, registry: str = release.NAMESPACE, dry_run: bool = False) -> None:
+    """Give the built images their names for a release."""
+    with problems_as_exit(), engine.connected() as client:
+        found = release.publications(client, _chosen(variant), registry)
+        if not dry_run:
+            for each in found:
+                release.tag(client, each)
+        _publications_table(found)
+
+
+@task(
+    iterable=["untested"],
+    help={
+        "variant": VARIANT_HELP,
+        "registry": REGISTRY_HELP,
+        "dry-run": "print the names and change nothing",
+        "untested": "push this variant although its image was not tested; may be repeated",
+        "part": "push for this architecture alone, to be joined with others by `join`",
+    },
+)
+def push(
+    _: Context,
+    untested: list[str],
+    variant: str | None = None,
+    registry: str = release.NAMESPACE,
+    dry_run: bool = False,
+    part: bool = False,
+) -> None:
+    """Push the images that were tested, and compare what the registry then serves."""
+    with problems_as_exit(), engine.connected() as client:
+        found = release.publications(client, _chosen(variant), registry)
+        if dry_run:
+            _publications_table(found)
+            return
+        release.require_tested(found, untested)
+        for each in found:
+            if part:
+                made = release.push_part(client, each, say)
+                print(f"{made.repository}@{made.digest}")
+            else:
+                served = release.push(client, each, say)
+                for reference, manifest in zip(each.references, served, strict=True):
+                    print(f"{reference} {manifest.digest}")
+
+
+@task(help={"parts": PARTS_HELP})
+def join(_: Context, parts: str = str(release.PARTS)) -> None:
+    """Give the release's names to images that were pushed for each architecture."""
+    with problems_as_exit():
+        for reference, manifest in release.join(release.parts(Path(parts))).items():
+            print(f"{reference} {manifest.digest}")
+
+
+@task(help={"variant": VARIANT_HELP, "output": "folder of the files VARIANT-ARCHITECTURE.cdx.json"})
+def sbom(_: Context, variant: str | None = None, output: str = str(release.PARTS.parent / "sbom")) -> None:
+    """Write the bill of materials of the built images as CycloneDX."""
+    with problems_as_exit(), engine.connected() as client:
+        for one in _chosen(variant):
+            image.require(client, one)
+            architecture = client.images.get(one.reference).attrs["Architecture"]
+            path = Path(output) / f"{one.name}-{architecture}.cdx.json"
+            print(f"{path}: {bills.write(client, one.reference, path)} components")
+
+
+@task(help={"old": "reference of an image on this engine", "new": "the image to compare it with"})
+def diff(_: Context, old: str, new: str) -> None:
+    """Show what changed between two images: packages and sizes."""
+    with problems_as_exit(), engine.connected() as client:
+        found = difference.compare(client, old, new)
+    table = _table("package", "old", "new")
+    for change in found.packages:
+        table.add_row(f"{change.kind} {change.name}", change.old or "-", change.new or "-")
+    _print(table)
+    sizes = _table("layer", "old MB", "new MB", "change MB")
+    rows = [*found.layers, ("whole image", *found.sizes)]
+    for step, was, now in rows:
+        sizes.add_row(step[:70], f"{was / 1e6:.1f}", f"{now / 1e6:.1f}", f"{(now - was) / 1e6:+.1f}")
+    _print(sizes)
+
+
+@task(help={"parts": PARTS_HELP, "bills": "folder of the bills of materials"})
+def attest(_: Context, parts: str = str(release.PARTS), bills: str = str(release.PARTS.parent / "sbom")) -> None:
+    """Sign what was pushed and attach its bills of materials, with cosign."""
+    with problems_as_exit():
+        signing.attest(release.parts(Path(parts)), Path(bills))
+
+
+@task
+def describe(_: Context) -> None:
+    """Set Docker Hub's description to the README, as DOCKERHUB_USERNAME with DOCKERHUB_TOKEN."""
+    with problems_as_exit():
+        needed = ("DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN")
+        lacking = [name for name in needed if not os.environ.get(name)]
+        if lacking:
+            raise Problem(f"{' and '.join(lacking)} must be set to change the description on Docker Hub", 64)
+        user, token = (os.environ[name] for name in needed)
+        hub.describe(image.REPOSITORY, user, token, ROOT / "README.md")
+
+
 # Agents
 
 NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
@@ -266,8 +415,6 @@ def down(_: Context, name: str = agents.DEFAULT_NAME, all: bool = False) -> None
         agents.down(client, names, print)
 
 
-EVERY_VARIANT = list(image.VARIANTS.values())
-
 build = Collection("build")
 build.add_task(_build_task(EVERY_VARIANT, "all", "Build both images."), default=True)
 for _name, _one in image.VARIANTS.items():
@@ -280,6 +427,14 @@ for _name, _one in image.VARIANTS.items():
 namespace = Collection(
     up,
     build,
+    version,
+    tag,
+    push,
+    join,
+    sbom,
+    diff,
+    attest,
+    describe,
     lifecycles,
     Collection("engine", engine_up, engine_down, engine_doctor),
     Collection("agents", ps, attach, logs, exec_, down),

@@ -30,13 +30,19 @@ def describe() -> Source:
     """Read the source's facts; outside of a git checkout (an unpacked archive) they are unknown."""
     revision = _git("rev-parse", "HEAD")
     if revision is None:
-        return Source(UNTAGGED, "unknown", 0)
+        return Source(f"{UNTAGGED}+unknown", "unknown", 0)
     dirty = "-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
     described = _git("describe", "--tags", "--long", "--match", "v[0-9]*.[0-9]*.[0-9]*") or ""
     tagged = re.fullmatch(r"v(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)-(\d+)-g[0-9a-f]+", described)
     base, ahead = (tagged[1], int(tagged[2])) if tagged else (UNTAGGED, -1)
     version = base if ahead == 0 and not dirty else f"{base}+g{revision[:12]}{dirty}"
     return Source(version, revision + dirty, int(_git("log", "-1", "--format=%ct") or 0))
+
+
+def releases() -> list[str]:
+    """Return the versions that git has tags for, pre-releases too, oldest first."""
+    listed = _git("tag", "--list", "v[0-9]*.[0-9]*.[0-9]*", "--sort=version:refname") or ""
+    return [name.removeprefix("v") for name in listed.splitlines()]
 
 
 def _git(*arguments: str) -> str | None:

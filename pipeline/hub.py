@@ -1,0 +1,36 @@
+"""The description of the repository on Docker Hub: the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import requests
+
+from pipeline.errors import Problem
+
+API = "https://hub.docker.com/v2"
+ANSWER_S = 30
+MOST_BYTES = 25_000
+"""Docker Hub's own limit."""
+SHORT = "Docker images in which AI coding agents live"
+
+
+def describe(repository: str, user: str, token: str, readme: Path, api: str = API) -> None:
+    """Set short and full description of `repository` (`magents/agent`)."""
+    text = readme.read_text()
+    if len(text.encode()) > MOST_BYTES:
+        raise Problem(f"{readme.name} is longer than the {MOST_BYTES} bytes that Docker Hub takes; shorten it")
+    try:
+        login = requests.post(f"{api}/auth/token", json={"identifier": user, "secret": token}, timeout=ANSWER_S)
+        if login.status_code != 200:
+            raise Problem(f"Docker Hub refuses user {user} (HTTP {login.status_code}); check the token")
+        done = requests.patch(
+            f"{api}/repositories/{repository}/",
+            json={"description": SHORT, "full_description": text},
+            headers={"Authorization": f"Bearer {login.json()['access_token']}"},
+            timeout=ANSWER_S,
+        )
+    except requests.exceptions.RequestException as error:
+        raise Problem(f"Docker Hub does not answer ({error}); the description stays as it was") from error
+    if done.status_code != 200:
+        raise Problem(f"Docker Hub does not take the description (HTTP {done.status_code}); may {user} change it?")

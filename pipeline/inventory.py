@@ -1,0 +1,94 @@
+"""What is in an image: its packages, found by looking into it, and its layers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import docker.errors
+
+from pipeline.errors import Problem
+
+# Runs in the image; prints [kind, name, version, licence] for each package, sorted.
+LOOK = """
+import json, pathlib, re, subprocess, sys
+found = []
+form = "${Package}\\t${Version}\\t${Architecture}\\n"
+for line in subprocess.run(["dpkg-query", "--show", "--showformat", form], capture_output=True, text=True,
+                           check=True).stdout.splitlines():
+    name, version, architecture = line.split("\\t")
+    found.append(["deb", name, version, architecture])
+roots = [pathlib.Path(top) for top in ("/usr/local/lib/node_modules", "/opt")]
+for top in roots:
+    for path in top.rglob("package.json"):
+        if path.parent.parent.name == "node_modules" or path.parent.parent.parent.name == "node_modules" \\
+                or path.parent.parent == pathlib.Path("/opt"):
+            try:
+                read = json.loads(path.read_text())
+            except ValueError:
+                continue
+            if isinstance(read.get("name"), str) and isinstance(read.get("version"), str):
+                licence = read.get("license")
+                found.append(["npm", read["name"], read["version"], licence if isinstance(licence, str) else ""])
+licences = pathlib.Path("/usr/local/lib/task-master/LICENSES")
+if licences.exists():
+    for name, version, licence in re.findall(r"^==== (\\S+) (\\S+) \\((.*)\\)$", licences.read_text(), re.M):
+        found.append(["npm", name, version, licence])
+node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+found.append(["generic", "node", node.lstrip("v"), "MIT"])
+for meta in sorted(pathlib.Path("/usr").rglob("*.dist-info/METADATA")):
+    text = meta.read_text(errors="replace")
+    name, version = (re.search(rf"^{key}: (.+)$", text, re.M) for key in ("Name", "Version"))
+    if name and version:
+        found.append(["pypi", name[1], version[1], ""])
+json.dump(sorted(map(list, set(map(tuple, found)))), sys.stdout)
+"""
+
+
+@dataclass(frozen=True, order=True)
+class Package:
+    """A package by kind (`deb`, `npm`, `pypi`, `generic`); `note` is its licence, or Debian's architecture."""
+
+    kind: str
+    name: str
+    version: str
+    note: str
+
+
+def image_of(client: docker.DockerClient, reference: str) -> Any:
+    """Return the engine's image, or say what to type."""
+    try:
+        return client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        raise Problem(f"image {reference} is not on this engine; run `docker pull {reference}` or build it") from None
+
+
+def packages(client: docker.DockerClient, reference: str) -> list[Package]:
+    """Look into an image without network; returns its packages, sorted."""
+    image_of(client, reference)
+    output = client.containers.run(
+        reference,
+        ["-c", LOOK],
+        entrypoint=["python3"],
+        network_mode="none",
+        remove=True,
+        user="0",
+        stdout=True,
+        stderr=False,
+    )
+    return [Package(*row) for row in json.loads(output)]
+
+
+def layers(client: docker.DockerClient, reference: str) -> list[tuple[str, int, str]]:
+    """Return digest, bytes and making step of every layer that holds something, lowest first."""
+    image = image_of(client, reference)
+    steps = [step for step in reversed(image.history()) if step["Size"]]
+    digests = list(image.attrs["RootFS"]["Layers"])
+    # steps without bytes may still have a layer, so digests are only sure where the counts agree
+    named = digests if len(digests) == len(steps) else [""] * len(steps)
+    return [
+        (digest, int(step["Size"]), " ".join(str(step["CreatedBy"]).split()))
+        for digest, step in zip(named, steps, strict=True)
+    ]

@@ -1,0 +1,201 @@
+"""Naming, pushing and joining images: what is published is what was tested, and the registry is asked afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import docker
+
+from pipeline import registry, source, tested, watched
+from pipeline.errors import Problem
+from pipeline.image import VARIANTS, Variant, require
+from pipeline.tags import tags
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMESPACE = "magents"
+PARTS = ROOT / "dist" / "parts"
+WAITS_S = (1, 3, 9)
+"""Between the attempts of a push."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An image and the names that it is to have."""
+
+    variant: Variant
+    image_id: str
+    architecture: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One architecture's image in the registry, to be joined with the others of its variant."""
+
+    variant: str
+    architecture: str
+    repository: str
+    digest: str
+    image_id: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a push that failed says, what that means, and whether another attempt may help."""
+
+    pattern: str
+    meaning: str
+    passes: bool = False
+
+
+FAULTS = (
+    Fault(
+        r"no basic auth credentials|unauthorized|authentication required|incorrect username",
+        "the registry does not know you; run `docker login {host}`",
+    ),
+    Fault(r"denied|forbidden", "your account may not push there; check --registry, or log in as another"),
+    Fault(
+        r"server gave HTTP response to HTTPS client",
+        "the registry speaks no TLS; use one that does, or allow it as insecure in the engine's configuration",
+    ),
+    Fault(
+        r"connection refused|no such host|network is unreachable|i/o timeout|server misbehaving",
+        "the registry cannot be reached; is the name right, is it up?",
+        passes=True,
+    ),
+    Fault(
+        r"unexpected HTTP status: 5|unknown: internal|EOF|connection reset|broken pipe|timeout|toomanyrequests|429",
+        "the registry broke off",
+        passes=True,
+    ),
+)
+
+
+def publications(
+    client: docker.DockerClient, variants: Iterable[Variant], where: str, released: Sequence[str] | None = None
+) -> list[Publication]:
+    """Say which names the built images get below `where` (`magents`, `localhost:5000/team`)."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9]", where):
+        raise Problem(f"--registry {where} is no registry with a namespace; for example localhost:5000/team", 64)
+    known = source.releases() if released is None else released
+    found = []
+    for variant in variants:
+        require(client, variant)
+        image = client.images.get(variant.reference)
+        version, revision = (str(image.labels[f"org.opencontainers.image.{name}"]) for name in ("version", "revision"))
+        names = tags(variant.name, version, revision, known)
+        if not names:
+            raise Problem(f"{variant.reference} is of an unknown revision, so it has no name; build it in a git clone")
+        references = tuple(f"{where}/agent:{name}" for name in names)
+        found.append(Publication(variant, str(image.id), str(image.attrs["Architecture"]), references))
+    return found
+
+
+def tag(client: docker.DockerClient, publication: Publication) -> None:
+    """Give the image its names on this engine."""
+    image = client.images.get(publication.image_id)
+    for reference in publication.references:
+        image.tag(reference)
+
+
+def require_tested(publications: Iterable[Publication], untested: Sequence[str]) -> None:
+    """Refuse images that did not pass their tests; `untested` names the variants that may go without."""
+    for name in untested:
+        if name not in VARIANTS:
+            raise Problem(f"--untested {name} is no variant; use one of {', '.join(VARIANTS)}", 64)
+    for each in publications:
+        if each.variant.name not in untested and not tested.passed(each.variant, each.image_id):
+            raise Problem(
+                f"{each.variant.reference} is not the image that was tested, so it is not pushed; run "
+                f'`bin/nox -s "image_tests({each.variant.name})"`, or add --untested {each.variant.name}'
+            )
+
+
+def push(client: docker.DockerClient, publication: Publication, say: Say) -> list[registry.Manifest]:
+    """Push every name and compare what the registry then serves with the image; safe to repeat."""
+    tag(client, publication)
+    served = []
+    for done, reference in enumerate(publication.references):
+        _push(reference, f"{done} of {len(publication.references)} names were pushed", say)
+        manifest = registry.fetch(reference)
+        if manifest.config != publication.image_id:
+            raise Problem(
+                f"the registry serves another image as {reference} ({manifest.config}, not {publication.image_id}); "
+                "somebody else pushes there, so push again and look"
+            )
+        served.append(manifest)
+    return served
+
+
+def _push(reference: str, so_far: str, say: Say) -> None:
+    host = reference.split("/", 1)[0] if re.match(r"[^/]*[.:]|localhost/", reference) else "docker.io"
+    for wait in (*WAITS_S, None):
+        code, tail = watched.run(["docker", "push", reference], os.environ)
+        if code == 0:
+            return
+        fault = next((each for each in FAULTS if re.search(each.pattern, tail, re.IGNORECASE)), None)
+        meaning = fault.meaning.format(host=host) if fault else "the lines above say why"
+        if wait is None or not fault or not fault.passes:
+            raise Problem(f"{reference} was not pushed: {meaning}; {so_far}, and pushing again goes on from there")
+        say(f"{reference}: {meaning}; trying again in {wait} s")
+        time.sleep(wait)
+
+
+# -- architectures, built apart and joined -----------------------------------------------------------------
+
+
+def push_part(client: docker.DockerClient, publication: Publication, say: Say, folder: Path = PARTS) -> Part:
+    """Push one architecture's image by its revision alone and write down its digest for `join`."""
+    by_revision = next((name for name in publication.references if ":sha-" in name), publication.references[0])
+    own = f"{by_revision}-{publication.architecture}"
+    alone = Publication(publication.variant, publication.image_id, publication.architecture, (own,))
+    (manifest,) = push(client, alone, say)
+    repository = own.rsplit(":", 1)[0]
+    part = Part(
+        publication.variant.name,
+        publication.architecture,
+        repository,
+        manifest.digest,
+        publication.image_id,
+        publication.references,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{part.variant}-{part.architecture}.json").write_text(json.dumps(asdict(part), indent=1) + "\n")
+    return part
+
+
+def parts(folder: Path = PARTS) -> list[Part]:
+    """Read what `push --part` wrote on every architecture."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise Problem(f"{folder} holds no part, so there is nothing to join; run `bin/invoke push --part` first")
+    return [Part(**{**each, "references": tuple(each["references"])}) for each in found]
+
+
+def join(found: Sequence[Part]) -> dict[str, registry.Manifest]:
+    """Give all names of each variant to an index of its parts; returns what the registry then serves by name."""
+    served = {}
+    for variant in sorted({part.variant for part in found}):
+        own = [part for part in found if part.variant == variant]
+        if len({part.references for part in own}) > 1:
+            raise Problem(f"the parts of {variant} are of different versions; build all of them from one revision")
+        names = [word for reference in own[0].references for word in ("--tag", reference)]
+        origins = [f"{part.repository}@{part.digest}" for part in own]
+        code, _ = watched.run(["docker", "buildx", "imagetools", "create", *names, *origins], os.environ)
+        if code:
+            raise Problem(f"the parts of {variant} were not joined: the lines above say why; it is safe to repeat")
+        for reference in own[0].references:
+            manifest = registry.fetch(reference)
+            if not {part.digest for part in own} <= manifest.parts | {manifest.digest}:
+                raise Problem(f"the registry serves something else as {reference}; join again")
+            served[reference] = manifest
+    return served

@@ -1,0 +1,61 @@
+"""The software bill of materials of an image, as CycloneDX 1.6."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+import docker
+from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from pipeline.inventory import Package, image_of, packages
+
+LABEL = "org.opencontainers.image"
+
+
+def write(client: docker.DockerClient, reference: str, path: Path) -> int:
+    """Write the bill of `reference` to `path`; returns the number of its components. The same image, the same bytes."""
+    found = packages(client, reference)
+    image = image_of(client, reference)
+    digest = str(image.id)
+    bom = Bom(components=[_component(each) for each in found], serial_number=uuid5(NAMESPACE_URL, digest))
+    bom.metadata.timestamp = datetime.fromisoformat(image.labels[f"{LABEL}.created"])
+    bom.metadata.component = Component(
+        name=image.labels[f"{LABEL}.title"],
+        version=image.labels[f"{LABEL}.version"],
+        type=ComponentType.CONTAINER,
+        bom_ref=digest,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))],
+        properties=[
+            Property(name=f"{LABEL}.revision", value=image.labels[f"{LABEL}.revision"]),
+            Property(name="io.magents.variant", value=image.labels["io.magents.variant"]),
+        ],
+    )
+    text = JsonV1Dot6(bom).output_as_string(indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+    return len(found)
+
+
+def _component(package: Package) -> Component:
+    namespace, _, name = package.name.rpartition("/")
+    qualifiers = {}
+    if package.kind == "deb":
+        namespace, qualifiers = "debian", {"arch": package.note}
+    url = PackageURL(package.kind, namespace or None, name, package.version, qualifiers)
+    licences = [LicenseFactory().make_from_string(package.note)] if package.note and package.kind == "npm" else []
+    return Component(
+        name=name,
+        group=None if package.kind == "deb" else namespace or None,
+        version=package.version,
+        type=ComponentType.LIBRARY,
+        purl=url,
+        bom_ref=str(url),
+        licenses=licences,
+    )

@@ -1,0 +1,1 @@
+"""Publishing, against a real registry on loopback; `nox -s release_tests`."""
