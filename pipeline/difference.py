@@ -40,7 +40,7 @@ def compare(client: docker.DockerClient, old: str, new: str) -> Difference:
                 grown.setdefault(step, [0, 0])[index] += size
     return Difference(
         changes(packages(client, old), packages(client, new)),
-        [(step, was, now) for step, (was, now) in grown.items()],
+        [(step, was, now) for step, (was, now) in grown.items() if was != now],
         sizes,
     )
 

@@ -84,7 +84,7 @@ def publications(
     client: docker.DockerClient, variants: Iterable[Variant], where: str, released: Sequence[str] | None = None
 ) -> list[Publication]:
     """Say which names the built images get below `where` (`magents`, `localhost:5000/team`)."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9]", where):
+    if not re.fullmatch(r"([a-z0-9.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*", where):
         raise Problem(f"--registry {where} is no registry with a namespace; for example localhost:5000/team", 64)
     known = source.releases() if released is None else released
     found = []
