@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import bcrypt
@@ -71,13 +71,12 @@ class Registry:
 
     def stored_bytes(self) -> int:
         """Return how much it has received so far, uploads that are under way too."""
-        count = 0
-        for path in self.folder.joinpath("data").rglob("data"):
-            try:
-                count += path.stat().st_size
-            except FileNotFoundError:
-                continue  # ignored because an upload that is complete moves away
-        return count
+        found = 0
+        for folder, _, names in os.walk(self.folder / "data"):  # passes over what moves away meanwhile
+            for name in names:
+                with suppress(FileNotFoundError):  # ignored because an upload that is complete moves away
+                    found += (Path(folder) / name).stat().st_size
+        return found
 
 
 @contextmanager
