@@ -294,11 +294,14 @@ def push(
                     print(f"{reference} {manifest.digest}")
 
 
-@task(help={"parts": PARTS_HELP})
-def join(_: Context, parts: str = str(release.PARTS)) -> None:
+@task(
+    iterable=["architecture"],
+    help={"parts": PARTS_HELP, "architecture": "refuse to join without this one; may be repeated"},
+)
+def join(_: Context, architecture: list[str], parts: str = str(release.PARTS)) -> None:
     """Give the release's names to images that were pushed for each architecture."""
     with problems_as_exit():
-        for reference, manifest in release.join(release.parts(Path(parts))).items():
+        for reference, manifest in release.join(release.parts(Path(parts), architecture)).items():
             print(f"{reference} {manifest.digest}")
 
 

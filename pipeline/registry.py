@@ -14,10 +14,13 @@ import docker.auth
 import docker.errors
 import docker.utils
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from pipeline.errors import Problem
 
 ANSWER_S = 30
+RETRIES = 4
 DOCKER_HUB = "registry-1.docker.io"
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
@@ -49,21 +52,28 @@ class Manifest:
 def fetch(reference: str) -> Manifest:
     """Ask the registry for what `reference` names (`HOST/PATH:TAG` or `HOST/PATH@DIGEST`)."""
     repository, version = docker.utils.parse_repository_tag(reference)
-    name, path = docker.auth.resolve_repository_name(repository)
+    try:
+        name, path = docker.auth.resolve_repository_name(repository)
+    except docker.errors.InvalidRepository as error:
+        raise Problem(f"{reference} is no name of an image: {error}", 64) from error
     host = DOCKER_HUB if name == docker.auth.INDEX_NAME else name
     is_here = re.match(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$", host)
     url = f"{'http' if is_here else 'https'}://{host}/v2/{path}/manifests/{version or 'latest'}"
     try:
         with requests.Session() as session:
             session.trust_env = not is_here
+            again = Retry(RETRIES, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+            session.mount(url, HTTPAdapter(max_retries=again))
             response = _get(session, url, _credentials(name))
+        if response.status_code in (401, 403):
+            raise Problem(f"registry {host} shows {reference} to nobody it does not know; run `docker login {name}`")
+        if response.status_code != 200:
+            raise Problem(f"registry {host} does not serve {reference}: HTTP {response.status_code}")
+        return Manifest("sha256:" + hashlib.sha256(response.content).hexdigest(), response.json())
+    except requests.exceptions.JSONDecodeError as error:
+        raise Problem(f"what answers at {host} is no registry; is a proxy in between, is the name right?") from error
     except requests.exceptions.RequestException as error:
         raise Problem(f"registry {host} does not answer ({error}); is it up, and is the name right?") from error
-    if response.status_code in (401, 403):
-        raise Problem(f"registry {host} shows {reference} to nobody it does not know; run `docker login {name}`")
-    if response.status_code != 200:
-        raise Problem(f"registry {host} does not serve {reference}: HTTP {response.status_code}")
-    return Manifest("sha256:" + hashlib.sha256(response.content).hexdigest(), response.json())
 
 
 def _credentials(name: str) -> dict[str, str]:
@@ -74,6 +84,7 @@ def _credentials(name: str) -> dict[str, str]:
     return {
         "username": found.get("username") or found.get("Username") or "",
         "password": found.get("password") or found.get("Password") or "",
+        "identitytoken": found.get("identitytoken") or found.get("IdentityToken") or "",
     }
 
 
@@ -87,7 +98,12 @@ def _get(session: requests.Session, url: str, credentials: dict[str, str]) -> re
     if scheme.lower() != "bearer":
         return session.get(url, headers=headers, auth=known, timeout=ANSWER_S) if known else response
     asked = dict(re.findall(r'(\w+)="([^"]*)"', details))
-    granted = session.get(asked.pop("realm"), params=asked, auth=known, timeout=ANSWER_S)
+    realm = asked.pop("realm", "")
+    if credentials["identitytoken"]:  # what credential helpers of the big clouds keep
+        asked |= {"grant_type": "refresh_token", "refresh_token": credentials["identitytoken"], "client_id": "magents"}
+        granted = session.post(realm, data=asked, timeout=ANSWER_S)
+    else:
+        granted = session.get(realm, params=asked, auth=known, timeout=ANSWER_S)
     if granted.status_code != 200:
         return granted
     token = granted.json().get("token") or granted.json()["access_token"]

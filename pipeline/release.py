@@ -73,7 +73,7 @@ FAULTS = (
         passes=True,
     ),
     Fault(
-        r"unexpected HTTP status: 5|unknown: internal|EOF|connection reset|broken pipe|timeout|toomanyrequests|429",
+        r"unexpected HTTP status: 5|unknown: internal|EOF|connection reset|broken pipe|timeout|toomanyrequests|\b429 ",
         "the registry broke off",
         passes=True,
     ),
@@ -127,7 +127,8 @@ def push(client: docker.DockerClient, publication: Publication, say: Say) -> lis
     for done, reference in enumerate(publication.references):
         _push(reference, f"{done} of {len(publication.references)} names were pushed", say)
         manifest = registry.fetch(reference)
-        if manifest.config != publication.image_id:
+        # an engine that keeps its images in containerd calls an image by the manifest and not by the configuration
+        if publication.image_id not in (manifest.config, manifest.digest):
             raise Problem(
                 f"the registry serves another image as {reference} ({manifest.config}, not {publication.image_id}); "
                 "somebody else pushes there, so push again and look"
@@ -142,7 +143,8 @@ def _push(reference: str, so_far: str, say: Say) -> None:
         code, tail = watched.run(["docker", "push", reference], os.environ)
         if code == 0:
             return
-        fault = next((each for each in FAULTS if re.search(each.pattern, tail, re.IGNORECASE)), None)
+        last = tail.strip().rpartition("\n")[2]  # the lines before name layers, by digits that may mean anything
+        fault = next((each for each in FAULTS if re.search(each.pattern, last, re.IGNORECASE)), None)
         meaning = fault.meaning.format(host=host) if fault else "the lines above say why"
         if wait is None or not fault or not fault.passes:
             raise Problem(f"{reference} was not pushed: {meaning}; {so_far}, and pushing again goes on from there")
@@ -173,21 +175,30 @@ def push_part(client: docker.DockerClient, publication: Publication, say: Say, f
     return part
 
 
-def parts(folder: Path = PARTS) -> list[Part]:
-    """Read what `push --part` wrote on every architecture."""
+def parts(folder: Path = PARTS, architectures: Iterable[str] = ()) -> list[Part]:
+    """Read what `push --part` wrote on every architecture; each of `architectures` must be there."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not found:
         raise Problem(f"{folder} holds no part, so there is nothing to join; run `bin/invoke push --part` first")
+    there = {each["architecture"] for each in found}
+    if missing := set(architectures) - there:
+        raise Problem(f"{folder} holds no part for {', '.join(sorted(missing))}, so nothing is joined; push it first")
     return [Part(**{**each, "references": tuple(each["references"])}) for each in found]
 
 
 def join(found: Sequence[Part]) -> dict[str, registry.Manifest]:
     """Give all names of each variant to an index of its parts; returns what the registry then serves by name."""
     served = {}
+    everywhere = {part.architecture for part in found}
     for variant in sorted({part.variant for part in found}):
         own = [part for part in found if part.variant == variant]
         if len({part.references for part in own}) > 1:
             raise Problem(f"the parts of {variant} are of different versions; build all of them from one revision")
+        lacking = everywhere - {part.architecture for part in own}
+        if lacking or len(own) > len(everywhere):
+            raise Problem(
+                f"{variant} has not one part for each of {', '.join(sorted(everywhere))}; push them all again"
+            )
         names = [word for reference in own[0].references for word in ("--tag", reference)]
         origins = [f"{part.repository}@{part.digest}" for part in own]
         code, _ = watched.run(["docker", "buildx", "imagetools", "create", *names, *origins], os.environ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 
 from pipeline import registry as registries
 from pipeline import release, source
+from pipeline.image import MACHINES
 from tests.release.conftest import ROOT
 from tests.support.registry import Registry
 
@@ -28,6 +30,9 @@ NOT_RUN_HERE = {
     "description on Docker Hub": "it needs an account on Docker Hub",
 }
 """Steps by name, with what keeps them from being run. Steps that `uses:` an action need GitHub too."""
+
+HERE = {"join the architectures": {"ARCHITECTURES": f"--architecture {MACHINES[platform.machine()]}"}}
+"""Variables of steps that differ on this one machine."""
 
 NARROWED = {"test both variants": {"PYTEST_ADDOPTS": "-k test_labels_agree_with_the_manifest"}}
 """Steps that run with a part of their tests, because the whole of them has just run."""
