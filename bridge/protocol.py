@@ -4,11 +4,11 @@ Rules of this file:
 
 - It never decodes what it carries: an argument, a variable and a chunk of output are bytes on both ends.
 - It reads no clock, opens nothing and logs nothing; whoever owns the socket does.
-- It imports nothing but `struct`: the client in the container has 40 ms to start, and `dataclasses`, `enum` or
-  `typing` would each cost it a fifth of that.
-- Whatever the peer sends, the outcome is an event or a `ProtocolError`; memory is bounded by the limits below.
+- It imports nothing but `struct`: the client in the container has 40 ms to start, and `dataclasses`, `enum`
+  or `typing` would each cost it a good part of that.
+- Whatever the peer sends, the outcome is an event or a `ProtocolError`; the limits below bound the memory.
 
-docs/bridge-protocol.md describes the same thing for someone who writes another client.
+What may follow what is in bridge/link.py; docs/bridge-protocol.md tells it all to writers of other clients.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ VERSION = 1
 """Raised when an old peer would misunderstand a new one; a new field of a record is no such case."""
 
 PREFACE = b"\x89magents-bridge\n"
-"""The first bytes in each direction. Not text, so that a peer which speaks HTTP or a shell is recognised at once."""
+"""The first bytes in each direction. Not text: a peer that speaks HTTP or a shell is recognised at once."""
 
 HEADER = struct.Struct(">IBI")
 """Payload length, frame type, channel."""
 
 MAX_DATA = 256 * 1024
-"""Payload of one data frame, bytes. Larger frames no longer make the relay faster (measured: 64 KiB 40 % slower,
-1 MiB the same), and one frame is what a slow peer can make the other side hold."""
+"""Payload of one data frame, bytes: what asyncio reads from a socket at once. It is also what a slow peer can
+make the other side hold for each stream, so larger is not better."""
 
 MAX_CALL = 1024 * 1024
 """Payload of a call, bytes. Linux itself allows 128 KiB for one argument and 2 MiB for all of them with the
 environment; eight of the largest arguments have never been seen in a real client."""
 
 MAX_RECORD = 64 * 1024
-"""Payload of any other record (hello, state, exit, error), bytes. The longest is the host CLI's help, 20 kB."""
+"""Payload of any other record (hello, state, exit, error), bytes. One holds the host CLI's help, 20 kB."""
 
 MAX_PING = 64
 """Payload of a ping, bytes: enough for a nonce or a time."""
@@ -50,8 +50,8 @@ MAX_CHANNELS = 64
 """Calls open at once on one connection. The queue's limits are below it; this one only bounds the table."""
 
 WINDOW = 512 * 1024
-"""Bytes of one stream that may be on the way without having been consumed. Two frames, so that one travels while
-the other is written; one call can make a peer hold three times this, one for each stream."""
+"""Bytes of one stream that may be on the way without having been consumed. Two frames, so that one travels
+while the other is written."""
 
 MAX_CREDIT = 2**31 - 1
 """Largest credit that adds up on one stream: a peer that goes on granting is broken or hostile."""
@@ -103,22 +103,6 @@ SIZES = {
     Frame.CREDIT: (_CREDIT.size, _CREDIT.size),
 }
 
-CLIENT, SERVER = "client", "server"
-
-# Who may send what, on the connection (channel 0) and on a call's channel.
-MAY_SEND = {
-    (CLIENT, False): {Frame.HELLO, Frame.PING, Frame.PONG},
-    (CLIENT, True): {Frame.CALL, Frame.STDIN, Frame.CREDIT, Frame.SIGNAL, Frame.CANCEL},
-    (SERVER, False): {Frame.HELLO, Frame.PING, Frame.PONG, Frame.GOAWAY, Frame.ERROR},
-    (SERVER, True): {Frame.STATE, Frame.STDOUT, Frame.STDERR, Frame.CREDIT, Frame.EXIT, Frame.ERROR},
-}
-
-# A connection's states and what moves it. `closed` is reached from anywhere by ERROR on channel 0.
-#   fresh --HELLO--> open --GOAWAY from the server--> leaving: calls go on, none is opened
-# A call's states, one pair for each direction:
-#   client: CALL opens; STDIN with no payload ends stdin; nothing but CREDIT, SIGNAL and CANCEL after it
-#   server: EXIT or ERROR ends the channel; nothing at all after it
-
 
 class ProtocolError(Exception):
     """The peer broke the protocol; the connection cannot go on."""
@@ -127,23 +111,23 @@ class ProtocolError(Exception):
 class Event:
     """One frame, understood: its type, its channel and what it carries."""
 
-    __slots__ = ("channel", "fields", "payload", "type")
+    __slots__ = ("channel", "fields", "kind", "payload")
 
     def __init__(
         self,
-        type: int,
+        kind: int,
         channel: int = 0,
         payload: bytes = b"",
-        fields: Fields | None = None,  # noqa: A002
+        fields: Fields | None = None,
     ) -> None:
-        self.type = type
+        self.kind = kind
         self.channel = channel
         self.payload = payload
         self.fields = fields if fields is not None else Fields(())
 
     def __repr__(self) -> str:
-        body = self.fields if self.type in RECORDS else self.payload
-        return f"Event({self.type:#x}, channel={self.channel}, {body!r})"
+        body = self.fields if self.kind in RECORDS else self.payload
+        return f"Event({self.kind:#x}, channel={self.channel}, {body!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and repr(self) == repr(other)
@@ -218,14 +202,14 @@ def _field(part: bytes) -> tuple[str, bytes]:
 # Frames, ready to be sent
 
 
-def frame(type: int, channel: int = 0, payload: bytes = b"") -> bytes:  # noqa: A002
+def frame(kind: int, channel: int = 0, payload: bytes = b"") -> bytes:
     """One frame."""
-    return HEADER.pack(len(payload), type, channel) + payload
+    return HEADER.pack(len(payload), kind, channel) + payload
 
 
-def record(type: int, channel: int = 0, **fields: bytes | str | int | None) -> bytes:  # noqa: A002
+def record(kind: int, channel: int = 0, **fields: bytes | str | int | None) -> bytes:
     """A frame with a record of the fields that are not None; an underscore in a name travels as a hyphen."""
-    return frame(type, channel, Fields(_pairs(fields)).encode())
+    return frame(kind, channel, Fields(_pairs(fields)).encode())
 
 
 def credit(channel: int, stream: int, size: int) -> bytes:
@@ -249,7 +233,7 @@ def _pairs(fields: Mapping[str, bytes | str | int | None]) -> Iterator[tuple[str
     for name, value in fields.items():
         if value is not None:
             data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-            # A NUL can come from nowhere but a sentence about hostile input: the sentence matters, not the byte.
+            # A NUL can only come from a sentence about hostile input: the sentence matters, not the byte.
             yield name.replace("_", "-"), data.replace(b"\0", b"\\0")
 
 
@@ -257,7 +241,7 @@ def _pairs(fields: Mapping[str, bytes | str | int | None]) -> Iterator[tuple[str
 
 
 class Decoder:
-    """Cuts the bytes of one direction into events; knows sizes and types, and nothing of what was said before."""
+    """Cuts the bytes of one direction into events; knows sizes and types, not what was said before."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -269,17 +253,17 @@ class Decoder:
         events: list[Event] = []
         at = self._preface()
         while at >= 0 and len(self._buffer) - at >= HEADER.size:
-            size, type_, channel = HEADER.unpack_from(self._buffer, at)
-            smallest, largest = SIZES.get(type_, (0, -1))
+            size, kind, channel = HEADER.unpack_from(self._buffer, at)
+            smallest, largest = SIZES.get(kind, (0, -1))
             if not smallest <= size <= largest:
                 known = "of a size that is not allowed" if largest >= 0 else "of an unknown type"
-                raise ProtocolError(f"a frame {known}: type {type_:#04x}, {size} bytes")
+                raise ProtocolError(f"a frame {known}: type {kind:#04x}, {size} bytes")
             end = at + HEADER.size + size
             if len(self._buffer) < end:
                 break
             with memoryview(self._buffer) as view:
                 payload = bytes(view[at + HEADER.size : end])
-            events.append(_event(type_, channel, payload))
+            events.append(_event(kind, channel, payload))
             at = end
         if at > 0:
             del self._buffer[:at]
@@ -301,7 +285,7 @@ class Decoder:
         return len(PREFACE) if self._greeted else -1
 
 
-def _event(type_: int, channel: int, payload: bytes) -> Event:
-    if type_ in RECORDS:
-        return Event(type_, channel, fields=Fields.decode(payload))
-    return Event(type_, channel, payload)
+def _event(kind: int, channel: int, payload: bytes) -> Event:
+    if kind in RECORDS:
+        return Event(kind, channel, fields=Fields.decode(payload))
+    return Event(kind, channel, payload)
