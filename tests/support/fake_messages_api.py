@@ -75,7 +75,8 @@ class Request:
     @property
     def heard(self) -> str:
         """The text of the newest message that has any; what the CLI reminds the model of is left out."""
-        texts = (_spoken(message["content"]) for message in reversed(self.body.get("messages") or []))
+        said = [message for message in self.body.get("messages") or [] if message["role"] == "user"]
+        texts = (_spoken(message["content"]) for message in reversed(said))
         return next((text for text in texts if text.strip()), "")
 
     @property
