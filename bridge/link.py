@@ -152,7 +152,7 @@ class Link:
 
     def hello(self, **fields: bytes | str | int | None) -> bytes:
         """The first thing that each side says."""
-        return PREFACE + record(Frame.HELLO, **fields)
+        return PREFACE + record(Frame.HELLO, 0, **fields)
 
     def call(
         self, argv: Iterable[bytes], env: Mapping[bytes, bytes], **fields: bytes | str | int | None

@@ -207,7 +207,7 @@ def frame(kind: int, channel: int = 0, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), kind, channel) + payload
 
 
-def record(kind: int, channel: int = 0, **fields: bytes | str | int | None) -> bytes:
+def record(kind: int, channel: int = 0, /, **fields: bytes | str | int | None) -> bytes:
     """A frame with a record of the fields that are not None; an underscore in a name travels as a hyphen."""
     return frame(kind, channel, Fields(_pairs(fields)).encode())
 

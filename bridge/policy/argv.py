@@ -112,7 +112,11 @@ def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]
         if not rest:
             raise PolicyError(f"{name} needs a value")
         return [rest[0]], rest[1:]
-    end = next((at for at, word in enumerate(rest) if word.startswith("-") and word != "-"), len(rest))
+    first = 1 if flag.values == MANY else 0  # the first value of many is taken whatever it looks like
+    if len(rest) < first:
+        raise PolicyError(f"{name} needs a value")
+    words = enumerate(rest[first:], first)
+    end = next((at for at, word in words if word.startswith("-") and word != "-"), len(rest))
     if flag.values != MANY:
         end = min(end, 1)
     return rest[:end], rest[end:]
@@ -121,20 +125,26 @@ def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]
 def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) -> None:
     name = "--allowedTools" if "--allowedTools" in flag.names else flag.names[-1]
     name = "--disallowedTools" if "--disallowedTools" in flag.names else name
-    shown = " ".join([name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)])
+    shown = " ".join(
+        [name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)]
+    )
     try:
         kept = flag.check(values, scope, cwd)
     except PolicyError as refusal:
         raise PolicyError(f"{name}: {refusal}") from None
     plan.flags.setdefault(name, []).extend(values)
     if flag.check.__name__ == "nothing":
-        plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
+        plan.decisions.append(
+            Decision("replace", shown, "the bridge sets this itself, after what was asked for")
+        )
     elif name in ("--tools", "--disallowedTools"):
         plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
     else:
         plan.argv += [f"{name}={value}" for value in kept] or ([name] if not values else [])
         verdict = "keep" if kept == values else "replace"
-        plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
+        plan.decisions.append(
+            Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed")
+        )
 
 
 def _add_own(plan: Plan, scope: Scope) -> None:
@@ -161,7 +171,10 @@ def _add_prompt(plan: Plan, prompts: list[str]) -> None:
     if prompts[0] in SUBCOMMANDS:
         raise PolicyError(f"`claude {prompts[0]}` manages the host's own Claude Code; run it on the host")
     plan.prompt = prompts[0]
-    # A word alone could be a command that only the next version of the CLI knows; with a line feed it is none.
+    # A word alone could be a command that only the next version of the CLI knows; with a line feed it is
+    # none.
     text = prompts[0] + "\n" if BARE_WORD.fullmatch(prompts[0]) else prompts[0]
     plan.argv += ["--", text, *prompts[1:]]
-    plan.decisions.append(Decision("keep", f"prompt of {len(prompts[0])} characters", "after --, so that it is no flag"))
+    plan.decisions.append(
+        Decision("keep", f"prompt of {len(prompts[0])} characters", "after --, so that it is no flag")
+    )

@@ -1,4 +1,5 @@
-"""The CLI's environment, made from nothing: a few words of the client's, the bridge's own, then the operator's.
+"""The CLI's environment, made from nothing: a few words of the client's, the bridge's own, then the
+operator's.
 
 More than 1,500 names mean something to the CLI, and some of them mean "run this" or "send the key there". So
 nothing of the client's or the server's environment gets through by default, and what does is checked.
@@ -46,7 +47,7 @@ OWN = {
     b"LOGNAME": b"claude",
     b"SHELL": b"/bin/bash",
     b"PATH": b"/usr/bin:/bin",
-    b"TMPDIR": b"/tmp",  # noqa: S108 - the namespace's own, empty and gone after the call
+    b"TMPDIR": b"/tmp",
     b"CLAUDE_CONFIG_DIR": CONFIG,
     b"DISABLE_AUTOUPDATER": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",

@@ -1,7 +1,8 @@
 """The flags of the host's CLI: those that a container may use, and why the others are closed.
 
-A row says how many values a flag takes, as the CLI's own parser sees it: a wrong count would read a prompt as a
-value, or a value as a prompt. `check` sees the values and returns those that are passed on, or raises PolicyError.
+A row says how many values a flag takes, as the CLI's own parser sees it: a wrong count would read a prompt
+as a value, or a value as a prompt. `check` sees the values and returns those that are passed on, or raises
+PolicyError.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Directories that exist in the namespace."""
     for value in values:
         if not scope.contains(posixpath.join(cwd, value)):
-            raise PolicyError(f"{value!r} is not shared with the host; only /workspace and the grant's shares are")
+            raise PolicyError(
+                f"{value!r} is not shared with the host; only /workspace and the grant's shares are"
+            )
     return values
 
 
@@ -104,7 +107,9 @@ def sdk_servers(servers: object) -> dict[str, Any]:
         raise PolicyError("the MCP configuration holds no object mcpServers")
     for name, server in servers.items():
         if not isinstance(server, dict) or server.get("type") != "sdk":
-            raise PolicyError(f"the MCP server {name!r} would run on the host; only in-process servers are carried")
+            raise PolicyError(
+                f"the MCP server {name!r} would run on the host; only in-process servers are carried"
+            )
     return {name: {"type": "sdk", "name": str(server.get("name", name))} for name, server in servers.items()}
 
 
@@ -203,8 +208,8 @@ FLAGS = (
 
 BY_NAME = {name: flag for flag in FLAGS for name in flag.names}
 
-# Flags that are closed: why, for the person who asked, and how many values they take, in case that the operator
-# opens one by its name.
+# Flags that are closed: why, for the person who asked, and how many values they take, in case that the
+# operator opens one by its name.
 CLOSED = {
     "--dangerously-skip-permissions": (NONE, "it lets the model do anything without being asked"),
     "--allow-dangerously-skip-permissions": (NONE, "it lets the model do anything without being asked"),
@@ -234,8 +239,14 @@ CLOSED = {
     "--file": (MANY, "it acts with the host's account elsewhere"),
     "--managed-settings": (ONE, "the host's settings are the operator's"),
     "--managed-settings-in-initialize": (NONE, "the host's settings are the operator's"),
-    "--await-initialize": (NONE, "settings and plugins that come later would change the host's; leave them out"),
-    "--initialize-fields": (ONE, "settings and plugins that come later would change the host's; leave them out"),
+    "--await-initialize": (
+        NONE,
+        "settings and plugins that come later would change the host's; leave them out",
+    ),
+    "--initialize-fields": (
+        ONE,
+        "settings and plugins that come later would change the host's; leave them out",
+    ),
     "--version": (NONE, "ask for it alone"),
     "-v": (NONE, "ask for it alone"),
     "--help": (NONE, "ask for it alone"),

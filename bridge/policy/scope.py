@@ -14,8 +14,9 @@ OFFERED_TOOLS = (
     "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate", "TaskGet", "TaskList",
     "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
 )  # fmt: skip
-"""Built-in tools that neither run a command nor speak to the network. A list of what is allowed: each version of
-the CLI brings tools of its own (Workflow, Monitor, Cron...), and none of them may appear here by itself."""
+"""Built-in tools that neither run a command nor speak to the network. A list of what is allowed: each
+version of the CLI brings tools of its own (Workflow, Monitor, Cron...), and none of them may appear here by
+itself."""
 
 WITHHELD_TOOLS = (
     "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree", "KillBash",
@@ -42,8 +43,8 @@ class Decision:
 class Scope:
     """What holds for the calls of one grant.
 
-    `shares` are the further directories that exist for it. `allowed` and `refused` are the operator's changes by
-    name: a flag (`--debug`), a tool (`WebFetch`) or a control request (`control:read_file`).
+    `shares` are the further directories that exist for it. `allowed` and `refused` are the operator's
+    changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request (`control:read_file`).
     """
 
     shares: tuple[str, ...] = ()
@@ -60,14 +61,17 @@ class Scope:
     def denied_tools(self) -> tuple[str, ...]:
         """Built-in tools that are denied by name."""
         offered = self.tools
-        return tuple(sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS, *self.refused} - {*offered} - {"StructuredOutput"}))
+        return tuple(
+            sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS, *self.refused} - {*offered} - {"StructuredOutput"})
+        )
 
     def permits(self, name: str, by_default: bool) -> bool:
         """Whether the operator's word, or else the default, permits a flag or a control request."""
         return name not in self.refused and (by_default or name in self.allowed)
 
     def contains(self, path: str) -> bool:
-        """Whether an absolute path lies in a directory that the container and the namespace share, by its name.
+        """Whether an absolute path lies in a directory that the container and the namespace share, by its
+        name.
 
         Symbolic links are no concern here: they are resolved inside the namespace, where nothing else exists.
         """
