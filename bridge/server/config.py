@@ -14,7 +14,8 @@ MIB = 1024 * 1024
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text is one line that names the key, the value and what is allowed."""
+    """The configuration cannot be used; the text is one line that names the key, the value and what is
+    allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _text(mapping: dict[str, Any], key: str, prefix: str = "") -> str | None:
 
 
 def _choice(mapping: dict[str, Any], key: str, choices: tuple[str, ...]) -> str:
-    # YAML reads an unquoted `none` as text, but `null` and `no` as something else: only the word itself counts.
+    # YAML reads an unquoted `none` as text, but `null` and `no` as something else: only the word itself
+    # counts.
     value = mapping.get(key, choices[0])
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; allowed are {', '.join(choices)}")

@@ -1,4 +1,5 @@
-"""Where the host's credentials come from. They leave this process through one file descriptor of the CLI's."""
+"""Where the host's credentials come from. They leave this process through one file descriptor of the
+CLI's."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from pathlib import Path
 TOKEN = "CLAUDE_CODE_OAUTH_TOKEN"  # noqa: S105 - the name of a variable
 KEY = "ANTHROPIC_API_KEY"
 
-ELSEWHERE = ("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY", "ANTHROPIC_AUTH_TOKEN")
+ELSEWHERE = (
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_VERTEX",
+    "CLAUDE_CODE_USE_FOUNDRY",
+    "ANTHROPIC_AUTH_TOKEN",
+)
 """With one of these in the operator's environment, the CLI needs nothing of ours."""
 
 
@@ -70,7 +76,9 @@ def _from_file(path: Path, source: str) -> Credential:
     try:
         secret = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NoCredentialsError(f"{source} cannot be read ({error}); run `claude-bridge-server login`") from None
+        raise NoCredentialsError(
+            f"{source} cannot be read ({error}); run `claude-bridge-server login`"
+        ) from None
     if not secret or len(secret) > 4096 or any(character.isspace() for character in secret):
         raise NoCredentialsError(f"{source} holds no token or key; run `claude-bridge-server login`")
     return Credential(secret, source, is_key(secret))
@@ -91,11 +99,15 @@ def _own_login(environment: Mapping[str, str]) -> Credential:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
-            raise NoCredentialsError(f"the login in {directory} cannot be read; run `claude` on the host") from None
+            raise NoCredentialsError(
+                f"the login in {directory} cannot be read; run `claude` on the host"
+            ) from None
         if expires < time.time():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(expires))
             raise NoCredentialsError(
                 f"the host's login expired on {when}; run `claude` on the host once, or `claude-bridge-server login`"
             )
         return Credential(secret, f"the login in {directory}", is_key=False)
-    raise NoCredentialsError("the host's Claude Code is not logged in; run `claude-bridge-server login` on the host")
+    raise NoCredentialsError(
+        "the host's Claude Code is not logged in; run `claude-bridge-server login` on the host"
+    )

@@ -1,7 +1,7 @@
 """Who runs next: caps on what runs, bounded waiting, and no grant twice before another that waits.
 
-Pure: it starts nothing itself. The turn goes to the waiting grant whose last turn is longest ago; so when B has
-waited since before A's turn, B's own last turn is older than that, and A cannot come again before B.
+Pure: it starts nothing itself. The turn goes to the waiting grant whose last turn is longest ago; so when B
+has waited since before A's turn, B's own last turn is older than that, and A cannot come again before B.
 """
 
 from __future__ import annotations

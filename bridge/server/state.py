@@ -1,13 +1,13 @@
 """The state directory: made safely, verified before use; grants; one server at a time.
 
-    lock              held by the server that runs
-    control.sock      where `status`, `revoke` and the like reach it
-    token             what `login` stored, 0600
-    audit.jsonl       who called what
-    registry/NAME     a grant, as JSON
-    grants/NAME/      what a container mounts: one socket and nothing else
-    private/NAME/     the sessions of a grant, as the workspace's owner
-    scratch/          configuration of single calls, when there is no namespace to hold it
+lock              held by the server that runs
+control.sock      where `status`, `revoke` and the like reach it
+token             what `login` stored, 0600
+audit.jsonl       who called what
+registry/NAME     a grant, as JSON
+grants/NAME/      what a container mounts: one socket and nothing else
+private/NAME/     the sessions of a grant, as the workspace's owner
+scratch/          configuration of single calls, when there is no namespace to hold it
 """
 
 from __future__ import annotations
@@ -32,7 +32,20 @@ MAX_SOCKET_PATH = 107
 KEPT = ("projects", "todos", "tasks", "plans", "file-history")
 """What the CLI keeps of a conversation, beside its settings. Nothing in these directories is ever run."""
 
-RESERVED = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/proc", "/dev", "/sys", "/opt", "/claude")
+RESERVED = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc",
+    "/proc",
+    "/dev",
+    "/sys",
+    "/opt",
+    "/claude",
+)
 
 
 class StateError(Exception):
@@ -52,11 +65,20 @@ class Share:
         """Read HOSTDIR:CONTAINERDIR[:ro]."""
         source, colon, rest = text.partition(":")
         target, _, mode = rest.partition(":")
-        if not colon or mode not in ("", "ro", "rw") or not source.startswith("/") or not target.startswith("/"):
-            raise StateError(f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed")
+        if (
+            not colon
+            or mode not in ("", "ro", "rw")
+            or not source.startswith("/")
+            or not target.startswith("/")
+        ):
+            raise StateError(
+                f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed"
+            )
         target = os.path.normpath(target)
         if target == "/" or any((target + "/").startswith(taken + "/") for taken in (*RESERVED, WORKSPACE)):
-            raise StateError(f"--share {text!r}: {target} belongs to the namespace itself; choose another directory")
+            raise StateError(
+                f"--share {text!r}: {target} belongs to the namespace itself; choose another directory"
+            )
         return cls(os.path.realpath(source), target, mode == "ro")
 
 
@@ -123,7 +145,9 @@ class State:
         except BlockingIOError:
             pid = os.read(fd, 20).decode("ascii", "replace").strip()
             os.close(fd)
-            raise StateError(f"a bridge server runs already in {self.root} (process {pid or 'unknown'})") from None
+            raise StateError(
+                f"a bridge server runs already in {self.root} (process {pid or 'unknown'})"
+            ) from None
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
         self._lock = fd
@@ -159,15 +183,21 @@ class State:
     def add(self, grant: Grant) -> Path:
         """Register a grant, or change one; the directory that a container mounts."""
         if not NAME.fullmatch(grant.name):
-            raise StateError(f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are")
+            raise StateError(
+                f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are"
+            )
         for path in (grant.workspace, *(share.source for share in grant.shares)):
             if not os.path.isdir(path):  # noqa: PTH112 - the grant keeps text, as the registry does
                 raise StateError(f"{path} is no directory")
         if os.geteuid() not in (0, grant.owner[0]):
-            raise StateError(f"{grant.workspace} belongs to user {grant.owner[0]}; grant it as that user or as root")
+            raise StateError(
+                f"{grant.workspace} belongs to user {grant.owner[0]}; grant it as that user or as root"
+            )
         directory = self.directory(grant.name)
         if len(os.fsencode(directory / SOCKET_NAME)) > MAX_SOCKET_PATH:
-            raise StateError(f"{directory / SOCKET_NAME} is longer than {MAX_SOCKET_PATH} bytes; shorten --state")
+            raise StateError(
+                f"{directory / SOCKET_NAME} is longer than {MAX_SOCKET_PATH} bytes; shorten --state"
+            )
         own_directory(directory, 0o755)
         replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
         return directory
@@ -211,7 +241,9 @@ def own_directory(path: Path, mode: int) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise StateError(f"{path} is not a directory; move it away")
     if found.st_uid != os.geteuid():
-        raise StateError(f"{path} belongs to user {found.st_uid}; move it away or choose another with --state")
+        raise StateError(
+            f"{path} belongs to user {found.st_uid}; move it away or choose another with --state"
+        )
     if stat.S_IMODE(found.st_mode) != mode:
         path.chmod(mode)
 
