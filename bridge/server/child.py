@@ -32,6 +32,7 @@ class Child:
         self._command = command
         self._on_exit = on_exit
         self._first: int | None = None
+        self._told = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
         try:
@@ -114,7 +115,9 @@ class Child:
         if self._first is None and self._command.status is not None:
             os.set_blocking(self._command.status, False)
             with contextlib.suppress(BlockingIOError, ValueError, KeyError):
-                self._first = int(json.loads(os.read(self._command.status, 4096).split(b"\n")[0])["child-pid"])
+                self._first = int(
+                    json.loads(os.read(self._command.status, 4096).split(b"\n")[0])["child-pid"]
+                )
         return self._first
 
     @staticmethod
@@ -134,12 +137,14 @@ class Child:
         if self._kill_timer:
             self._kill_timer.cancel()
         code = self._process.wait()
+        self._listen()
         self._kill_marked()
-        self._forget()
         self._on_exit(code)
+        self._forget()
 
     def _kill_marked(self) -> None:
-        """Without a namespace, end what the CLI started, by the mark that every process of the call carries."""
+        """Without a namespace, end what the CLI started, by the mark that every process of the call
+        carries."""
         mark = self._command.env.get(MARK)
         if mark is None:
             return

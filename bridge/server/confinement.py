@@ -1,16 +1,16 @@
 """The namespace: what exists for the CLI of one call, and nothing else of the host's.
 
     /workspace          the grant's workspace, the same path as in the container; its shares likewise
-    /claude             configuration of this call alone, in memory; what a conversation leaves is bound into it
-    /usr, parts of /etc read-only; /usr/local is hidden, and so is git, which would run what .git/config names
-    /tmp, /home/claude  in memory, bounded
+    /claude             configuration of this call alone, in memory; what a conversation leaves is bound
+    into it /usr, parts of /etc read-only; /usr/local is hidden, and so is git, which would run what
+    .git/config names /tmp, /home/claude  in memory, bounded
     /opt/claude         the CLI, read-only
 
 The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
 corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
 
-As root, bubblewrap makes the namespaces itself and `setpriv` takes the workspace owner's identity inside; else
-the kernel has to allow user namespaces to this user.
+As root, bubblewrap makes the namespaces itself and `setpriv` takes the workspace owner's identity inside;
+else the kernel has to allow user namespaces to this user.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ MEMORY_LIMIT = 64 * 1024 * 1024
 """Bytes of each directory in memory."""
 
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
-"""What root keeps inside until `setpriv` has taken the owner's identity; the last one to enter the workspace."""
+"""What root keeps inside until `setpriv` has taken the owner's identity; the last one to enter the
+workspace."""
 
 ETC = ("ca-certificates", "gai.conf", "host.conf", "hosts", "ld.so.cache", "localtime", "nsswitch.conf",
        "pki", "resolv.conf", "ssl")  # fmt: skip
@@ -114,7 +115,8 @@ def in_namespace(job: Job, state: State, scope: Scope) -> Command:
 
 
 def without_namespace(job: Job, state: State, scope: Scope, call_id: str) -> Command:
-    """The job as the workspace's owner, with nothing of the host hidden: the operator asked for it by name."""
+    """The job as the workspace's owner, with nothing of the host hidden: the operator asked for it by
+    name."""
     uid, gid = job.grant.owner
     scratch = state.root / "scratch" / call_id
     scratch.mkdir(mode=0o700)
@@ -148,7 +150,14 @@ def _attach(command: Command, job: Job) -> None:
 
 
 def _namespaces() -> list[str]:
-    words = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "claude"]
+    words = [
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+        "--hostname",
+        "claude",
+    ]
     words += ["--die-with-parent", "--new-session"]
     if os.geteuid() == 0:
         words += ["--cap-drop", "ALL"]
@@ -205,7 +214,9 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
 def managed_settings(scope: Scope) -> dict[str, object]:
     """Settings that the CLI holds above all others: a second layer behind the policy's first."""
     nowhere = [f"Edit(/{path}/**)" for path in ("/tmp", "/home", "/dev", "/proc")]  # noqa: S108
-    own = [f"Edit(/{CONFIG_AT}/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")]
+    own = [
+        f"Edit(/{CONFIG_AT}/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")
+    ]
     return {
         "permissions": {
             "deny": [*scope.denied_tools, "Read(//proc/**)", "Read(//dev/**)", *nowhere, *own],
@@ -229,7 +240,18 @@ def check() -> None:
             "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml, "
             "which lets a container read what the workspace's owner can read on the host)"
         )
-    probe = ["bwrap", *_namespaces(), "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "/usr/bin/true"]
+    probe = [
+        "bwrap",
+        *_namespaces(),
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "/usr/bin/true",
+    ]
     try:
         done = subprocess.run(probe, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -11,14 +11,19 @@ from pathlib import Path
 PROBE_LIMIT_S = 20.0
 """For `claude --version` and `--help` on a cold disk; warm, the slowest version takes 0.5 s."""
 
-USUAL_PLACES = ("~/.local/bin/claude", "~/.claude/local/claude", "/usr/local/bin/claude", "/opt/claude/claude")
+USUAL_PLACES = (
+    "~/.local/bin/claude",
+    "~/.claude/local/claude",
+    "/usr/local/bin/claude",
+    "/opt/claude/claude",
+)
 
 
 class HostCli:
     """The program, and its version and help as answered to clients without starting it again."""
 
     def __init__(self, configured: str | None) -> None:
-        self._configured = configured
+        self.configured = configured
         self._seen: tuple[str, int, int, int] | None = None
         self.version = ""
         self.help = b""
@@ -26,7 +31,7 @@ class HostCli:
 
     def find(self) -> Path | None:
         """The program's file with every link followed, or None."""
-        named = self._configured
+        named = self.configured
         places = [named] if named else [shutil.which("claude"), *map(os.path.expanduser, USUAL_PLACES)]
         for place in filter(None, places):
             path = Path(place)
@@ -48,7 +53,9 @@ class HostCli:
             return
         self.version, self.help = "", b""
         if look is not None:
-            self.version = (await _output(look[0], "--version")).decode("utf-8", "replace").split("\n")[0].strip()
+            self.version = (
+                (await _output(look[0], "--version")).decode("utf-8", "replace").split("\n")[0].strip()
+            )
             self.help = await _output(look[0], "--help")
             if not self.version:
                 self.problem = "the host's Claude Code does not answer `claude --version`"
