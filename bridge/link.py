@@ -186,7 +186,7 @@ class Link:
         channel.granted[stream] += size
         return credit(number, stream, size)
 
-    def end(self, number: int, kind: int, **fields: bytes | str | int | None) -> bytes:
+    def end(self, number: int, kind: int, /, **fields: bytes | str | int | None) -> bytes:
         """EXIT or ERROR: the last frame of a channel."""
         del self.channels[number]
         return record(kind, number, **fields)

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bridge.memory import MAX_TOTAL
 from bridge.policy import PolicyError, environment
 from bridge.policy.argv import Plan, rewrite
 from bridge.policy.control import ControlFilter
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 MAX_ANSWERS = 64 * 1024
 """Bytes of answers to refused control requests that wait: a client that goes on asking without reading
 waits."""
-
-MAX_MEMORY = 256 * 1024
-"""Bytes of CLAUDE.md files that are passed on; the CLI itself warns from 40,000 characters on."""
 
 CODES = {"policy": 126, "no-cli": 127}
 """Exit codes of the client by kind of error; any other is 125."""
@@ -156,21 +154,13 @@ class Call:
             self._plan.argv,
             environment.build(self._fields.all("env"), service.operator_environment),
             self.cwd,
-            self._memory() if self._plan.reads_project else b"",
+            self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
             service.credential(),
         )
         if service.config.confinement == "none":
             call_id = f"{os.getpid()}-{id(self.peer):x}-{self.number}"
             return confinement.without_namespace(job, service.state, self.peer.scope, call_id)
         return confinement.in_namespace(job, service.state, self.peer.scope)
-
-    def _memory(self) -> bytes:
-        """The project's CLAUDE.md files, as the client read them inside the container."""
-        parts = []
-        for value in self._fields.all("memory"):
-            path, _, text = value.partition(b"\n")
-            parts.append(b"Contents of %s (project instructions):\n\n%s\n" % (path, text))
-        return b"\n".join(parts)[:MAX_MEMORY]
 
     def on(self, event: Event) -> None:
         """A frame of this call's channel."""
@@ -322,7 +312,7 @@ class Call:
         self._close_pipes()
         self.over()
 
-    def _end(self, kind: int, **fields: str | int | None) -> None:
+    def _end(self, kind: int, /, **fields: str | int | None) -> None:
         if self.number in self.peer.link.channels:
             self._send(self.peer.link.end(self.number, kind, **fields))
 

@@ -112,13 +112,22 @@ class Child:
 
     def _namespace_first(self) -> int | None:
         """What bubblewrap tells: the first process of the namespace, with which everything in it dies."""
-        if self._first is None and self._command.status is not None:
-            os.set_blocking(self._command.status, False)
-            with contextlib.suppress(BlockingIOError, ValueError, KeyError):
-                self._first = int(
-                    json.loads(os.read(self._command.status, 4096).split(b"\n")[0])["child-pid"]
-                )
+        self._listen()
+        if self._first is None and b"\n" in self._told:
+            self._first = int(json.loads(self._told.split(b"\n")[0])["child-pid"])
         return self._first
+
+    def _listen(self) -> None:
+        """Read what bubblewrap has told so far: one JSON object a line."""
+        if self._command.status is not None:
+            os.set_blocking(self._command.status, False)
+            with contextlib.suppress(BlockingIOError):
+                self._told += os.read(self._command.status, 4096)
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether bubblewrap gave up before it came to the CLI; known once the process has ended."""
+        return self._command.status is not None and b'"exit-code"' not in self._told
 
     @staticmethod
     def _signal(pid: int, number: int) -> None:

@@ -21,7 +21,7 @@ from bridge.server.hostcli import HostCli
 from bridge.server.peer import Peer
 from bridge.server.publish import Published, adopt, publish
 from bridge.server.queue import FairQueue, QueueFullError
-from bridge.server.state import SOCKET_NAME, Grant, State, StateError
+from bridge.server.state import SOCKET_NAME, Grant, State
 
 ENDED_WITHIN_S = 2.0
 """For children that are being killed when the server ends."""
@@ -44,6 +44,7 @@ class Service:
         self.started = time.time()
         self.served = 0
         self._published: dict[str, Published] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
         self._adopted: dict[Path, Published] = {}
         self._use(self.config)
 
@@ -153,8 +154,9 @@ class Service:
         with contextlib.suppress(BlockingIOError):
             accepted, _ = published.listener.accept()
             accepted.setblocking(False)
-            asyncio.get_running_loop().create_task(self._connect(accepted, grant))
-            _connect
+            task = asyncio.get_running_loop().create_task(self._connect(accepted, grant))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, accepted: socket.socket, grant: Grant) -> None:
         """Hand the socket to a Peer, which `peers` keeps alive from then on."""
@@ -243,15 +245,11 @@ class Service:
     def _grant_status(self, grant: Grant) -> dict[str, Any]:
         peers = [peer for peer in self.peers if peer.grant.name == grant.name]
         calls = [call for peer in peers for call in peer.calls.values()]
-        try:
-            problem = "" if grant.identity else ""
-        except StateError as error:
-            problem = str(error)
         return {
             "workspace": grant.workspace,
             "connections": len(peers),
             "running": self.queue.running[grant.name],
             "queued": len(self.queue.waiting.get(grant.name, ())),
             "calls": [{"state": call.state, "age_s": round(call.age, 1), **call.peer.who} for call in calls],
-            "problem": problem,
+            "problem": grant.problem,
         }

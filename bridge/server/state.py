@@ -94,15 +94,24 @@ class Grant:
     def identity(self) -> tuple[int, int]:
         """Device and inode of the workspace as it is now; StateError when it is gone."""
         try:
-            found = os.stat(self.workspace)
+            found = Path(self.workspace).stat()
         except OSError as error:
             raise StateError(f"the workspace of grant {self.name} is gone ({error.strerror})") from None
         return found.st_dev, found.st_ino
 
     @property
+    def problem(self) -> str:
+        """Why its calls would be refused now, or nothing."""
+        try:
+            _ = self.identity
+        except StateError as error:
+            return str(error)
+        return ""
+
+    @property
     def owner(self) -> tuple[int, int]:
         """User and group that the workspace belongs to."""
-        found = os.stat(self.workspace)
+        found = Path(self.workspace).stat()
         return found.st_uid, found.st_gid
 
 
