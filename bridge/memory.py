@@ -1,7 +1,8 @@
 """The project's CLAUDE.md files, read inside the container.
 
 The host's Claude does not load them itself: it would follow whatever the workspace says on the host. Read
-here, a link leads to a file of the container's, and the text travels with the call.
+here, a link leads to a file of the container's, and the text travels with the call. (No pathlib: it costs
+the client 5 ms.)
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> bytes:
     seen: set[bytes] = set()
     directory = workspace
     for step in [b"", *cwd[len(workspace) :].split(b"/")[1:]]:
-        directory = os.path.join(directory, step) if step else directory  # noqa: PTH118 - pathlib costs the
-        start 5 ms
+        directory = directory + b"/" + step if step else directory
         for name in NAMES:
             _read(directory + b"/" + name, parts, seen, MAX_DEPTH)
     return b"\n".join(parts)[:MAX_TOTAL]

@@ -9,8 +9,8 @@ WORKSPACE = "/workspace"
 """Where the workspace is, in the container and in the namespace alike."""
 
 OFFERED_TOOLS = (
-    "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob", "Grep",
-    "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read", "ReadMcpResourceTool",
+    "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob",
+    "Grep", "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read", "ReadMcpResourceTool",
     "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate", "TaskGet", "TaskList",
     "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
 )  # fmt: skip
@@ -19,8 +19,8 @@ version of the CLI brings tools of its own (Workflow, Monitor, Cron...), and non
 itself."""
 
 WITHHELD_TOOLS = (
-    "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree", "KillBash",
-    "KillShell", "ListAgents", "Monitor", "PowerShell", "REPL", "RemoteTrigger", "ScheduleWakeup", "SendMessage",
+    "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree",
+    "KillBash", "KillShell", "ListAgents", "Monitor", "PowerShell", "REPL", "RemoteTrigger", "ScheduleWakeup", "SendMessage",
     "Skill", "SlashCommand", "WebFetch", "WebSearch", "Workflow",
 )  # fmt: skip
 """Tools that are also denied by name, as a second layer: a denial outlives a mistake in the list above."""

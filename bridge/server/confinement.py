@@ -237,8 +237,8 @@ def check() -> None:
     """Make sure that bubblewrap works here; ConfinementError names the remedy."""
     if shutil.which("bwrap") is None:
         raise ConfinementError(
-            "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml, "
-            "which lets a container read what the workspace's owner can read on the host)"
+            "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml: "
+            "a container can then read what the workspace's owner can read on the host)"
         )
     probe = [
         "bwrap",
@@ -261,7 +261,7 @@ def check() -> None:
     said = " ".join(done.stderr.split())
     if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists() and os.geteuid() != 0:
         raise ConfinementError(
-            f"this system's AppArmor keeps user namespaces from bubblewrap ({said}); run the bridge as root, or "
-            "install a profile that allows them to /usr/bin/bwrap (package apparmor-profiles: bwrap-userns-restrict)"
+            f"this system's AppArmor keeps user namespaces from bubblewrap ({said}); run the bridge as "
+            "root, or install the profile bwrap-userns-restrict of the package apparmor-profiles"
         )
     raise ConfinementError(f"bubblewrap may not make namespaces here ({said}); run the bridge as root")

@@ -105,7 +105,7 @@ def _own_login(environment: Mapping[str, str]) -> Credential:
         if expires < time.time():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(expires))
             raise NoCredentialsError(
-                f"the host's login expired on {when}; run `claude` on the host once, or `claude-bridge-server login`"
+                f"the host's login expired on {when}; run `claude` there once, or `claude-bridge-server login`"
             )
         return Credential(secret, f"the login in {directory}", is_key=False)
     raise NoCredentialsError(

@@ -185,7 +185,7 @@ def status(options: argparse.Namespace) -> int:
 
 def _table(answer: dict[str, Any]) -> list[str]:
     lines = [
-        f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s; "
+        f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s",
         f"{answer['running']} running, {answer['queued']} queued, {answer['served']} served",
         f"{'GRANT':<20} {'RUNNING':>7} {'QUEUED':>6} {'CONNECTIONS':>11} {'OLDEST':>8}  WORKSPACE",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 import time
@@ -150,7 +149,7 @@ class Peer(asyncio.Protocol):
         self.who["client"] = fields.text("name")[:64]
         if fields.number("protocol") != VERSION:
             theirs = fields.text("protocol", "none")[:20]
-            text = f"the client speaks protocol {theirs} and the server {VERSION}; bring both to the same version"
+            text = f"the client speaks protocol {theirs} and the server {VERSION}; bring both to one version"
             self.refuse("version", text)
             return
         if self._is_elsewhere(fields):
@@ -236,6 +235,6 @@ def _container(pid: int) -> str:
     except OSError:
         return ""
     names = [
-        os.path.basename(line).removeprefix("docker-").removesuffix(".scope") for line in text.split("\n")
+        line.rpartition("/")[2].removeprefix("docker-").removesuffix(".scope") for line in text.split("\n")
     ]
     return next((name[:12] for name in names if len(name) == 64 and name.isalnum()), "")

@@ -92,7 +92,7 @@ class Service:
     @staticmethod
     async def _until(reached: Callable[[], bool], limit: float) -> None:
         deadline = time.monotonic() + limit
-        while not reached() and time.monotonic() < deadline:
+        while not reached() and time.monotonic() < deadline:  # noqa: ASYNC110 - facts of many owners, once
             await asyncio.sleep(0.02)
 
     def reload(self) -> str:

@@ -196,7 +196,7 @@ class State:
                 f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are"
             )
         for path in (grant.workspace, *(share.source for share in grant.shares)):
-            if not os.path.isdir(path):  # noqa: PTH112 - the grant keeps text, as the registry does
+            if not os.path.isdir(path):
                 raise StateError(f"{path} is no directory")
         if os.geteuid() not in (0, grant.owner[0]):
             raise StateError(
