@@ -46,11 +46,7 @@ def main() -> None:
     path = os.environ.get("CLAUDE_BRIDGE_SOCKET") or DEFAULT_SOCKET
     argv = [os.fsencode(word) for word in sys.argv[1:]]
     try:
-        code = (
-            _answer_from_hello(path, argv[0])
-            if len(argv) == 1 and argv[0] in _ASKED
-            else _Call(path).run(argv)
-        )
+        code = _answer_from_hello(path, argv[0]) if len(argv) == 1 and argv[0] in _ASKED else _Call(path).run(argv)
     except FaultError as fault:
         as_json = os.environ.get("CLAUDE_BRIDGE_ERRORS") == "json"
         _write_all(2, fault.report(path, as_json).encode("utf-8", "replace"))

@@ -51,9 +51,7 @@ def await_hello(sock: _socket.socket, link: Link) -> list[Event]:
         try:
             data = sock.recv(65536)
         except TimeoutError as error:
-            raise FaultError(
-                "silent", f"the host's bridge does not answer within {CLI_ASKED_LIMIT_S} s"
-            ) from error
+            raise FaultError("silent", f"the host's bridge does not answer within {CLI_ASKED_LIMIT_S} s") from error
         except OSError:
             data = b""
         if not data:

@@ -15,9 +15,7 @@ BRIDGE_FAILED, POLICY_REFUSED, NO_CLI = 125, 126, 127
 
 UP = "on the host: `invoke bridge.up`"
 LOOK = "on the host: `claude-bridge-server status` and `claude-bridge-server doctor`"
-MOUNT = (
-    "mount the grant's directory at {directory}: `claude-bridge-server grant NAME --workspace DIR` prints it"
-)
+MOUNT = "mount the grant's directory at {directory}: `claude-bridge-server grant NAME --workspace DIR` prints it"
 
 STEPS = {
     "not-mounted": (UP, MOUNT),
@@ -56,9 +54,7 @@ class FaultError(Exception):
     def told(cls, fields: Fields) -> FaultError:
         """What the server says in an ERROR."""
         kind = fields.text("kind", "lost")
-        return cls(
-            kind, fields.text("text", "the server gave no reason"), fields.number("code", BRIDGE_FAILED) & 255
-        )
+        return cls(kind, fields.text("text", "the server gave no reason"), fields.number("code", BRIDGE_FAILED) & 255)
 
     def report(self, path: str, as_json: bool) -> str:
         """For people, the sentence and the steps; for programs, one JSON object on one line."""
@@ -84,9 +80,7 @@ def not_connected(error: OSError, path: str) -> FaultError:
     directory = os.path.dirname(path) or "/"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if not os.path.isdir(directory):
-            return FaultError(
-                "not-mounted", f"the host's bridge is not mounted: there is no directory {directory}"
-            )
+            return FaultError("not-mounted", f"the host's bridge is not mounted: there is no directory {directory}")
         return FaultError("missing", f"the host's bridge is not there: {path} does not exist")
     if error.errno == errno.ECONNREFUSED:
         return FaultError("dead", f"the host's bridge has stopped: nobody listens at {path}")

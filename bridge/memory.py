@@ -72,7 +72,5 @@ def _imports(text: bytes, path: bytes) -> list[bytes]:
             in_code = not in_code
         elif not in_code and b"@" in line:
             words = [word[1:].rstrip(b".,;:)") for word in line.split() if word.startswith(b"@")]
-            found += [
-                os.path.normpath(base + b"/" + word if word[:1] != b"/" else word) for word in words if word
-            ]
+            found += [os.path.normpath(base + b"/" + word if word[:1] != b"/" else word) for word in words if word]
     return found

@@ -217,9 +217,7 @@ def credit(channel: int, stream: int, size: int) -> bytes:
     return frame(Frame.CREDIT, channel, _CREDIT.pack(stream, size))
 
 
-def call(
-    channel: int, argv: Iterable[bytes], env: Mapping[bytes, bytes], **fields: bytes | str | int | None
-) -> bytes:
+def call(channel: int, argv: Iterable[bytes], env: Mapping[bytes, bytes], **fields: bytes | str | int | None) -> bytes:
     """The frame that opens a call; raises ProtocolError when it is larger than any server takes."""
     pairs = [("arg", value) for value in argv]
     pairs += [("env", name + b"=" + value) for name, value in env.items()]

@@ -125,26 +125,20 @@ def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]
 def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) -> None:
     name = "--allowedTools" if "--allowedTools" in flag.names else flag.names[-1]
     name = "--disallowedTools" if "--disallowedTools" in flag.names else name
-    shown = " ".join(
-        [name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)]
-    )
+    shown = " ".join([name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)])
     try:
         kept = flag.check(values, scope, cwd)
     except PolicyError as refusal:
         raise PolicyError(f"{name}: {refusal}") from None
     plan.flags.setdefault(name, []).extend(values)
     if flag.check.__name__ == "nothing":
-        plan.decisions.append(
-            Decision("replace", shown, "the bridge sets this itself, after what was asked for")
-        )
+        plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
     elif name in ("--tools", "--disallowedTools"):
         plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
     else:
         plan.argv += [f"{name}={value}" for value in kept] or ([name] if not values else [])
         verdict = "keep" if kept == values else "replace"
-        plan.decisions.append(
-            Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed")
-        )
+        plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
 
 
 def _add_own(plan: Plan, scope: Scope) -> None:

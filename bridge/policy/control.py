@@ -123,9 +123,7 @@ class ControlFilter:
     def _request(self, message: Json) -> tuple[bytes, bytes]:
         request, request_id = message.get("request"), message.get("request_id")
         if not isinstance(request, dict) or not isinstance(request_id, str):
-            raise PolicyError(
-                f"message {self._lines} on stdin is a control request without request or request_id"
-            )
+            raise PolicyError(f"message {self._lines} on stdin is a control request without request or request_id")
         try:
             judged = self._judge_request(request)
         except PolicyError as refusal:
@@ -138,9 +136,7 @@ class ControlFilter:
         subtype = request.get("subtype")
         fields = REQUESTS.get(subtype) if isinstance(subtype, str) else None
         if not self._scope.permits(f"control:{subtype}", by_default=fields is not None):
-            raise PolicyError(
-                f"the control request {str(subtype)[:80]!r} could act on the host; it is not passed on"
-            )
+            raise PolicyError(f"the control request {str(subtype)[:80]!r} could act on the host; it is not passed on")
         if fields is None:
             return request
         for name in sorted(set(request) - fields - {"subtype"}):

@@ -61,9 +61,7 @@ def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Directories that exist in the namespace."""
     for value in values:
         if not scope.contains(posixpath.join(cwd, value)):
-            raise PolicyError(
-                f"{value!r} is not shared with the host; only /workspace and the grant's shares are"
-            )
+            raise PolicyError(f"{value!r} is not shared with the host; only /workspace and the grant's shares are")
     return values
 
 
@@ -71,33 +69,33 @@ def in_process_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """MCP servers that live in the client's own process, in a configuration written anew."""
     servers: dict[str, Any] = {}
     for value in values:
-        config = parse_object(value, "--mcp-config")
+        config = parse_object(value)
         servers |= sdk_servers(config.get("mcpServers"))
     return [json.dumps({"mcpServers": servers})] if servers else []
 
 
 def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Definitions of agents without hooks, servers or permissions of their own."""
-    return [json.dumps(agents(parse_object(value, "--agents"))) for value in values]
+    return [json.dumps(agents(parse_object(value))) for value in values]
 
 
 def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Settings that change no more than the conversation."""
     known = {"model", "effortLevel", "outputStyle", "language", "alwaysThinkingEnabled", "fastMode"}
-    found = [parse_object(value, "--settings") for value in values if value]
+    found = [parse_object(value) for value in values if value]
     for name in sorted({name for settings in found for name in settings} - known):
         raise PolicyError(f"the setting {name!r} could run commands or send data elsewhere on the host")
     return [json.dumps(settings) for settings in found if settings]
 
 
-def parse_object(text: str, where: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
     """The JSON object in a value; a file's name is none, because the file would be one of the host's."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise PolicyError(f"{where} takes a JSON object over the bridge, not the name of a file")
+        raise PolicyError("over the bridge this is a JSON object, not the name of a file")
     return value
 
 
@@ -107,9 +105,7 @@ def sdk_servers(servers: object) -> dict[str, Any]:
         raise PolicyError("the MCP configuration holds no object mcpServers")
     for name, server in servers.items():
         if not isinstance(server, dict) or server.get("type") != "sdk":
-            raise PolicyError(
-                f"the MCP server {name!r} would run on the host; only in-process servers are carried"
-            )
+            raise PolicyError(f"the MCP server {name!r} would run on the host; only in-process servers are carried")
     return {name: {"type": "sdk", "name": str(server.get("name", name))} for name, server in servers.items()}
 
 

@@ -61,9 +61,7 @@ class Scope:
     def denied_tools(self) -> tuple[str, ...]:
         """Built-in tools that are denied by name."""
         offered = self.tools
-        return tuple(
-            sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS, *self.refused} - {*offered} - {"StructuredOutput"})
-        )
+        return tuple(sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS, *self.refused} - {*offered} - {"StructuredOutput"}))
 
     def permits(self, name: str, by_default: bool) -> bool:
         """Whether the operator's word, or else the default, permits a flag or a control request."""

@@ -99,9 +99,7 @@ class Call:
         if not self.peer.scope.contains(self.cwd):
             raise PolicyError(f"the directory {self.cwd} is not shared with the host; run it in /workspace")
         if not self._plan.prints and self._fields.get("stdout") == b"tty":
-            raise PolicyError(
-                'the bridge carries no interactive session yet; ask with `claude-code -p "..."`'
-            )
+            raise PolicyError('the bridge carries no interactive session yet; ask with `claude-code -p "..."`')
 
     def tell_position(self, position: int) -> None:
         """Say how many calls come first, when that has changed."""
@@ -292,9 +290,7 @@ class Call:
             self.peer.service.audit.write("failed", **self.peer.who, why=said)
             inside = "chdir" in said
             why = f"the directory {self.cwd} is not there on the host" if inside else "its namespace failed"
-            self.fail(
-                "start", f"the host could not start Claude Code: {why}; see `claude-bridge-server doctor`"
-            )
+            self.fail("start", f"the host could not start Claude Code: {why}; see `claude-bridge-server doctor`")
         self._finish()
 
     def _finish(self) -> None:

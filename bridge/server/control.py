@@ -65,9 +65,7 @@ def ask(state: State, question: str) -> dict[str, Any] | None:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            raise StateError(
-                f"{state.control}: {error.strerror}; run it as the user that runs the server"
-            ) from None
+            raise StateError(f"{state.control}: {error.strerror}; run it as the user that runs the server") from None
         try:
             sock.sendall(json.dumps({"do": question}).encode() + b"\n")
             with sock.makefile("rb") as answer:

@@ -76,9 +76,7 @@ def _from_file(path: Path, source: str) -> Credential:
     try:
         secret = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NoCredentialsError(
-            f"{source} cannot be read ({error}); run `claude-bridge-server login`"
-        ) from None
+        raise NoCredentialsError(f"{source} cannot be read ({error}); run `claude-bridge-server login`") from None
     if not secret or len(secret) > 4096 or any(character.isspace() for character in secret):
         raise NoCredentialsError(f"{source} holds no token or key; run `claude-bridge-server login`")
     return Credential(secret, source, is_key(secret))
@@ -99,15 +97,11 @@ def _own_login(environment: Mapping[str, str]) -> Credential:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
-            raise NoCredentialsError(
-                f"the login in {directory} cannot be read; run `claude` on the host"
-            ) from None
+            raise NoCredentialsError(f"the login in {directory} cannot be read; run `claude` on the host") from None
         if expires < time.time():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(expires))
             raise NoCredentialsError(
                 f"the host's login expired on {when}; run `claude` there once, or `claude-bridge-server login`"
             )
         return Credential(secret, f"the login in {directory}", is_key=False)
-    raise NoCredentialsError(
-        "the host's Claude Code is not logged in; run `claude-bridge-server login` on the host"
-    )
+    raise NoCredentialsError("the host's Claude Code is not logged in; run `claude-bridge-server login` on the host")

@@ -50,9 +50,7 @@ def _python(_state: State, _chosen: Config) -> Iterator[Result]:
 def _cli(_state: State, chosen: Config) -> Iterator[Result]:
     cli = HostCli(chosen.claude)
     asyncio.run(cli.ask())
-    yield Result(
-        "claude", bool(cli.version), f"{cli.version} at {cli.find()}" if cli.version else cli.problem
-    )
+    yield Result("claude", bool(cli.version), f"{cli.version} at {cli.find()}" if cli.version else cli.problem)
 
 
 def _login(state: State, chosen: Config) -> Iterator[Result]:
@@ -61,9 +59,7 @@ def _login(state: State, chosen: Config) -> Iterator[Result]:
     except credentials.NoCredentialsError as error:
         yield Result("credentials", False, str(error))
     else:
-        yield Result(
-            "credentials", True, f"from {found.source if found else 'the environment in bridge.yaml'}"
-        )
+        yield Result("credentials", True, f"from {found.source if found else 'the environment in bridge.yaml'}")
 
 
 def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
@@ -84,18 +80,14 @@ def _server(state: State, _chosen: Config) -> Iterator[Result]:
     if answer is None:
         yield Result("server", False, f"none runs in {state.root}; start it with `invoke bridge.up`")
     else:
-        yield Result(
-            "server", True, f"process {answer['pid']}, {answer['running']} running, {answer['queued']} queued"
-        )
+        yield Result("server", True, f"process {answer['pid']}, {answer['running']} running, {answer['queued']} queued")
 
 
 def _grants(state: State, _chosen: Config) -> Iterator[Result]:
     for name, grant in state.grants().items():
         path = state.directory(name) / SOCKET_NAME
         problem = grant.problem or _unreachable(str(path))
-        yield Result(
-            f"grant {name}", not problem, problem or f"{grant.workspace}; mount {path.parent} at /host"
-        )
+        yield Result(f"grant {name}", not problem, problem or f"{grant.workspace}; mount {path.parent} at /host")
 
 
 def _unreachable(path: str) -> str:

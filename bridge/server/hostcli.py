@@ -53,9 +53,7 @@ class HostCli:
             return
         self.version, self.help = "", b""
         if look is not None:
-            self.version = (
-                (await _output(look[0], "--version")).decode("utf-8", "replace").split("\n")[0].strip()
-            )
+            self.version = (await _output(look[0], "--version")).decode("utf-8", "replace").split("\n")[0].strip()
             self.help = await _output(look[0], "--help")
             if not self.version:
                 self.problem = "the host's Claude Code does not answer `claude --version`"

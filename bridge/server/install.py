@@ -66,6 +66,4 @@ def _escape(text: str) -> str:
 
 
 def _quote(word: str) -> str:
-    return (
-        '"' + _escape(word).replace("\\", "\\\\").replace('"', '\\"') + '"' if " " in word else _escape(word)
-    )
+    return '"' + _escape(word).replace("\\", "\\\\").replace('"', '\\"') + '"' if " " in word else _escape(word)

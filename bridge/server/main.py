@@ -51,9 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="claude-bridge-server", description="Let containers use this host's Claude Code."
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    top.add_argument(
-        "--state", type=Path, help=f"where grants and sessions are kept (default {default_root()})"
-    )
+    top.add_argument("--state", type=Path, help=f"where grants and sessions are kept (default {default_root()})")
     top.add_argument("--config", type=Path, help=f"the operator's choices (default {config.default_path()})")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -64,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serving = add("serve", serve, "Serve until TERM; HUP reads configuration and grants anew.")
     serving.add_argument("--workspace", type=Path, metavar="DIR", help="make a grant `default` for it")
-    granting = add(
-        "grant", grant, "Let containers use Claude on one workspace; prints the directory to mount."
-    )
+    granting = add("grant", grant, "Let containers use Claude on one workspace; prints the directory to mount.")
     granting.add_argument("name", metavar="NAME")
     granting.add_argument("--workspace", type=Path, required=True, metavar="DIR")
     granting.add_argument("--share", action="append", default=[], metavar="HOSTDIR:CONTAINERDIR[:ro]")

@@ -234,7 +234,5 @@ def _container(pid: int) -> str:
         text = Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
         return ""
-    names = [
-        line.rpartition("/")[2].removeprefix("docker-").removesuffix(".scope") for line in text.split("\n")
-    ]
+    names = [line.rpartition("/")[2].removeprefix("docker-").removesuffix(".scope") for line in text.split("\n")]
     return next((name[:12] for name in names if len(name) == 64 and name.isalnum()), "")

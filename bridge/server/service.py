@@ -80,9 +80,7 @@ class Service:
             peer.leave()
         await self._until(lambda: not self.calls("running"), self.config.limits.stop_grace)
         for call in self.calls("running"):
-            call.fail(
-                "stopping", "the bridge has stopped in the middle of this call; try again when it is back"
-            )
+            call.fail("stopping", "the bridge has stopped in the middle of this call; try again when it is back")
         await self._until(lambda: not self.queue.running, ENDED_WITHIN_S)
         for peer in list(self.peers):
             peer.close()
@@ -121,11 +119,7 @@ class Service:
         for name in sorted(self.grants.keys() - registered.keys()):
             self._withdraw(name)
         for name, grant in registered.items():
-            if (
-                self.grants.get(name) == grant
-                and name in self._published
-                and self._published[name].is_there()
-            ):
+            if self.grants.get(name) == grant and name in self._published and self._published[name].is_there():
                 continue
             if name in self.grants:
                 self._withdraw(name)

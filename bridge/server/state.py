@@ -65,20 +65,11 @@ class Share:
         """Read HOSTDIR:CONTAINERDIR[:ro]."""
         source, colon, rest = text.partition(":")
         target, _, mode = rest.partition(":")
-        if (
-            not colon
-            or mode not in ("", "ro", "rw")
-            or not source.startswith("/")
-            or not target.startswith("/")
-        ):
-            raise StateError(
-                f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed"
-            )
+        if not colon or mode not in ("", "ro", "rw") or not source.startswith("/") or not target.startswith("/"):
+            raise StateError(f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed")
         target = os.path.normpath(target)
         if target == "/" or any((target + "/").startswith(taken + "/") for taken in (*RESERVED, WORKSPACE)):
-            raise StateError(
-                f"--share {text!r}: {target} belongs to the namespace itself; choose another directory"
-            )
+            raise StateError(f"--share {text!r}: {target} belongs to the namespace itself; choose another directory")
         return cls(os.path.realpath(source), target, mode == "ro")
 
 
@@ -154,9 +145,7 @@ class State:
         except BlockingIOError:
             pid = os.read(fd, 20).decode("ascii", "replace").strip()
             os.close(fd)
-            raise StateError(
-                f"a bridge server runs already in {self.root} (process {pid or 'unknown'})"
-            ) from None
+            raise StateError(f"a bridge server runs already in {self.root} (process {pid or 'unknown'})") from None
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
         self._lock = fd
@@ -192,21 +181,15 @@ class State:
     def add(self, grant: Grant) -> Path:
         """Register a grant, or change one; the directory that a container mounts."""
         if not NAME.fullmatch(grant.name):
-            raise StateError(
-                f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are"
-            )
+            raise StateError(f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are")
         for path in (grant.workspace, *(share.source for share in grant.shares)):
             if not os.path.isdir(path):
                 raise StateError(f"{path} is no directory")
         if os.geteuid() not in (0, grant.owner[0]):
-            raise StateError(
-                f"{grant.workspace} belongs to user {grant.owner[0]}; grant it as that user or as root"
-            )
+            raise StateError(f"{grant.workspace} belongs to user {grant.owner[0]}; grant it as that user or as root")
         directory = self.directory(grant.name)
         if len(os.fsencode(directory / SOCKET_NAME)) > MAX_SOCKET_PATH:
-            raise StateError(
-                f"{directory / SOCKET_NAME} is longer than {MAX_SOCKET_PATH} bytes; shorten --state"
-            )
+            raise StateError(f"{directory / SOCKET_NAME} is longer than {MAX_SOCKET_PATH} bytes; shorten --state")
         own_directory(directory, 0o755)
         replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
         return directory
@@ -250,9 +233,7 @@ def own_directory(path: Path, mode: int) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise StateError(f"{path} is not a directory; move it away")
     if found.st_uid != os.geteuid():
-        raise StateError(
-            f"{path} belongs to user {found.st_uid}; move it away or choose another with --state"
-        )
+        raise StateError(f"{path} belongs to user {found.st_uid}; move it away or choose another with --state")
     if stat.S_IMODE(found.st_mode) != mode:
         path.chmod(mode)
 

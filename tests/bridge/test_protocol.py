@@ -105,14 +105,10 @@ def test_noise_after_a_hello_is_an_event_or_a_protocol_error(noise: bytes) -> No
 
 @settings(max_examples=500)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from([*SIZES, 0x7F]), st.integers(0, 3), st.binary(max_size=20)), max_size=12
-    ),
+    st.lists(st.tuples(st.sampled_from([*SIZES, 0x7F]), st.integers(0, 3), st.binary(max_size=20)), max_size=12),
     st.sampled_from([CLIENT, SERVER]),
 )
-def test_frames_in_any_order_are_events_or_a_protocol_error(
-    frames: list[tuple[int, int, bytes]], role: str
-) -> None:
+def test_frames_in_any_order_are_events_or_a_protocol_error(frames: list[tuple[int, int, bytes]], role: str) -> None:
     link = Link(role)
     if role == CLIENT:
         link.call([b"x"], {})

@@ -57,9 +57,7 @@ def test_real_client_is_let_through(line: str) -> None:
     plan = rewrite(line.split(" "), SCOPE)
     assert plan.controls
     assert "--setting-sources=" in plan.argv
-    assert not any(
-        word.startswith("--setting-sources=") and word != "--setting-sources=" for word in plan.argv
-    )
+    assert not any(word.startswith("--setting-sources=") and word != "--setting-sources=" for word in plan.argv)
 
 
 def test_python_sdk_s_empty_system_prompt_stays_an_argument() -> None:
@@ -95,9 +93,7 @@ def test_closed_flag_is_refused_with_a_sentence(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_flag_can_be_opened_by_the_operator(name: str) -> None:
-    assert any(
-        word.startswith(name) for word in rewrite([name, "x y"], Scope(allowed=frozenset({name}))).argv
-    )
+    assert any(word.startswith(name) for word in rewrite([name, "x y"], Scope(allowed=frozenset({name}))).argv)
 
 
 @pytest.mark.parametrize("name", ["--print", "--model", "--resume"])
@@ -164,9 +160,7 @@ def test_tools_that_are_asked_for_are_narrowed(asked: list[str], offered: str) -
 
 
 def test_withheld_tools_are_denied_by_name() -> None:
-    (flag,) = [
-        word for word in rewrite(["--disallowedTools", "Read"], SCOPE).argv if "--disallowedTools" in word
-    ]
+    (flag,) = [word for word in rewrite(["--disallowedTools", "Read"], SCOPE).argv if "--disallowedTools" in word]
     assert {"Bash", "WebFetch", "SendMessage", "Read"} <= set(flag.partition("=")[2].split(","))
 
 
@@ -196,9 +190,7 @@ def test_every_row_of_the_table_explains_itself_once() -> None:
     assert len(BY_NAME) == sum(len(flag.names) for flag in FLAGS)
 
 
-@given(
-    st.lists(st.one_of(st.sampled_from([*BY_NAME, *CLOSED, "--", "-", *SUBCOMMANDS]), st.text(max_size=12)))
-)
+@given(st.lists(st.one_of(st.sampled_from([*BY_NAME, *CLOSED, "--", "-", *SUBCOMMANDS]), st.text(max_size=12))))
 def test_any_arguments_are_refused_or_end_in_known_flags(argv: list[str]) -> None:
     try:
         plan = rewrite(argv, SCOPE)
@@ -261,9 +253,7 @@ def test_control_request_that_could_act_on_the_host_is_answered_with_the_reason(
 
 
 PASSED = {
-    "initialize": ask(
-        subtype="initialize", hooks={"Stop": [{"hookCallbackIds": ["h0"]}]}, sdkMcpServers=["mine"]
-    ),
+    "initialize": ask(subtype="initialize", hooks={"Stop": [{"hookCallbackIds": ["h0"]}]}, sdkMcpServers=["mine"]),
     "agents": ask(subtype="initialize", agents={"a": {"description": "d", "prompt": "p", "tools": ["Read"]}}),
     "interrupt": ask(subtype="interrupt"),
     "model": ask(subtype="set_model", model="opus"),
@@ -343,9 +333,7 @@ def test_last_line_needs_no_line_feed() -> None:
     assert stream.finish() == (b'{"type":"keep_alive"}\n', b"")
 
 
-@given(
-    st.recursive(st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
-)
+@given(st.recursive(st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_any_request_is_passed_answered_or_ends_the_call(value: Any) -> None:
     stream = ControlFilter(SCOPE)
     for message in (
