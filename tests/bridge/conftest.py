@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bridge_cli import VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, Place, bridge_host
+from tests.support.fake_messages_api import FakeMessagesApi, echo
 
 HostMaker = Callable[..., BridgeHost]
 
@@ -40,3 +42,34 @@ def host_per_test(tmp_path: Path) -> Iterator[HostMaker]:
             return stack.enter_context(bridge_host(directory, **config))
 
         yield make
+
+
+class RealHost:
+    """A server with a real CLI, whose API is ours."""
+
+    def __init__(self, host: BridgeHost, api: FakeMessagesApi) -> None:
+        self.host = host
+        self.api = api
+
+    def place(self, *shares: str) -> Place:
+        """A fresh grant."""
+        return self.host.grant(f"grant-{next(_NUMBERS)}", *shares)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def real_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """One server for each version of the CLI."""
+    with FakeMessagesApi() as api:
+        directory = tmp_path_factory.mktemp("real")
+        environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
+        config = {"claude": str(installed(request.param)), "environment": environment}
+        with bridge_host(directory, **config) as host:
+            yield RealHost(host, api)
+
+
+@pytest.fixture
+def real(real_host: RealHost) -> Iterator[RealHost]:
+    """The same, with an API that has heard nothing and repeats what it hears."""
+    real_host.api.part = echo
+    real_host.api.requests.clear()
+    yield real_host
