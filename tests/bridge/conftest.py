@@ -47,9 +47,10 @@ def host_per_test(tmp_path: Path) -> Iterator[HostMaker]:
 class RealHost:
     """A server with a real CLI, whose API is ours."""
 
-    def __init__(self, host: BridgeHost, api: FakeMessagesApi) -> None:
+    def __init__(self, host: BridgeHost, api: FakeMessagesApi, cli: str) -> None:
         self.host = host
         self.api = api
+        self.cli = cli
 
     def place(self, *shares: str) -> Place:
         """A fresh grant."""
@@ -64,7 +65,7 @@ def real_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
         config = {"claude": str(installed(request.param)), "environment": environment}
         with bridge_host(directory, **config) as host:
-            yield RealHost(host, api)
+            yield RealHost(host, api, str(installed(request.param)))
 
 
 @pytest.fixture
