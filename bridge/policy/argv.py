@@ -145,7 +145,7 @@ def _add_own(plan: Plan, scope: Scope) -> None:
     """Add what the bridge sets itself. --tools adds up in the CLI, so the client's own never gets there."""
     asked = plan.flags.get("--tools")
     tools = BY_NAME["--tools"].check(["default"] if asked is None else asked, scope, WORKSPACE)
-    denied = [*plan.flags.get("--disallowedTools", []), *scope.denied_tools]
+    denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
     own = {
         "--setting-sources=": "settings, hooks, commands and servers of the workspace would run on the host",
         "--strict-mcp-config": "MCP servers that are configured elsewhere would run on the host",

@@ -10,9 +10,9 @@ WORKSPACE = "/workspace"
 
 OFFERED_TOOLS = (
     "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob",
-    "Grep", "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read", "ReadMcpResourceTool",
-    "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate", "TaskGet", "TaskList",
-    "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
+    "Grep", "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read",
+    "ReadMcpResourceTool", "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate",
+    "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
 )  # fmt: skip
 """Built-in tools that neither run a command nor speak to the network. A list of what is allowed: each
 version of the CLI brings tools of its own (Workflow, Monitor, Cron...), and none of them may appear here by
@@ -20,10 +20,19 @@ itself."""
 
 WITHHELD_TOOLS = (
     "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree",
-    "KillBash", "KillShell", "ListAgents", "Monitor", "PowerShell", "REPL", "RemoteTrigger", "ScheduleWakeup", "SendMessage",
-    "Skill", "SlashCommand", "WebFetch", "WebSearch", "Workflow",
+    "KillBash", "KillShell", "ListAgents", "Monitor", "PowerShell", "RemoteTrigger", "ScheduleWakeup",
+    "SendMessage", "Skill", "WebFetch", "WebSearch", "Workflow",
 )  # fmt: skip
-"""Tools that are also denied by name, as a second layer: a denial outlives a mistake in the list above."""
+"""Tools that are also denied by name, as a second layer: a denial outlives a mistake in the list above.
+Only names that the CLI knows: it complains on stderr about any other."""
+
+DENIED_PATHS = (
+    "Read(//proc/**)", "Read(//dev/**)",
+    *(f"Edit(/{path}/**)" for path in ("/proc", "/dev", "/tmp", "/home")),
+    *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")),
+)  # fmt: skip
+"""Places of the namespace that are no business of the file tools: what the CLI's own process tells about the
+host (mounts, variables), and what is thrown away after the call, where a file would be written in vain."""
 
 
 class PolicyError(Exception):
@@ -58,10 +67,15 @@ class Scope:
         return tuple(name for name in OFFERED_TOOLS + more if name not in self.refused)
 
     @property
+    def denials(self) -> tuple[str, ...]:
+        """All that is denied, as rules of the CLI's."""
+        return (*self.denied_tools, *DENIED_PATHS)
+
+    @property
     def denied_tools(self) -> tuple[str, ...]:
         """Built-in tools that are denied by name."""
         offered = self.tools
-        return tuple(sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS, *self.refused} - {*offered} - {"StructuredOutput"}))
+        return tuple(sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS} - {*offered}))
 
     def permits(self, name: str, by_default: bool) -> bool:
         """Whether the operator's word, or else the default, permits a flag or a control request."""

@@ -213,11 +213,9 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
 
 def managed_settings(scope: Scope) -> dict[str, object]:
     """Settings that the CLI holds above all others: a second layer behind the policy's first."""
-    nowhere = [f"Edit(/{path}/**)" for path in ("/tmp", "/home", "/dev", "/proc")]  # noqa: S108
-    own = [f"Edit(/{CONFIG_AT}/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")]
     return {
         "permissions": {
-            "deny": [*scope.denied_tools, "Read(//proc/**)", "Read(//dev/**)", *nowhere, *own],
+            "deny": list(scope.denials),
             "disableBypassPermissionsMode": "disable",
         },
         "disableAutoMode": "disable",

@@ -56,7 +56,9 @@ def test_output_comes_while_the_call_runs(place: Place) -> None:
 @pytest.mark.parametrize("word", [b"a b", b"", b"line\nfeed x", b"\xff\xfe x", b"'\"$(x)`;", "naïve ☃".encode()])
 def test_argument_arrives_as_it_was_given(place: Place, word: bytes) -> None:
     argv = report(place, "--append-system-prompt", word)["argv"]
-    assert bytes.fromhex(next(arg for arg in argv if arg.startswith(b"--append-system".hex()))).split(b"=", 1)[1] == word
+    assert (
+        bytes.fromhex(next(arg for arg in argv if arg.startswith(b"--append-system".hex()))).split(b"=", 1)[1] == word
+    )
 
 
 # stdin: nothing, a pipe, a file

@@ -1,4 +1,5 @@
-"""The real CLI, oldest and newest, over the bridge against a Messages API of our own: what people and SDKs do."""
+"""The real CLI, oldest and newest, over the bridge against a Messages API of our own: what people and SDKs
+do."""
 
 from __future__ import annotations
 

@@ -66,7 +66,8 @@ class Place:
 
     @contextlib.contextmanager
     def start(self, *argv: str, words: list[str] | None = None) -> Iterator[Running]:
-        """Call the wrapper, or another command in a container of ours, and go on; it is ended with the block."""
+        """Call the wrapper, or another command in a container of ours, and go on; it is ended with the
+        block."""
         pipe = subprocess.PIPE
         words = words or self.claude(*argv)
         process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": "/usr/bin:/bin"})
