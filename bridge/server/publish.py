@@ -51,20 +51,17 @@ def publish(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Publ
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    # By way of a descriptor: the temporary name is longer than the one that has to fit.
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     before = os.umask(0o777 & ~mode)
     try:
-        listener.bind(_short(directory, temporary.name))
+        listener.bind(f"/proc/self/fd/{place}/{temporary.name}")
     finally:
         os.umask(before)
+        os.close(place)
     listener.listen(BACKLOG)
     temporary.rename(path)
     return Published(path, listener)
-
-
-def _short(directory: Path, name: str) -> str:
-    """The same place by a path that fits: the temporary name is longer than the one that people use."""
-    full = str(directory / name)
-    return full if len(os.fsencode(full)) <= 107 else os.path.relpath(full)
 
 
 def _refuse_what_lives(path: Path) -> None:

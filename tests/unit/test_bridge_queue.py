@@ -90,10 +90,9 @@ def test_no_grant_gets_a_second_turn_before_one_that_waits_since_before_its_firs
         if running is None and (turn := queue.next()):
             running = turn[0]
             del arrived[turn[1]]
-            for grant, since in arrived.items():
-                before = [when for when, name in turns if name == running]
-                if grant[0] != running and before:
-                    assert since >= before[-1], (
-                        f"{grant[0]} has waited since {since}, {running} had a turn at {before[-1]}"
-                    )
+            last = {name: when for when, name in turns}
+            for (name, _), came in arrived.items():
+                since = max(came, last.get(name, 0))
+                if name != running and running in last:
+                    assert since >= last[running], f"{name} waits since {since}, {running} ran at {last[running]}"
             turns.append((now, running))
