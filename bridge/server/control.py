@@ -31,10 +31,10 @@ class Control:
 
     def close(self) -> None:
         """Listen no more."""
-        if self._published:
-            self._published.withdraw()
         if self._server:
             self._server.close()
+        if self._published:
+            self._published.withdraw()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -104,6 +104,8 @@ def serve(options: argparse.Namespace) -> int:
     state = _state(options)
     if config.load(options.config).confinement == "bubblewrap":
         confinement.check()
+    else:
+        state.open_for_owners()
     state.lock()
     state.clean()
     directory = _default_grant(state, options.workspace)

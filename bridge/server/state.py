@@ -133,9 +133,16 @@ class State:
     def prepare(self) -> None:
         """Make what is missing, and refuse what someone else may have planted."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        own_directory(self.root, 0o700)
+        own_directory(self.root, 0o700, or_else=0o711)
         for name in ("registry", "grants", "private", "scratch"):
             own_directory(self.root / name, 0o711 if name in ("private", "scratch") else 0o700)
+
+    def open_for_owners(self) -> None:
+        """Let the owners of workspaces pass through to their sessions: without a namespace they have to.
+
+        Sockets, token and log stay closed: their own directories and modes see to that.
+        """
+        self.root.chmod(0o711)
 
     def lock(self) -> None:
         """Become the only server of this directory, until the process ends."""
@@ -225,7 +232,7 @@ class State:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def own_directory(path: Path, mode: int) -> None:
+def own_directory(path: Path, mode: int, or_else: int | None = None) -> None:
     """Make a directory, or make sure that an existing one is really ours; never follow a link."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
@@ -234,7 +241,7 @@ def own_directory(path: Path, mode: int) -> None:
         raise StateError(f"{path} is not a directory; move it away")
     if found.st_uid != os.geteuid():
         raise StateError(f"{path} belongs to user {found.st_uid}; move it away or choose another with --state")
-    if stat.S_IMODE(found.st_mode) != mode:
+    if stat.S_IMODE(found.st_mode) not in (mode, or_else):
         path.chmod(mode)
 
 

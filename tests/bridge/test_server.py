@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -17,7 +18,7 @@ import pytest
 
 from bridge.protocol import PREFACE, Frame, frame, record
 from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import ROOT, BridgeHost, Place
+from tests.support.bridge_host import FAKE_CLI, ROOT, BridgeHost, Place
 from tests.support.waiting import wait_until
 
 
@@ -115,6 +116,7 @@ def test_socket_activation(tmp_path: Path) -> None:
     command = [sys.executable, "-c", activate, path, *host.command("serve")]
     with subprocess.Popen(command, cwd=ROOT, env=host.environment(), stdout=subprocess.PIPE) as process:
         try:
+            wait_until(Path(path).exists, 10, "the socket")
             assert place.run("-p", "out x").stdout == b"x"
             process.terminate()
             assert process.wait(10) == 0
@@ -166,13 +168,15 @@ def test_graceful_stop_lets_running_calls_end(host_per_test: HostMaker) -> None:
 def test_graceful_stop_answers_who_waits_and_who_takes_too_long(host_per_test: HostMaker) -> None:
     host = host_per_test(limits={"running": 1, "stop_grace": 1})
     place = host.grant("one")
-    with place.start("-p", "ignore;ready;wait") as running, place.start("-p", "out x") as waiting:
+    with place.start("-p", "ignore;ready;wait") as running:
         running.line()
-        wait_until(lambda: host.status()["queued"] == 1, 10, "a call that waits")
-        assert host.end() == 0
-        for call in (waiting, running):
-            code, _, err = call.end()
-            assert (code, err[:27]) == (125, b"bridge: the bridge is stopp" if call is waiting else b"bridge: the bridge has stop")
+        with place.start("-p", "out x") as waiting:
+            wait_until(lambda: host.status()["queued"] == 1, 10, "a call that waits")
+            assert host.end() == 0
+            code, _, err = waiting.end()
+        assert (code, b"is stopping" in err) == (125, True)
+        code, _, err = running.end()
+        assert (code, b"has stopped in the middle" in err) == (125, True)
 
 
 # Grants
@@ -227,10 +231,11 @@ def test_default_grant_of_serve(tmp_path: Path) -> None:
 def test_full_queue_is_said_so(host_per_test: HostMaker) -> None:
     host = host_per_test(limits={"running": 1, "queued": 1})
     place = host.grant("one")
-    with place.start("-p", "ready;wait") as running, place.start("-p", "out x"):
+    with place.start("-p", "ready;wait") as running:
         running.line()
-        wait_until(lambda: host.status()["queued"] == 1, 10, "a call that waits")
-        code, line = told(place.run("-p", "out y"))
+        with place.start("-p", "out x"):
+            wait_until(lambda: host.status()["queued"] == 1, 10, "a call that waits")
+            code, line = told(place.run("-p", "out y"))
     assert code == 125
     assert "is full" in line
 
@@ -399,12 +404,13 @@ def test_audit_log_is_rotated(host_per_test: HostMaker) -> None:
 def test_status_shows_running_and_queued_calls(host_per_test: HostMaker) -> None:
     host = host_per_test(limits={"running": 1})
     place = host.grant("one")
-    with place.start("-p", "ready;wait") as running, place.start("-p", "out x"):
+    with place.start("-p", "ready;wait") as running:
         running.line()
-        wait_until(lambda: host.status()["queued"] == 1, 10, "a call that waits")
-        grant = host.status()["grants"]["one"]
-        assert (grant["running"], grant["queued"], len(grant["calls"])) == (1, 1, 2)
-        assert "one" in host.tell("status").stdout
+        with place.start("-p", "out x"):
+            wait_until(lambda: host.status()["queued"] == 1, 10, "a call that waits")
+            grant = host.status()["grants"]["one"]
+            assert (grant["running"], grant["queued"], len(grant["calls"])) == (1, 1, 2)
+            assert "one" in host.tell("status").stdout
 
 
 def test_status_without_a_server(tmp_path: Path) -> None:
@@ -443,10 +449,11 @@ def test_doctor_names_what_is_wrong(host_per_test: HostMaker) -> None:
     assert "FAIL server" in bad.stdout
 
 
-def test_confinement_none_runs_as_the_owner_and_leaves_nothing(host_per_test: HostMaker) -> None:
-    host = host_per_test(confinement="none")
+def test_confinement_none_runs_as_the_owner_and_leaves_nothing(host_per_test: HostMaker, tmp_path: Path) -> None:
+    program = shutil.copy(FAKE_CLI, tmp_path / "claude")
+    host = host_per_test(confinement="none", claude=str(program))
     place = host.grant("one")
-    for directory in (host.directory, *host.directory.parents[:3], host.state):
+    for directory in (host.directory, *host.directory.parents[:3]):  # pytest's are closed to the owner
         directory.chmod(0o755)
     facts = json.loads(place.run("-p", "report").stdout)
     assert facts["ids"][0] == 1000
