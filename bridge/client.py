@@ -10,7 +10,6 @@ signals and sends them on.
 
 from __future__ import annotations
 
-import _signal
 import _thread
 import os
 import stat

@@ -19,10 +19,10 @@ CLI_ASKED_LIMIT_S = 30
 """For a hello that comes right after the host's CLI was updated: the server asks it for its version first."""
 
 
-def connect(path: str) -> _socket.socket:
+def connect(path: str, limit_s: float = CONNECT_LIMIT_S) -> _socket.socket:
     """The bridge's socket, connected; FaultError."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    sock.settimeout(CONNECT_LIMIT_S)
+    sock.settimeout(limit_s)
     try:
         sock.connect(path)
     except TimeoutError as error:
@@ -43,15 +43,15 @@ def hello(link: Link, want: bytes = b"") -> bytes:
     return link.hello(protocol=VERSION, client=__version__, name=name, workspace=workspace, want=want or None)
 
 
-def await_hello(sock: _socket.socket, link: Link) -> list[Event]:
+def await_hello(sock: _socket.socket, link: Link, limit_s: float = CLI_ASKED_LIMIT_S) -> list[Event]:
     """The server's hello, and what came with it."""
     events: list[Event] = []
-    sock.settimeout(CLI_ASKED_LIMIT_S)
+    sock.settimeout(limit_s)
     while not events:
         try:
             data = sock.recv(65536)
         except TimeoutError as error:
-            raise FaultError("silent", f"the host's bridge does not answer within {CLI_ASKED_LIMIT_S} s") from error
+            raise FaultError("silent", f"the host's bridge does not answer within {limit_s:g} s") from error
         except OSError:
             data = b""
         if not data:

@@ -8,7 +8,7 @@ Rules of this file:
   or `typing` would each cost it a good part of that.
 - Whatever the peer sends, the outcome is an event or a `ProtocolError`; the limits below bound the memory.
 
-What may follow what is in bridge/link.py; docs/bridge-protocol.md tells it all to writers of other clients.
+What may follow what is in bridge/link.py; docs/bridge.md tells it all to writers of other clients.
 """
 
 from __future__ import annotations

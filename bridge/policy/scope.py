@@ -28,7 +28,7 @@ Only names that the CLI knows: it complains on stderr about any other."""
 
 DENIED_PATHS = (
     "Read(//proc/**)", "Read(//dev/**)",
-    *(f"Edit(/{path}/**)" for path in ("/proc", "/dev", "/tmp", "/home")),
+    *(f"Edit(/{path}/**)" for path in ("/proc", "/dev", "/tmp", "/home")),  # noqa: S108 - the namespace's own
     *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")),
 )  # fmt: skip
 """Places of the namespace that are no business of the file tools: what the CLI's own process tells about the

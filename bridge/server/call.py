@@ -86,6 +86,7 @@ class Call:
         if not service.cli.version:
             self.fail("no-cli", service.cli.problem)
             return False
+        service.audit.write("asked", **self.peer.who, argv=outline(words))
         self.state = "waiting"
         self._wait_timer = asyncio.get_running_loop().call_later(service.config.limits.wait, self._give_up)
         return True

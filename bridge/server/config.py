@@ -55,6 +55,8 @@ class Config:
 
 def default_path() -> Path:
     """Where the configuration is looked for when nobody says."""
+    if chosen := os.environ.get("CLAUDE_BRIDGE_CONFIG"):
+        return Path(chosen).absolute()
     if os.geteuid() == 0:
         return Path("/etc/claude-code-bridge/bridge.yaml")
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"

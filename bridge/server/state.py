@@ -108,6 +108,8 @@ class Grant:
 
 def default_root() -> Path:
     """Where state is kept when nobody says; kept over reboots, because containers mount it."""
+    if chosen := os.environ.get("CLAUDE_BRIDGE_STATE"):
+        return Path(chosen).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/claude-code-bridge")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "claude-code-bridge"
@@ -190,7 +192,7 @@ class State:
         if not NAME.fullmatch(grant.name):
             raise StateError(f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are")
         for path in (grant.workspace, *(share.source for share in grant.shares)):
-            if not os.path.isdir(path):
+            if not Path(path).is_dir():
                 raise StateError(f"{path} is no directory")
         if os.geteuid() not in (0, grant.owner[0]):
             raise StateError(f"{grant.workspace} belongs to user {grant.owner[0]}; grant it as that user or as root")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import docker
+import docker.errors
 import pytest
 
-from tests.support.bridge_cli import VERSIONS, installed
+from pipeline import bridge
+from pipeline.errors import Problem
+from pipeline.image import REPOSITORY, VARIANTS, say_on_stderr
+from tests.support.bridge_cli import NEWEST, VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, Place, bridge_host
 from tests.support.fake_messages_api import FakeMessagesApi, echo
+
+pytest_plugins = ["tests.support.fixtures"]
 
 HostMaker = Callable[..., BridgeHost]
 
@@ -60,17 +67,57 @@ class RealHost:
 @pytest.fixture(scope="module", params=VERSIONS)
 def real_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
     """One server for each version of the CLI."""
+    with real_server(tmp_path_factory.mktemp("real"), request.param) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def newest_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """One server with the newest CLI."""
+    with real_server(tmp_path_factory.mktemp("newest"), NEWEST) as host:
+        yield host
+
+
+@contextmanager
+def real_server(directory: Path, version: str) -> Iterator[RealHost]:
+    """A server with a real CLI and its API."""
     with FakeMessagesApi() as api:
-        directory = tmp_path_factory.mktemp("real")
         environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
-        config = {"claude": str(installed(request.param)), "environment": environment}
+        config = {"claude": str(installed(version)), "environment": environment}
         with bridge_host(directory, **config) as host:
-            yield RealHost(host, api, str(installed(request.param)))
+            yield RealHost(host, api, str(installed(version)))
 
 
 @pytest.fixture
-def real(real_host: RealHost) -> Iterator[RealHost]:
+def real(real_host: RealHost) -> RealHost:
     """The same, with an API that has heard nothing and repeats what it hears."""
     real_host.api.part = echo
     real_host.api.requests.clear()
-    yield real_host
+    return real_host
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have bubblewrap before any worker starts."""
+    if not hasattr(config, "workerinput"):
+        try:
+            bridge.have_bubblewrap(say_on_stderr)
+        except Problem as problem:
+            pytest.exit(str(problem), 1)
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def image(request: pytest.FixtureRequest) -> str:
+    """The image of a variant; without it nothing can be tested."""
+    reference = f"{request.config.getoption('--repository')}:{VARIANTS[request.param].tag}"
+    client = docker.from_env()
+    try:
+        client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        pytest.exit(f"image {reference} is missing; run `bin/invoke build.{request.param}`", 1)
+    finally:
+        client.close()
+    return reference

@@ -109,7 +109,8 @@ def test_socket_activation(tmp_path: Path) -> None:
     place = host.grant("one")
     activate = (
         "import os, socket, sys; os.umask(0); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(8);"
-        "os.dup2(s.fileno(), 3); os.set_inheritable(3, True); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+        "os.dup2(s.fileno(), 3); os.set_inheritable(3, True);"
+        "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
         "os.execv(sys.executable, sys.argv[2:])"
     )
     path = str(place.mount / "claude-bridge.sock")
@@ -384,9 +385,9 @@ def test_server_survives_whatever_is_sent(shared_host: BridgeHost, place: Place)
 def test_audit_log_tells_who_and_what_and_no_word_of_the_prompt(shared_host: BridgeHost, place: Place) -> None:
     place.run("-p", "out a-private-word", "--append-system-prompt", "another-private-word", "--model", "opus")
     mine = [entry for entry in shared_host.audit() if entry.get("grant") == place.name]
-    assert [entry["event"] for entry in mine] == ["started", "ended"]
+    assert [entry["event"] for entry in mine] == ["asked", "started", "ended"]
     assert "private-word" not in json.dumps(mine)
-    assert "--model=opus" in mine[0]["argv"]
+    assert "--model=opus" in mine[1]["argv"]
     assert {"uid", "pid", "container"} <= mine[0].keys()
 
 

@@ -5,6 +5,9 @@ The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, 
 `flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `exit N`, `die N`.
 """
 
+# It starts as fast as it can.
+# ruff: noqa: PTH109, PTH115, PTH123, PTH208, SIM115
+
 import json
 import os
 import signal

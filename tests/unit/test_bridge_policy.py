@@ -293,7 +293,7 @@ def test_empty_field_that_is_not_known_is_left_out() -> None:
     ]
     + [
         b'{"type": "user", "x": NaN}',
-        b'{"type":"user","message":' + b"[" * 100_000,
+        b"".join([b'{"type":"user","message":', b"[" * 100_000]),
         b'{"type": "control_request"}',
     ],
     ids=lambda line: line[:24].decode("latin-1"),
@@ -315,7 +315,7 @@ def test_name_that_comes_twice_is_written_once() -> None:
 
 def test_line_without_end_is_bounded() -> None:
     stream = ControlFilter(SCOPE)
-    with pytest.raises(PolicyError, match="longer"):
+    with pytest.raises(PolicyError, match="longer"):  # noqa: PT012
         for _ in range(MAX_LINE // 65536 + 2):
             stream.feed(b"x" * 65536)
 
