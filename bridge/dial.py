@@ -26,8 +26,10 @@ def connect(path: str, limit_s: float = CONNECT_LIMIT_S) -> _socket.socket:
     try:
         sock.connect(path)
     except TimeoutError as error:
+        sock.close()
         raise FaultError("silent", f"the host's bridge does not accept connections at {path}") from error
     except OSError as error:
+        sock.close()
         raise not_connected(error, path) from error
     return sock
 

@@ -39,13 +39,12 @@ def place(shared_host: BridgeHost) -> Place:
 
 
 @pytest.fixture
-def host_per_test(tmp_path: Path) -> Iterator[HostMaker]:
+def host_per_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostMaker]:
     """Makes servers that the test may stop, kill and configure."""
     with ExitStack() as stack:
 
         def make(**config: object) -> BridgeHost:
-            directory = tmp_path / f"host-{next(_NUMBERS)}"
-            directory.mkdir()
+            directory = tmp_path_factory.mktemp("host")  # not tmp_path: a socket's path is at most 107 bytes
             return stack.enter_context(bridge_host(directory, **config))
 
         yield make

@@ -53,24 +53,23 @@ def second_turns(log: list[dict[str, Any]], per_grant: int = 4) -> int:
     """
     waiting: dict[str, collections.deque[int]] = collections.defaultdict(collections.deque)
     running: collections.Counter[str] = collections.Counter()
-    before: dict[str, int] = {}
-    passed_over = 0
+    turn: dict[str, int] = {}
+    count = 0
     for number, entry in enumerate(log):
         name = entry.get("grant", "")
         if entry["event"] == "asked":
             waiting[name].append(number)
         elif entry["event"] == "started":
-            others = [
-                queue[0] for other, queue in waiting.items() if other != name and queue and running[other] < per_grant
-            ]
-            passed_over += name in before and any(since < before[name] for since in others)
+            rest = [other for other, calls in waiting.items() if other != name and calls and running[other] < per_grant]
+            since = [max(waiting[other][0], turn.get(other, -1)) for other in rest]
+            count += name in turn and any(moment < turn[name] for moment in since)
             waiting[name].popleft()
-            before[name] = number
+            turn[name] = number
             running[name] += 1
         elif entry["event"] == "ended":
             running[name] -= 1
     assert sum(entry["event"] == "started" for entry in log) == CONTAINERS * CLIENTS
-    return passed_over
+    return count
 
 
 def memory_peak_mb(host: BridgeHost) -> float:

@@ -288,8 +288,11 @@ def test_reload_takes_new_limits_and_refuses_mistakes(host_per_test: HostMaker) 
     assert place.run("-p", "out x", "--model", "m").returncode == 126
 
 
-@pytest.mark.parametrize("text", ["x: 1", "limits: {x: 1}", "limits: {running: 0}", "confinement: yes", "- a", "a: [",
-                                  "environment: {A: [1]}", "policy: {allow: x}", "claude: 7", "audit: {size: 1}"])  # fmt: skip
+MISTAKES = ["x: 1", "limits: {x: 1}", "limits: {running: 0}", "confinement: yes", "- a", "a: [", "claude: 7",
+            "environment: {A: [1]}", "policy: {allow: x}", "audit: {size: 1}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MISTAKES)
 def test_mistake_in_the_configuration_is_one_line_and_64(tmp_path: Path, text: str) -> None:
     host = BridgeHost(tmp_path)
     host.config.write_text(text)

@@ -290,8 +290,6 @@ def test_empty_field_that_is_not_known_is_left_out() -> None:
         b'{"type": 7}',
         b"\xff\xfe",
         b"{}",
-    ]
-    + [
         b'{"type": "user", "x": NaN}',
         b"".join([b'{"type":"user","message":', b"[" * 100_000]),
         b'{"type": "control_request"}',

@@ -42,7 +42,18 @@ def _install(where: Path, files: list[Path]) -> None:
     for path in files:
         shutil.copy(path, where)
     # The source distribution holds no CLI of its own, so the SDK finds `claude` on PATH; the wheel would bring 365 MB.
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-config", "--target", str(where / "python")]
+    uv = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--compile-bytecode",
+        "--target",
+        str(where / "python"),
+    ]
     lock = ["--require-hashes", "--no-binary", "claude-agent-sdk", "-r", str(PYTHON_LOCK)]
     _run(*uv, "--python-version", "3.11", *lock)
     _run("npm", "ci", "--prefix", str(where), "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
