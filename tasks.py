@@ -163,7 +163,7 @@ def _lifecycle_task(variant: image.Variant) -> Task[Callable[..., None]]:
         table = _table("step", "held", "seen", "seconds")
         with problems_as_exit(), engine.connected() as client:
             steps = []
-            for step in lifecycle.act_out(client, variant):
+            for step in lifecycle.act_out(client, variant, say):
                 say(f"{step.name} ...")
                 steps.append(step)
                 table.add_row(

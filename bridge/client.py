@@ -16,7 +16,7 @@ import stat
 import sys
 
 # ruff: noqa: PTH109 - pathlib costs the start 5 ms
-from bridge.dial import await_hello, connect, hello, receive
+from bridge.dial import await_hello, connect, hello, receive, send
 from bridge.faults import NO_CLI, FaultError
 from bridge.link import CLIENT, Link
 from bridge.memory import project_memory
@@ -69,7 +69,7 @@ def _answer_from_hello(path: str, word: bytes) -> int:
     """Version and help of the host's CLI are part of the hello: no process is started for them."""
     sock, link = connect(path), Link(CLIENT)
     want = _ASKED[word]
-    sock.sendall(hello(link, want))
+    send(sock, hello(link, want))
     said = await_hello(sock, link)[0].fields
     if not said.get("cli"):
         raise FaultError("no-cli", said.text("problem"), NO_CLI)
@@ -115,7 +115,7 @@ class _Call:
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         # All at once, so that the server can begin before this side has read its hello.
-        self._sock.sendall(hello(self._link) + call)
+        send(self._sock, hello(self._link) + call)
         events = await_hello(self._sock, self._link)
         self._watch_signals()
         if kind in ("pipe", "file"):
@@ -139,11 +139,8 @@ class _Call:
         return data
 
     def _send(self, data: bytes) -> None:
-        try:
-            with self._sending:
-                self._sock.sendall(data)
-        except OSError:
-            pass  # ignored because the reading side finds the same break, and says so
+        with self._sending:
+            send(self._sock, data)
 
     # From the host
 

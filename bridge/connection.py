@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from bridge.dial import CLI_ASKED_LIMIT_S, CONNECT_LIMIT_S, await_hello, connect, hello, receive
+from bridge.dial import CLI_ASKED_LIMIT_S, CONNECT_LIMIT_S, await_hello, connect, hello, receive, send
 from bridge.faults import FaultError
 from bridge.link import CLIENT, Link
 from bridge.protocol import MAX_DATA, Event, Fields, Frame, ProtocolError, frame
@@ -93,7 +93,7 @@ class Connection:
             number, opening = self._link.call(argv, env or {}, cwd=cwd, stdin=kind, stdout="other")
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
-        self._send(sock, opening)
+        send(sock, opening)
         sock.settimeout(None)
         return self._finish(sock, number, memoryview(stdin))
 
@@ -106,11 +106,8 @@ class Connection:
         sock = connect(self._path, self._connect_s)
         self._link, self._events = Link(CLIENT), []
         try:
-            sock.sendall(hello(self._link))
+            send(sock, hello(self._link))
             self._greeting = await_hello(sock, self._link, self._hello_s)[0].fields
-        except OSError as error:
-            sock.close()
-            raise FaultError("lost", f"the connection to the host broke: {error.strerror}") from error
         except FaultError:
             sock.close()
             raise
@@ -121,7 +118,7 @@ class Connection:
         sock = self._open()
         nonce = os.urandom(8)
         sock.settimeout(self._connect_s)
-        self._send(sock, frame(Frame.PING, 0, nonce))
+        send(sock, frame(Frame.PING, 0, nonce))
         while True:
             event = self._next(sock)
             if event.kind == Frame.PONG and event.payload == nonce:
@@ -135,7 +132,7 @@ class Connection:
                 continue
             if event.kind in output:
                 output[event.kind] += event.payload
-                self._send(sock, self._link.grant(number, event.kind, len(event.payload)))
+                send(sock, self._link.grant(number, event.kind, len(event.payload)))
             elif event.kind == Frame.CREDIT:
                 stdin = self._feed(sock, number, stdin)
             elif event.kind == Frame.ERROR:
@@ -148,17 +145,11 @@ class Connection:
     def _feed(self, sock: _socket.socket, number: int, stdin: memoryview) -> memoryview:
         """Send as much as there is credit for, and the end after the last of it."""
         while stdin and (size := self._link.allowance(number, Frame.STDIN)):
-            self._send(sock, self._link.data(number, Frame.STDIN, bytes(stdin[:size])))
+            send(sock, self._link.data(number, Frame.STDIN, bytes(stdin[:size])))
             stdin = stdin[size:]
             if not stdin:
-                self._send(sock, self._link.data(number, Frame.STDIN, b""))
+                send(sock, self._link.data(number, Frame.STDIN, b""))
         return stdin
-
-    def _send(self, sock: _socket.socket, data: bytes) -> None:
-        try:
-            sock.sendall(data)
-        except OSError as error:
-            self._lose(f"the connection to the host broke: {error.strerror}")
 
     def _next(self, sock: _socket.socket) -> Event:
         """Return the next frame that says something to this side."""
@@ -167,7 +158,7 @@ class Connection:
                 self._events = self._read(sock)
             event = self._events.pop(0)
             if event.kind == Frame.PING:
-                self._send(sock, frame(Frame.PONG, 0, event.payload))
+                send(sock, frame(Frame.PONG, 0, event.payload))
             elif event.kind == Frame.ERROR and not event.channel:
                 self.close()
                 raise FaultError.told(event.fields)
@@ -185,10 +176,7 @@ class Connection:
             except OSError:
                 data = b""
             if not data:
-                self._lose("the connection to the host broke")
+                self.close()
+                raise FaultError("lost", "the connection to the host broke")
             events = receive(self._link, data)
         return events
-
-    def _lose(self, sentence: str) -> None:
-        self.close()
-        raise FaultError("lost", sentence)

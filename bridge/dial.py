@@ -45,6 +45,14 @@ def hello(link: Link, want: bytes = b"") -> bytes:
     return link.hello(protocol=VERSION, client=__version__, name=name, workspace=workspace, want=want or None)
 
 
+def send(sock: _socket.socket, data: bytes) -> None:
+    """Send everything, but for a peer that has gone: whoever closes the connection says why, and reading tells."""
+    try:  # contextlib costs the start of the client
+        sock.sendall(data)
+    except OSError:
+        return
+
+
 def await_hello(sock: _socket.socket, link: Link, limit_s: float = CLI_ASKED_LIMIT_S) -> list[Event]:
     """The server's hello, and what came with it."""
     events: list[Event] = []

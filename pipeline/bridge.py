@@ -26,6 +26,9 @@ NO_CLAUDE = "this host has no Claude Code, so agents do without; install it and 
 
 Say = Callable[[str], None]
 
+_started: list[subprocess.Popen[bytes]] = []
+"""Servers that outlive this process on purpose; forgotten, each would be reported as a leak."""
+
 
 def up(say: Say) -> str:
     """Have the server running; the answer says in one line which it is."""
@@ -86,6 +89,13 @@ def revoke(name: str) -> None:
             _reload(state)
 
 
+def forget(name: str) -> None:
+    """End a grant and remove what it kept, its conversations included."""
+    revoke(name)
+    with _told_as_problems():
+        _state().forget(name)
+
+
 def for_agent(name: str, workspace: Path, say: Say) -> Path | None:
     """Grant an agent its workspace and have the server running; returns the directory to mount.
 
@@ -94,10 +104,16 @@ def for_agent(name: str, workspace: Path, say: Say) -> Path | None:
     directory = None
     try:
         directory = grant(name, workspace)
-        say(up(say) if _host_has_claude() else NO_CLAUDE)
+        say(up(say) if host_has_claude() else NO_CLAUDE)
     except Problem as problem:
         say(f"{problem}; going on without the host's Claude Code")
     return directory
+
+
+def host_has_claude() -> bool:
+    """Say whether there is a Claude Code that the bridge could serve."""
+    with _told_as_problems():
+        return HostCli(config.load(None).claude).find() is not None
 
 
 def have_bubblewrap(say: Say) -> None:
@@ -116,11 +132,6 @@ def _state() -> State:
     return State(default_root())
 
 
-def _host_has_claude() -> bool:
-    with _told_as_problems():
-        return HostCli(config.load(None).claude).find() is not None
-
-
 def _start(state: State) -> None:
     """Start the server as a process of its own and wait until it answers."""
     log = state.root / "server.log"
@@ -133,6 +144,7 @@ def _start(state: State) -> None:
             cwd=ROOT,
             start_new_session=True,
         )
+    _started.append(process)
     _wait(
         lambda: process.poll() is not None or control.ask(state, "status") is not None,
         START_S,

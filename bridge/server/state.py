@@ -211,6 +211,11 @@ class State:
             return False
         return True
 
+    def forget(self, name: str) -> None:
+        """Remove the directories of a grant that is no more. No container may mount one of them any longer."""
+        for directory in (self.directory(name), self.root / "private" / name):
+            shutil.rmtree(directory, ignore_errors=True)  # ignored because there may have been no call yet
+
     def directory(self, name: str) -> Path:
         """What a container with this grant mounts."""
         return self.root / "grants" / name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.protocol import PREFACE, Frame, frame, record
+from bridge.protocol import HEADER, PREFACE, SIZES, Frame, frame, record
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_host import FAKE_CLI, ROOT, BridgeHost, Place
 from tests.support.waiting import wait_until
@@ -215,7 +216,8 @@ def test_share_that_cannot_be_is_refused(shared_host: BridgeHost, place: Place, 
     assert (done.returncode, done.stderr[:8]) == (1, "bridge: ")
 
 
-def test_default_grant_of_serve(tmp_path: Path) -> None:
+def test_default_grant_of_serve(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("host")
     host = BridgeHost(tmp_path)
     (tmp_path / "ws").mkdir()
     host.start("--workspace", str(tmp_path / "ws"))
@@ -382,6 +384,48 @@ def test_server_survives_whatever_is_sent(shared_host: BridgeHost, place: Place)
     assert place.run("-p", "out x").stdout == b"x"
 
 
+FUZZ = 1_000_000
+
+
+def test_million_fuzzed_frames_leave_the_server_as_it_was(host_per_test: HostMaker) -> None:
+    host = host_per_test(limits={"connections": 100_000})
+    place = host.grant("one")
+    rng = random.Random(20261124)
+    memory = []
+    for share in (FUZZ // 5, FUZZ):
+        sent = 0
+        while sent < share:
+            sent += fuzz(place, rng)
+        wait_until(lambda: host.status()["grants"]["one"]["connections"] == 0, 20, "the connections' end")
+        memory.append(memory_kb(host))
+    assert memory[1] < memory[0] + 2048, "memory grows"
+    assert place.run("-p", "out x").stdout == b"x"
+
+
+def fuzz(place: Place, rng: random.Random) -> int:
+    """Send frames on one connection until the server hangs up; how many it took. Nine in ten are harmless."""
+    types = [*SIZES, 0x7F]
+    taken = 0
+    with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.connect(str(place.mount / "claude-bridge.sock"))
+        connection.sendall(PREFACE + record(Frame.HELLO, 0, protocol=1))
+        for _ in range(40):
+            frames = [frame(Frame.PONG, 0, rng.randbytes(rng.randrange(64))) for _ in range(50)]
+            if rng.random() < 0.2:
+                body = rng.randbytes(rng.choice([0, 0, 1, 5, 5, 40]))
+                frames.append(HEADER.pack(len(body), rng.choice(types), rng.randrange(4)) + body)
+            connection.sendall(b"".join(frames))
+            taken += len(frames)
+    return taken
+
+
+def memory_kb(host: BridgeHost) -> int:
+    assert host.process is not None
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{host.process.pid}/status").read_text())
+    assert found
+    return int(found[1])
+
+
 # The log
 
 
@@ -457,7 +501,7 @@ def test_confinement_none_runs_as_the_owner_and_leaves_nothing(host_per_test: Ho
     program = shutil.copy(FAKE_CLI, tmp_path / "claude")
     host = host_per_test(confinement="none", claude=str(program))
     place = host.grant("one")
-    for directory in (host.directory, *host.directory.parents[:3]):  # pytest's are closed to the owner
+    for directory in (tmp_path, host.directory, *host.directory.parents[:3]):  # pytest's are closed to the owner
         directory.chmod(0o755)
     facts = json.loads(place.run("-p", "report").stdout)
     assert facts["ids"][0] == 1000

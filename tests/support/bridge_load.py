@@ -43,13 +43,13 @@ def echo(size: int, seed: int) -> dict[str, Any]:
     return {"code": process.wait(), "same": bytes(out) == data, "err": err.decode()}
 
 
-def hold(_: int, barrier: threading.Barrier) -> dict[str, Any]:
+def hold(barrier: threading.Barrier) -> dict[str, Any]:
     command = ["claude-code", "-p", "ready;wait"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     barrier.wait()
-    _, err = process.communicate()
+    err = process.communicate()[1]
     return {"code": process.returncode, "at": time.monotonic(), "err": err.decode()}
 
 
@@ -62,7 +62,7 @@ def main() -> None:
         if scene == "echo":
             told.append(echo(int(sys.argv[3]) + number, os.getpid() * 1000 + number))
         else:
-            told.append(hold(number, barrier))
+            told.append(hold(barrier))
 
     threads = [threading.Thread(target=act, args=(number,)) for number in range(count)]
     for thread in threads:
