@@ -13,6 +13,7 @@ from bridge.faults import FaultError
 from bridge.protocol import VERSION
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_host import BridgeHost, Place
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -58,6 +59,15 @@ def test_connection_is_opened_anew_after_a_restart(host_per_test: HostMaker) -> 
             connection.ping()
         host.start()
         assert connection.ping().text("grant") == "one"
+
+
+def test_idle_connection_is_closed_and_opened_anew(host_per_test: HostMaker) -> None:
+    host = host_per_test(limits={"idle": 1})
+    place = host.grant("one")
+    with Connection(str(place.mount / "claude-bridge.sock"), 5) as connection:
+        connection.ping()
+        wait_until(lambda: connections(host, place) == 0, 15, "the server to close an idle connection")
+        assert connection.ping().number("idle") == 1
 
 
 def test_revoked_grant_is_said_so(shared_host: BridgeHost, place: Place, connection: Connection) -> None:

@@ -103,6 +103,20 @@ def test_killed_server_leaves_twenty_clients_with_a_sentence(host_per_test: Host
     assert held[0].run("claude-code", "-p", "out again").stdout == b"again"
 
 
+@prod_alone
+def test_killed_container_leaves_nothing_on_the_host(host_per_test: HostMaker, agents: Agents) -> None:
+    host = host_per_test()
+    (box,) = boxes(agents, host, 1)
+    call = box.begin("claude-code", "-p", "orphan /workspace/alive;ignore;ready;wait")
+    assert call.stdout is not None
+    assert call.stdout.readline() == b"ready\n"
+    wait_until((box.place.workspace / "alive").exists, 10, "the orphan")
+    children = host.children()
+    box.agent.container.kill()
+    wait_until(lambda: not [pid for pid in children if is_alive(pid)], GONE_S, "the end of all that the call started")
+    call.communicate()
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
