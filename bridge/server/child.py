@@ -19,6 +19,9 @@ from bridge.server.confinement import MARK, Command
 KILL_AFTER_S = 1.0
 """From TERM to KILL when nobody waits for the answer any more: all is gone within 2 s, as promised."""
 
+MOST_PASSES = 50
+"""Over /proc, some 5 ms each, until one finds nothing. Only a call that forks without end needs them all."""
+
 NAMED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 """Signals that a client may send on."""
 
@@ -152,17 +155,32 @@ class Child:
         self._forget()
 
     def _kill_marked(self) -> None:
-        """Without a namespace, end what the CLI started, by the mark that every process of the call
-        carries."""
+        """Without a namespace, end what the CLI started, by the mark that every process of the call carries.
+
+        Again and again, because one that is being killed may have forked after the list was made.
+        """
         mark = self._command.env.get(MARK)
         if mark is None:
             return
-        needle = MARK + b"=" + mark
+        for _ in range(MOST_PASSES):
+            if not self._kill_listed(MARK + b"=" + mark):
+                return
+
+    def _kill_listed(self, needle: bytes) -> bool:
+        """Kill all that /proc lists with this variable; whether there could be more by now."""
+        more = False
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if needle in (entry / "environ").read_bytes().split(b"\0"):
-                        self._signal(int(entry.name), signal.SIGKILL)
+            if not entry.name.isdigit():
+                continue
+            try:
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    more = True
+                    self._signal(int(entry.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
+                more = True  # gone since the list was made, perhaps with a child
+            except PermissionError:
+                continue
+        return more
 
     def _forget(self) -> None:
         if self._command.status is not None:
