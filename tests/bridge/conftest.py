@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -101,6 +102,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have bubblewrap before any worker starts."""
+    if os.geteuid() != 0:
+        pytest.exit("the bridge's tests give workspaces to the image's user: run `sudo bin/nox -s bridge_tests`", 1)
     if not hasattr(config, "workerinput"):
         try:
             bridge.have_bubblewrap(say_on_stderr)
