@@ -285,8 +285,11 @@ class Call:
         self.over()
 
     def _exited(self, code: int) -> None:
+        never_ran = self._child is not None and self._child.never_ran and self.state == "running"
+        if never_ran:
+            self._outputs[1].read()  # what bubblewrap said last may still be in its pipe
         self._code = code
-        if self._child is not None and self._child.never_ran and self.state == "running":
+        if never_ran:
             said = self._held.decode("utf-8", "replace").strip()
             self.peer.service.audit.write("failed", **self.peer.who, why=said)
             inside = "chdir" in said

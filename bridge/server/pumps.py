@@ -25,13 +25,14 @@ class OutputPump:
         """Look again whether to read: credit or room has come, or gone."""
         wanted = self.open and self._allowance() > 0
         if wanted and not self._reading:
-            self._loop.add_reader(self._fd, self._read)
+            self._loop.add_reader(self._fd, self.read)
         elif not wanted and self._reading:
             self._loop.remove_reader(self._fd)
         self._reading = wanted
 
-    def _read(self) -> None:
-        size = self._allowance()
+    def read(self) -> None:
+        """Deliver what the pipe holds now, within the credit."""
+        size = self._allowance() if self.open else 0
         if size <= 0:
             self.kick()
             return

@@ -105,7 +105,8 @@ def test_stop_removes_its_own_sockets_only(host_per_test: HostMaker) -> None:
     assert path.read_text() == "not the server's"
 
 
-def test_socket_activation(tmp_path: Path) -> None:
+def test_socket_activation(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("host")
     host = BridgeHost(tmp_path)
     place = host.grant("one")
     activate = (
@@ -127,7 +128,8 @@ def test_socket_activation(tmp_path: Path) -> None:
             process.kill()
 
 
-def test_install_writes_units_with_every_grant(tmp_path: Path) -> None:
+def test_install_writes_units_with_every_grant(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("host")
     host = BridgeHost(tmp_path)
     place = host.grant("one")
     done = host.tell("install", XDG_CONFIG_HOME=str(tmp_path / "config"))
