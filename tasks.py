@@ -16,6 +16,7 @@ try:
 
     from pipeline import (
         agents,
+        bridge,
         difference,
         doctor,
         engine,
@@ -139,7 +140,8 @@ def up(
         say(engine_setup.up(say))
         with engine.connected() as client:
             image.build(client, chosen, options, say)
-            running = agents.up(client, chosen, agents.DEFAULT_NAME, folder, owner, say)
+            mount = bridge.for_agent(agents.DEFAULT_NAME, folder, say)
+            running = agents.up(client, chosen, agents.DEFAULT_NAME, folder, owner, say, mount)
     health = f"http://127.0.0.1:{running.port}/health"
     table = Table.grid(padding=(0, 2))
     for row in (
@@ -161,7 +163,7 @@ def _lifecycle_task(variant: image.Variant) -> Task[Callable[..., None]]:
         table = _table("step", "held", "seen", "seconds")
         with problems_as_exit(), engine.connected() as client:
             steps = []
-            for step in lifecycle.act_out(client, variant):
+            for step in lifecycle.act_out(client, variant, say):
                 say(f"{step.name} ...")
                 steps.append(step)
                 table.add_row(
@@ -351,6 +353,43 @@ def describe(_: Context) -> None:
         hub.describe(image.REPOSITORY, user, token, ROOT / "README.md")
 
 
+# Bridge
+
+
+@task(name="up", help={"workspace": "make a grant for this folder, too", "name": "the grant's name"})
+def bridge_up(_: Context, workspace: str | None = None, name: str = agents.DEFAULT_NAME) -> None:
+    """Serve this host's Claude Code to containers; print what to mount."""
+    with problems_as_exit():
+        print(bridge.up(say))
+        if workspace:
+            mount = bridge.grant(name, Path(workspace).expanduser().resolve())
+            print(f"grant {name}: mount {mount} at /host, read-only; for compose.yaml, in .env:\nAGENT_BRIDGE={mount}")
+
+
+@task(name="down")
+def bridge_down(_: Context) -> None:
+    """Stop the bridge's server; agents stay and go on without Claude."""
+    with problems_as_exit():
+        bridge.down(print)
+
+
+@task(name="status")
+def bridge_status(_: Context) -> None:
+    """Show what the bridge's server runs, and what waits."""
+    _end_with(bridge.status())
+
+
+@task(name="doctor")
+def bridge_doctor(_: Context) -> None:
+    """Check everything that a call over the bridge needs."""
+    _end_with(bridge.doctor())
+
+
+def _end_with(code: int) -> None:
+    if code:
+        raise Exit(code=code)
+
+
 # Agents
 
 NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
@@ -406,8 +445,7 @@ def exec_(_: Context, command: str, name: str = agents.DEFAULT_NAME) -> None:
         with engine.connected() as client:
             agents.require(client, name)
         code = agents.exec_code(name, ["bash", "-c", command], terminal=sys.stdin.isatty() and sys.stdout.isatty())
-    if code:
-        raise Exit(code=code)
+    _end_with(code)
 
 
 @task(positional=["name"], help={**NAME_HELP, "all": "every agent of this machine"})
@@ -416,6 +454,8 @@ def down(_: Context, name: str = agents.DEFAULT_NAME, all: bool = False) -> None
     with problems_as_exit(), engine.connected() as client:
         names = [str(found.labels[agents.LABEL]) for found in agents.every(client)] if all else [name]
         agents.down(client, names, print)
+        for one in names:
+            bridge.revoke(one)
 
 
 build = Collection("build")
@@ -440,5 +480,6 @@ namespace = Collection(
     describe,
     lifecycles,
     Collection("engine", engine_up, engine_down, engine_doctor),
+    Collection("bridge", bridge_up, bridge_down, bridge_status, bridge_doctor),
     Collection("agents", ps, attach, logs, exec_, down),
 )

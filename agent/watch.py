@@ -53,8 +53,8 @@ class Watch:
         looks = {path: partial(volumes.look, path, mounted[path]) for path in volumes.VOLUMES}
         workers = {path: Worker(loop) for path in looks}
         bridge, rest = Worker(loop), Worker(loop)
+        host = world.Bridge(life.settings.bridge_socket)
         version = str(manifest.get("tools", {}).get("task-master", "unknown version"))
-        settings = life.settings
         self.seen = Seen(
             life=life,
             tmux=Probe(loop, "tmux", self._panes, every_s=TMUX_EVERY_S, deadline_s=TMUX_DEADLINE_S),
@@ -71,7 +71,7 @@ class Watch:
             bridge=Probe(
                 loop,
                 "bridge",
-                lambda: bridge.call(partial(world.bridge, settings.bridge_socket)),
+                lambda: bridge.call(host.look),
                 every_s=BRIDGE_EVERY_S,
                 deadline_s=BRIDGE_DEADLINE_S,
             ),

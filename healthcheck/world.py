@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.connection import Connection
+from bridge.faults import STEPS, FaultError
 from healthcheck.probes import ProbeError
 
 BRIDGE_DEADLINE_S = 1.0
+HELLO_EVERY = 15
+"""Looks over one connection: about each minute the server says anew which CLI it has."""
 SOCKET_PATH_BYTES = 107
 
 UNLIMITED = 1 << 60
@@ -27,27 +29,39 @@ class Memory:
     oom_kills: int
 
 
-def bridge(path: str) -> str:
-    """Connect to the bridge's socket, as a file proves nothing; return what answers or raise what to do."""
-    directory = Path(path).parent
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
-        raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {SOCKET_PATH_BYTES} bytes; mount it elsewhere")
-    if not directory.is_dir():
-        raise ProbeError(f"{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory")
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(BRIDGE_DEADLINE_S)
+class Bridge:
+    """The bridge, over one connection that is kept: a socket's file proves nothing, and a hello each time is noise."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection = Connection(path, BRIDGE_DEADLINE_S)
+        self._looks = 0
+
+    def look(self) -> str:
+        """Ask the server for a sign of life; return what answers or raise what to do."""
+        if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES:
+            raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {SOCKET_PATH_BYTES} bytes; mount it elsewhere")
+        if self._looks % HELLO_EVERY == 0:
+            self._connection.close()
+        self._looks += 1
         try:
-            connection.connect(path)
-        except FileNotFoundError:
-            raise ProbeError("socket missing; run `invoke bridge.up` on the host") from None
-        except ConnectionRefusedError:
-            raise ProbeError("nobody listens on the socket; run `invoke bridge.up` on the host") from None
-        except PermissionError:
-            raise ProbeError(f"{path} may not be opened by uid {os.getuid()}; see `invoke bridge.doctor`") from None
-        except OSError as error:
-            reason = "no answer" if error.errno in (errno.EAGAIN, None) else error.strerror
-            raise ProbeError(f"bridge: {reason}; see `invoke bridge.status`") from None
-    return "the server listens"
+            said = self._connection.ping()
+        except FaultError as fault:
+            step = BRIDGE_WORDS.get(fault.kind) or "; ".join([fault.text, *STEPS.get(fault.kind, ())[:1]])
+            raise ProbeError(step.format(directory=Path(self._path).parent)) from None
+        if not said.get("cli"):
+            self._connection.close()  # so that the next look sees it come
+            raise ProbeError(said.text("problem"))
+        return f"{said.text('cli')} for grant {said.text('grant')}"
+
+
+BRIDGE_WORDS = {
+    "not-mounted": "{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory",
+    "missing": "socket missing; run `invoke bridge.up` on the host",
+    "dead": "nobody listens on the socket; run `invoke bridge.up` on the host",
+    "silent": "no answer; see `invoke bridge.status` on the host",
+    "full": "no answer; see `invoke bridge.status` on the host",
+}
 
 
 def memory(root: Path = Path("/sys/fs/cgroup")) -> Memory:

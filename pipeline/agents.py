@@ -98,12 +98,22 @@ def _give(workspace: Path, uid: int) -> None:
 
 
 def up(
-    client: docker.DockerClient, variant: image.Variant, name: str, workspace: Path, owner: Owner, say: Say
+    client: docker.DockerClient,
+    variant: image.Variant,
+    name: str,
+    workspace: Path,
+    owner: Owner,
+    say: Say,
+    bridge: Path | None = None,
 ) -> Running:
-    """Have the agent `name` running and healthy on `workspace`; one that runs like that already is left alone."""
+    """Have the agent `name` running and healthy on `workspace`; one that runs like that already is left alone.
+
+    `bridge` is the directory of its grant for the host's Claude Code.
+    """
     image.require(client, variant)
     image_id = str(client.images.get(variant.reference).id)
     wanted = {LABEL: name, f"{LABEL}.workspace": str(workspace), f"{LABEL}.user": f"{owner.uid}:{owner.gid}"}
+    wanted[f"{LABEL}.bridge"] = str(bridge or "")
     present = find(client, name)
     if present and _fits(present, wanted, image_id):
         if present.status != "running":
@@ -112,7 +122,7 @@ def up(
             say(f"agent {name} runs already")
     else:
         if present:
-            say(f"agent {name} is replaced, since its image, workspace or user changed; its volumes stay")
+            say(f"agent {name} is replaced, since its image, workspace, user or bridge changed; its volumes stay")
             _remove(present)
         _prepare_volumes(client, variant, name, owner)
         present = _create(client, variant, name, workspace, owner, wanted)
@@ -160,6 +170,10 @@ def _create(
     owner: Owner,
     labels: dict[str, str],
 ) -> Container:
+    bridge = labels[f"{LABEL}.bridge"]
+    mounts = {str(workspace): {"bind": "/workspace", "mode": "rw"}}
+    if bridge:
+        mounts[bridge] = {"bind": "/host", "mode": "ro"}
     return client.containers.create(
         variant.reference,
         name=container_name(name),
@@ -167,7 +181,7 @@ def _create(
         user=f"{owner.uid}:{owner.gid}",
         environment={"AGENT_NAME": name, "AGENT_STOP_GRACE": str(GRACE_S)},
         labels=labels,
-        volumes=_volumes(name) | {str(workspace): {"bind": "/workspace", "mode": "rw"}},
+        volumes=_volumes(name) | mounts,
         ports={f"{HEALTH_PORT}/tcp": ("127.0.0.1", _port())},
         restart_policy={"Name": "unless-stopped"},
         cap_drop=["ALL"],

@@ -124,9 +124,9 @@ def _install(say: Say, missing: list[str]) -> None:
     say(f"{what} missing: installing {' '.join(source.packages)} from the distribution ...")
     if source.suite:
         _add_suite(source.suite)
-    _apt("update")
+    apt("update")
     names = [f"{name}/{source.suite}" if source.suite else name for name in source.packages]
-    _apt("install", "-y", "--no-install-recommends", *names, "iptables", "ca-certificates")
+    apt("install", "-y", "--no-install-recommends", *names, "iptables", "ca-certificates")
     still = _missing_parts(engine_too=True)
     if still:
         raise Problem(f"installed, but {', '.join(still)} is still missing; run `bin/invoke engine.doctor`")
@@ -145,7 +145,8 @@ def _distribution() -> Source | None:
     return SOURCES.get((name, facts.get("VERSION_CODENAME"))) or SOURCES.get((name, None))
 
 
-def _apt(*arguments: str) -> None:
+def apt(*arguments: str) -> None:
+    """Run apt-get to its end, waiting for others that do; a `Problem` when it fails."""
     command = [*APT, *arguments]
     done = subprocess.run(command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, stdin=subprocess.DEVNULL)
     if done.returncode:

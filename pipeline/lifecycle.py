@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import docker
 from docker.models.containers import Container
 
-from pipeline import image
+from pipeline import bridge, image
 from pipeline.errors import Problem
 
 LABEL = "io.magents.lifecycle"
@@ -36,6 +40,17 @@ class Stage:
     client: docker.DockerClient
     variant: image.Variant
     name: str = field(default_factory=lambda: f"magents-lifecycle-{uuid.uuid4().hex[:8]}")
+    workspace: Path | None = None
+    host: Path | None = None
+
+    def open_bridge(self, say: bridge.Say) -> None:
+        """Take a folder of this machine's as the workspace, since a grant is for one, and grant it."""
+        if os.geteuid() not in (0, AGENT_UID):
+            say(f"the image's user {AGENT_UID} cannot use folders of uid {os.geteuid()}; going on without the bridge")
+            return
+        self.workspace = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
+        os.chown(self.workspace, AGENT_UID, AGENT_UID)
+        self.host = bridge.for_agent(self.name, self.workspace, say)
 
     def start(self, command: list[str] | None = None, **environment: str) -> Container:
         """Run the image as `up` does, on this stage's volumes."""
@@ -46,32 +61,50 @@ class Stage:
             detach=True,
             labels={LABEL: self.name},
             environment={"AGENT_STOP_GRACE": str(GRACE_S), **environment},
-            volumes={f"{self.name}-{place}": {"bind": f"/{place}", "mode": "rw"} for place in PLACES},
+            volumes=self._volumes(),
             restart_policy={"Name": "unless-stopped"},
             cap_drop=["ALL"],
         )
 
+    def _volumes(self) -> dict[str, dict[str, str]]:
+        mounts = {f"{self.name}-{place}": {"bind": f"/{place}", "mode": "rw"} for place in PLACES}
+        if self.workspace:
+            del mounts[f"{self.name}-workspace"]
+            mounts[str(self.workspace)] = {"bind": "/workspace", "mode": "rw"}
+        if self.host:
+            mounts[str(self.host)] = {"bind": "/host", "mode": "ro"}
+        return mounts
+
     def clear(self) -> None:
-        """Remove the container and the volumes."""
+        """Remove the container, the volumes, and the grant with all that belongs to it."""
         for container in self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.name}"}):
             container.remove(force=True)
         for place in PLACES:
             for volume in self.client.volumes.list(filters={"name": f"{self.name}-{place}"}):
                 volume.remove()
+        if self.host:
+            bridge.forget(self.name)
+        if self.workspace:
+            shutil.rmtree(self.workspace)
 
 
+AGENT_UID = 1000
+NO_BRIDGE = (125, 127)
+"""What the client answers where the bridge, or the host's Claude Code, is not there."""
 PLACES = ("workspace", "shared", "agent")
 
 
-def act_out(client: docker.DockerClient, variant: image.Variant) -> Iterator[Step]:
+def act_out(client: docker.DockerClient, variant: image.Variant, say: bridge.Say) -> Generator[Step, None, None]:
     """Go through an agent's life, giving each step as it is over."""
     image.require(client, variant)
     stage = Stage(client, variant)
     try:
+        stage.open_bridge(say)
         container = stage.start()
         yield _timed("start", lambda: _until(container, "healthy"))
         write = " && ".join(f"echo kept > /{place}/lifecycle" for place in PLACES)
         yield _timed("write to each volume", lambda: _run(container, write))
+        yield _timed("ask the host's Claude Code for its version", lambda: _asks_claude(container, stage))
         yield _timed("stop", lambda: _stopped(container, 0))
         yield _timed("start again", lambda: (container.start(), _until(container, "healthy"))[1])
         yield _timed("restart", lambda: (container.restart(timeout=GRACE_S + 5), _until(container, "healthy"))[1])
@@ -134,6 +167,15 @@ def _run(container: Container, script: str) -> str:
     if code:
         raise Problem(f"exit code {code}: {output.decode(errors='replace').strip()}")
     return "done"
+
+
+def _asks_claude(container: Container, stage: Stage) -> str:
+    """Whether the host has it or not, the client says so in one way or the other."""
+    code, output = container.exec_run(["claude-code", "--version"])
+    said = str(output.decode(errors="replace").split("\n")[0])
+    if code and (code not in NO_BRIDGE or (stage.host and bridge.host_has_claude())):
+        raise Problem(f"exit code {code}: {said}")
+    return said
 
 
 def _stopped(container: Container, code: int) -> str:

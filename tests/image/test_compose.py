@@ -106,6 +106,15 @@ def test_tcpdump_captures_in_the_dev_profile(project: Project) -> None:
     assert "127.0.0.1.3999" in told
 
 
+def test_grant_that_is_gone_is_an_error_and_no_folder_of_root_s(project: Project) -> None:
+    gone = project.folder / "grant"
+    command = ["docker", "compose", "up", "--detach", project.service]
+    environment = {**project.environment, "AGENT_BRIDGE": str(gone)}
+    done = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True)
+    assert (done.returncode != 0, str(gone) in done.stderr) == (True, True)
+    assert not gone.exists()
+
+
 def test_every_value_is_in_the_example() -> None:
     template = (ROOT / "compose.yaml").read_text()
     used = set(re.findall(r"\$\{([A-Z_]+)", template))

@@ -1,4 +1,5 @@
-"""The fixture `agents`: live containers made per test. Modules that use it name this plugin in `pytest_plugins`."""
+"""The fixture `agents`: live containers made per test. Modules that use it name this plugin in
+`pytest_plugins`."""
 
 from __future__ import annotations
 

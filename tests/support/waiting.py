@@ -14,7 +14,8 @@ PACE_S = 0.05
 
 
 def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> T:
-    """Return the first truthy answer of `predicate`; fail with `what` when there is none in `timeout` seconds."""
+    """Return the first truthy answer of `predicate`; fail with `what` when there is none in `timeout`
+    seconds."""
     deadline = time.monotonic() + timeout
     while True:
         answer = predicate()
@@ -34,5 +35,6 @@ def stays(predicate: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def let_pass(seconds: float) -> None:
-    """Let a chosen time pass, where the moment itself is what is tested (a signal in the middle of a start)."""
+    """Let a chosen time pass, where the moment itself is what is tested (a signal in the middle of a
+    start)."""
     time.sleep(seconds)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import noxfile
+from bridge import protocol
 from pipeline import base
 from pipeline.image import VARIANTS
 
@@ -28,6 +29,10 @@ def test_dockerfile_names_the_locked_task_master() -> None:
     lock = json.loads((ROOT / "docker/task-master/package-lock.json").read_text())
     version = lock["packages"]["node_modules/task-master-ai"]["version"]
     assert f"ARG TASK_MASTER_VERSION={version}\n" in DOCKERFILE
+
+
+def test_dockerfile_names_the_bridge_s_protocol() -> None:
+    assert f"ARG BRIDGE_PROTOCOL={protocol.VERSION}\n" in DOCKERFILE
 
 
 def test_dockerfile_pulls_no_frontend() -> None:

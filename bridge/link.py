@@ -1,0 +1,192 @@
+"""One connection as a state machine, without I/O: which frame may follow which, how much may be on its way.
+
+Both ends use it, each in its own role. The owner of the socket hands it what arrives (`receive`), sends what
+the other methods return, and does nothing else to the connection's state.
+
+States of the connection, and what moves them:
+
+    fresh   -- HELLO, both ways --> open
+    open    -- GOAWAY from the server --> leaving: calls go on, none is opened
+    any     -- ERROR on channel 0 from the server --> closed
+
+States of a channel. Only the client opens channels, each with a larger number than the one before, so that a
+frame for a number below the newest belongs to a call that has ended (its frames crossed with the EXIT and are
+dropped), and one for a number above it is a fault:
+
+    client  CALL, then STDIN, CREDIT, SIGNAL, CANCEL in any order; an empty STDIN ends stdin and nothing else
+    server  STATE, STDOUT, STDERR, CREDIT in any order; an empty one ends its stream; EXIT or ERROR ends the
+            channel for both
+
+Flow control is per stream. stdout and stderr begin with WINDOW bytes of credit, stdin with none: the server
+grants it when the call starts, so that a call which waits in the queue costs the server no memory.
+"""
+
+from __future__ import annotations
+
+from bridge.protocol import (
+    MAX_CHANNEL,
+    MAX_CHANNELS,
+    MAX_CREDIT,
+    MAX_DATA,
+    PREFACE,
+    STREAMS,
+    WINDOW,
+    Decoder,
+    Event,
+    Frame,
+    ProtocolError,
+    call,
+    credit,
+    frame,
+    record,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+CLIENT, SERVER = "client", "server"
+
+# Who may send what: on the connection itself (channel 0), and on a call's channel.
+ON_CONNECTION = {
+    CLIENT: (Frame.HELLO, Frame.PING, Frame.PONG),
+    SERVER: (Frame.HELLO, Frame.PING, Frame.PONG, Frame.GOAWAY, Frame.ERROR),
+}
+ON_CHANNEL = {
+    CLIENT: (Frame.CALL, Frame.STDIN, Frame.CREDIT, Frame.SIGNAL, Frame.CANCEL),
+    SERVER: (Frame.STATE, Frame.STDOUT, Frame.STDERR, Frame.CREDIT, Frame.EXIT, Frame.ERROR),
+}
+PEER = {CLIENT: SERVER, SERVER: CLIENT}
+
+
+class Channel:
+    """One call: the streams that have ended, and the credit left in both directions."""
+
+    __slots__ = ("credit", "ended", "granted")
+
+    def __init__(self) -> None:
+        self.ended: set[int] = set()
+        output = {Frame.STDIN: 0, Frame.STDOUT: WINDOW, Frame.STDERR: WINDOW}
+        self.credit = dict(output)
+        """What this side may still send of each of its streams."""
+        self.granted = dict(output)
+        """What the peer may still send of each of its streams."""
+
+
+class Link:
+    """A connection seen from one of its ends, `role` being this end."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.channels: dict[int, Channel] = {}
+        self.greeted = False
+        self.leaving = False
+        self._newest = 0
+        self._decoder = Decoder()
+
+    # Received
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[Event]:
+        """What the bytes say, late frames left out. Raises ProtocolError; only closing can follow that."""
+        return [event for event in self._decoder.feed(data) if self._admit(event)]
+
+    def _admit(self, event: Event) -> bool:
+        kinds = ON_CHANNEL if event.channel else ON_CONNECTION
+        if event.kind not in kinds[PEER[self.role]]:
+            raise ProtocolError(f"the peer may not send frame {event.kind:#04x} here")
+        if not self.greeted and event.kind not in (Frame.HELLO, Frame.ERROR):
+            raise ProtocolError("the first frame is not a hello")
+        if event.channel:
+            return self._admit_on_channel(event)
+        if event.kind == Frame.HELLO:
+            if self.greeted:
+                raise ProtocolError("a second hello")
+            self.greeted = True
+        elif event.kind == Frame.GOAWAY:
+            self.leaving = True
+        return True
+
+    def _admit_on_channel(self, event: Event) -> bool:
+        if event.kind == Frame.CALL:
+            self._open(event.channel)
+            return True
+        channel = self.channels.get(event.channel)
+        if channel is None:
+            if event.channel > self._newest or self.role == CLIENT:
+                raise ProtocolError(f"a frame for channel {event.channel}, which is not open")
+            return False  # crossed with our EXIT
+        if event.kind in STREAMS:
+            self._count(channel, event)
+        elif event.kind == Frame.CREDIT:
+            self._gain(channel, *event.credit)
+        elif event.kind in (Frame.EXIT, Frame.ERROR):
+            del self.channels[event.channel]
+        return True
+
+    def _count(self, channel: Channel, event: Event) -> None:
+        if event.kind in channel.ended:
+            raise ProtocolError("data after the end of its stream")
+        channel.granted[event.kind] -= len(event.payload)
+        if channel.granted[event.kind] < 0:
+            raise ProtocolError("more data than was granted")
+        if not event.payload:
+            channel.ended.add(event.kind)
+
+    def _gain(self, channel: Channel, stream: int, size: int) -> None:
+        mine = (Frame.STDIN,) if self.role == CLIENT else (Frame.STDOUT, Frame.STDERR)
+        if stream not in mine:
+            raise ProtocolError(f"credit for stream {stream:#04x}, which this side does not send")
+        channel.credit[stream] += size
+        if channel.credit[stream] > MAX_CREDIT:
+            raise ProtocolError("more credit than any stream can use")
+
+    def _open(self, number: int) -> None:
+        if number <= self._newest:
+            raise ProtocolError(f"channel {number} is opened after channel {self._newest}")
+        if len(self.channels) >= MAX_CHANNELS:
+            raise ProtocolError(f"more than {MAX_CHANNELS} calls on one connection")
+        self._newest = number
+        self.channels[number] = Channel()
+
+    # Sent: each returns bytes for the socket
+
+    def hello(self, **fields: bytes | str | int | None) -> bytes:
+        """The first thing that each side says."""
+        return PREFACE + record(Frame.HELLO, 0, **fields)
+
+    def call(
+        self, argv: Iterable[bytes], env: Mapping[bytes, bytes], **fields: bytes | str | int | None
+    ) -> tuple[int, bytes]:
+        """Open a channel for a call: its number, and the frame."""
+        if self._newest == MAX_CHANNEL:
+            raise ProtocolError("no channel numbers are left on this connection")
+        number = self._newest + 1
+        data = call(number, argv, env, **fields)
+        self._open(number)
+        return number, data
+
+    def data(self, number: int, stream: int, payload: bytes) -> bytes:
+        """Some bytes of a stream, within its credit; none of them end it."""
+        channel = self.channels[number]
+        if len(payload) > min(channel.credit[stream], MAX_DATA):
+            raise ValueError("more than the peer has granted")
+        channel.credit[stream] -= len(payload)
+        return frame(stream, number, payload)
+
+    def allowance(self, number: int, stream: int) -> int:
+        """How many bytes `data` takes at once now; none when the channel has ended."""
+        channel = self.channels.get(number)
+        return min(channel.credit[stream], MAX_DATA) if channel else 0
+
+    def grant(self, number: int, stream: int, size: int) -> bytes:
+        """Let the peer send that many bytes more; nothing to send when the channel has ended."""
+        channel = self.channels.get(number)
+        if channel is None or stream in channel.ended:
+            return b""
+        channel.granted[stream] += size
+        return credit(number, stream, size)
+
+    def end(self, number: int, kind: int, /, **fields: bytes | str | int | None) -> bytes:
+        """EXIT or ERROR: the last frame of a channel."""
+        del self.channels[number]
+        return record(kind, number, **fields)

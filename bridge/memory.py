@@ -1,0 +1,76 @@
+"""The project's CLAUDE.md files, read inside the container.
+
+The host's Claude does not load them itself: it would follow whatever the workspace says on the host. Read
+here, a link leads to a file of the container's, and the text travels with the call. (No pathlib: it costs
+the client 5 ms.)
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+WORKSPACE = b"/workspace"
+NAMES = (b"CLAUDE.md", b".claude/CLAUDE.md", b"CLAUDE.local.md")
+
+MAX_TOTAL = 256 * 1024
+"""Bytes in all; the CLI itself warns from 40,000 characters on."""
+
+MAX_DEPTH = 5
+"""Imports within imports, as in the CLI."""
+
+
+def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> bytes:
+    """The text of the files that count in this directory, the outermost first; nothing outside the
+    workspace."""
+    if cwd != workspace and not cwd.startswith(workspace + b"/"):
+        return b""
+    parts: list[bytes] = []
+    seen: set[bytes] = set()
+    directory = workspace
+    for step in [b"", *cwd[len(workspace) :].split(b"/")[1:]]:
+        directory = directory + b"/" + step if step else directory
+        for name in NAMES:
+            _read(directory + b"/" + name, parts, seen, MAX_DEPTH)
+    return b"\n".join(parts)[:MAX_TOTAL]
+
+
+def _read(path: bytes, parts: list[bytes], seen: set[bytes], depth: int) -> None:
+    """Add a file, and after it those that it imports."""
+    if depth == 0 or path in seen or len(seen) > 200:
+        return
+    seen.add(path)
+    text = _text(path)
+    if text is None:
+        return
+    parts.append(b"Contents of %s (project instructions):\n\n%s\n" % (path, text))
+    if b"@" in text:
+        for imported in _imports(text, path):
+            _read(imported, parts, seen, depth - 1)
+
+
+def _text(path: bytes) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, MAX_TOTAL) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _imports(text: bytes, path: bytes) -> list[bytes]:
+    """Paths that follow an @ outside of code, relative to the file."""
+    found = []
+    in_code = False
+    base = path.rpartition(b"/")[0]
+    for line in text.split(b"\n"):
+        if line.lstrip().startswith(b"```"):
+            in_code = not in_code
+        elif not in_code and b"@" in line:
+            words = [word[1:].rstrip(b".,;:)") for word in line.split() if word.startswith(b"@")]
+            found += [os.path.normpath(base + b"/" + word if word[:1] != b"/" else word) for word in words if word]
+    return found

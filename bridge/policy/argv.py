@@ -1,0 +1,174 @@
+"""Arguments: read as the CLI's own parser would read them, judged by the table of flags, written anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
+from bridge.policy.scope import WORKSPACE, Decision, PolicyError, Scope
+
+BARE_WORD = re.compile(r"[\w:.-]+")
+
+
+@dataclasses.dataclass
+class Plan:
+    """What is run in place of what was asked for."""
+
+    argv: list[str] = dataclasses.field(default_factory=list)
+    decisions: list[Decision] = dataclasses.field(default_factory=list)
+    flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    prompt: str | None = None
+
+    @property
+    def controls(self) -> bool:
+        """Whether stdin is a channel of control messages and has to be filtered."""
+        return self.flags.get("--input-format", ["text"])[-1:] == ["stream-json"]
+
+    @property
+    def prints(self) -> bool:
+        """Whether the client asked for print mode itself, so that a terminal makes no difference."""
+        return "--print" in self.flags or self.controls
+
+    @property
+    def reads_project(self) -> bool:
+        """Whether the project's CLAUDE.md counts: unless the client named sources without `project`."""
+        sources = self.flags.get("--setting-sources")
+        quiet = {"--bare", "--safe-mode"} & self.flags.keys()
+        return not quiet and (sources is None or "project" in sources[-1].split(","))
+
+
+def rewrite(argv: list[str], scope: Scope, cwd: str = WORKSPACE) -> Plan:
+    """What to run for these arguments, the program's name left out; PolicyError when they are refused."""
+    plan = Plan()
+    prompts = _read(argv, plan, scope, cwd)
+    _add_own(plan, scope)
+    _add_prompt(plan, prompts)
+    return plan
+
+
+def _read(argv: list[str], plan: Plan, scope: Scope, cwd: str) -> list[str]:
+    """Go through the arguments from left to right; what is no flag and no value of one is returned."""
+    rest = list(argv)
+    prompts: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return prompts + rest
+        if not word.startswith("-") or word == "-":
+            prompts.append(word)
+            continue
+        rest = _expand(word, rest)
+        name = rest.pop(0)
+        flag = _flag(name, scope)
+        values, rest = _take(flag, name, rest)
+        _judge(plan, flag, values, scope, cwd)
+    return prompts
+
+
+def _expand(word: str, rest: list[str]) -> list[str]:
+    """`--flag=value` as two words, the value marked as belonging to the flag; `-pc` as `-p -c`."""
+    name, equals, value = word.partition("=")
+    if word.startswith("--"):
+        return [name, _Value(value), *rest] if equals else [word, *rest]
+    if len(word) == 2:
+        return [word, *rest]
+    letters = ["-" + letter for letter in word[1:]]
+    if all(letter in BY_NAME and BY_NAME[letter].values == NONE for letter in letters):
+        return [*letters, *rest]
+    raise PolicyError(f"the argument {word[:80]!r} is no flag that the bridge knows")
+
+
+class _Value(str):
+    """The value in `--flag=value`: it belongs to its flag even when it begins with a hyphen."""
+
+    __slots__ = ()
+
+
+def _flag(name: str, scope: Scope) -> Flag:
+    flag = BY_NAME.get(name)
+    if flag and scope.permits(flag.names[-1], by_default=True):
+        return flag
+    if name in CLOSED:
+        values, why = CLOSED[name]
+        if scope.permits(name, by_default=False):
+            return Flag((name,), values)
+        raise PolicyError(f"{name} is not passed on to the host: {why}")
+    if flag:
+        raise PolicyError(f"{name} is refused by the host's operator")
+    raise PolicyError(f"{name[:80]} is no flag that the bridge knows, and unknown ones are not passed on")
+
+
+def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
+    """The values of a flag, and what is left; counted as the CLI's own parser (commander) does."""
+    own = [rest.pop(0)] if rest and isinstance(rest[0], _Value) else None
+    if flag.values == NONE:
+        if own is not None:
+            raise PolicyError(f"{name} takes no value")
+        return [], rest
+    if own is not None:
+        return [str(own[0])], rest
+    if flag.values == ONE:
+        if not rest:
+            raise PolicyError(f"{name} needs a value")
+        return [rest[0]], rest[1:]
+    first = 1 if flag.values == MANY else 0  # the first value of many is taken whatever it looks like
+    if len(rest) < first:
+        raise PolicyError(f"{name} needs a value")
+    words = enumerate(rest[first:], first)
+    end = next((at for at, word in words if word.startswith("-") and word != "-"), len(rest))
+    if flag.values != MANY:
+        end = min(end, 1)
+    return rest[:end], rest[end:]
+
+
+def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) -> None:
+    name = "--allowedTools" if "--allowedTools" in flag.names else flag.names[-1]
+    name = "--disallowedTools" if "--disallowedTools" in flag.names else name
+    shown = " ".join([name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)])
+    try:
+        kept = flag.check(values, scope, cwd)
+    except PolicyError as refusal:
+        raise PolicyError(f"{name}: {refusal}") from None
+    plan.flags.setdefault(name, []).extend(values)
+    if flag.check.__name__ == "nothing":
+        plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
+    elif name in ("--tools", "--disallowedTools"):
+        plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
+    else:
+        plan.argv += [f"{name}={value}" for value in kept] or ([name] if not values else [])
+        verdict = "keep" if kept == values else "replace"
+        plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
+
+
+def _add_own(plan: Plan, scope: Scope) -> None:
+    """Add what the bridge sets itself. --tools adds up in the CLI, so the client's own never gets there."""
+    asked = plan.flags.get("--tools")
+    tools = BY_NAME["--tools"].check(["default"] if asked is None else asked, scope, WORKSPACE)
+    denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
+    own = {
+        "--setting-sources=": "settings, hooks, commands and servers of the workspace would run on the host",
+        "--strict-mcp-config": "MCP servers that are configured elsewhere would run on the host",
+        "--disable-slash-commands": "/config and /heapdump act on the host, and skills run commands",
+        f"--tools={tools[0]}": "only these tools neither run commands nor use the host's network",
+        f"--disallowedTools={','.join(denied)}": "denied by name as well, which beats every permission",
+    }
+    if "--print" not in plan.flags:
+        own["--print"] = "an interactive session is not carried by this call"
+    plan.argv += own
+    plan.decisions += [Decision("add", what, why) for what, why in own.items()]
+
+
+def _add_prompt(plan: Plan, prompts: list[str]) -> None:
+    if not prompts:
+        return
+    if prompts[0] in SUBCOMMANDS:
+        raise PolicyError(f"`claude {prompts[0]}` manages the host's own Claude Code; run it on the host")
+    plan.prompt = prompts[0]
+    # A word alone could be a command that only the next version of the CLI knows; with a line feed it is
+    # none.
+    text = prompts[0] + "\n" if BARE_WORD.fullmatch(prompts[0]) else prompts[0]
+    plan.argv += ["--", text, *prompts[1:]]
+    plan.decisions.append(
+        Decision("keep", f"prompt of {len(prompts[0])} characters", "after --, so that it is no flag")
+    )

@@ -1,0 +1,78 @@
+"""The CLI's environment, made from nothing: a few words of the client's, the bridge's own, then the
+operator's.
+
+More than 1,500 names mean something to the CLI, and some of them mean "run this" or "send the key there". So
+nothing of the client's or the server's environment gets through by default, and what does is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+_WORD = re.compile(rb"[\w.:@+-]{0,64}")
+_NUMBER = re.compile(rb"\d{1,9}")
+_MODEL = re.compile(rb"[\w.:@/\[\]-]{1,128}")
+_ENTRYPOINT = re.compile(rb"sdk-[a-z]{1,8}|cli")
+
+FROM_CLIENT = {
+    b"TERM": _WORD,
+    b"COLORTERM": _WORD,
+    b"LANG": _WORD,
+    b"NO_COLOR": _WORD,
+    b"FORCE_COLOR": _WORD,
+    b"COLUMNS": _NUMBER,
+    b"LINES": _NUMBER,
+    b"CLAUDE_CODE_ENTRYPOINT": _ENTRYPOINT,
+    b"CLAUDE_AGENT_SDK_VERSION": _WORD,
+    b"CLAUDE_CODE_SDK_READS_SESSION_STATE": _NUMBER,
+    b"CLAUDE_CODE_MAX_OUTPUT_TOKENS": _NUMBER,
+    b"CLAUDE_CODE_MAX_RETRIES": _NUMBER,
+    b"MAX_THINKING_TOKENS": _NUMBER,
+    b"API_TIMEOUT_MS": _NUMBER,
+    b"ANTHROPIC_MODEL": _MODEL,
+    b"ANTHROPIC_SMALL_FAST_MODEL": _MODEL,
+}
+"""What a client may set, and how its value must look."""
+
+_LOCALE = re.compile(rb"LC_[A-Z]{1,20}")
+
+HOME = b"/home/claude"
+CONFIG = b"/claude"
+"""The CLI's configuration directory inside the namespace."""
+
+OWN = {
+    b"HOME": HOME,
+    b"USER": b"claude",
+    b"LOGNAME": b"claude",
+    b"SHELL": b"/bin/bash",
+    b"PATH": b"/usr/bin:/bin",
+    b"TMPDIR": b"/tmp",
+    b"CLAUDE_CONFIG_DIR": CONFIG,
+    b"DISABLE_AUTOUPDATER": b"1",
+    b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",
+    # The workspace's .git/config is the container's: git must not run what it names.
+    b"GIT_CONFIG_NOSYSTEM": b"1",
+    b"GIT_TERMINAL_PROMPT": b"0",
+    b"GIT_CONFIG_COUNT": b"2",
+    b"GIT_CONFIG_KEY_0": b"core.fsmonitor",
+    b"GIT_CONFIG_VALUE_0": b"",
+    b"GIT_CONFIG_KEY_1": b"core.hooksPath",
+    b"GIT_CONFIG_VALUE_1": b"/dev/null",
+}
+"""What the bridge sets itself; only the operator's word is stronger."""
+
+
+def build(client: Iterable[bytes], operator: Mapping[str, str]) -> dict[bytes, bytes]:
+    """The CLI's environment from the client's `NAME=value` strings and the operator's configuration."""
+    pairs = (entry.partition(b"=")[::2] for entry in client)
+    passed = {name: value for name, value in pairs if _passes(name, value)}
+    named = {name.encode(): value.encode() for name, value in operator.items()}
+    return {b"LANG": b"C.UTF-8", **passed, **OWN, **named}
+
+
+def _passes(name: bytes, value: bytes) -> bool:
+    pattern = FROM_CLIENT.get(name)
+    if pattern is None:
+        return bool(_LOCALE.fullmatch(name) and _WORD.fullmatch(value))
+    return bool(pattern.fullmatch(value))

@@ -1,0 +1,257 @@
+"""The flags of the host's CLI: those that a container may use, and why the others are closed.
+
+A row says how many values a flag takes, as the CLI's own parser sees it: a wrong count would read a prompt
+as a value, or a value as a prompt. `check` sees the values and returns those that are passed on, or raises
+PolicyError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import posixpath
+import re
+from collections.abc import Callable
+from typing import Any
+
+from bridge.policy.scope import PolicyError, Scope
+
+NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
+
+Check = Callable[[list[str], Scope, str], list[str]]
+
+
+def anything(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Text for the model, or a value that the CLI checks itself."""
+    return values
+
+
+def nothing(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """For flags that the bridge sets itself: what the client wanted is left out."""
+    return []
+
+
+def matching(pattern: str) -> Check:
+    """Values of which each matches the whole pattern."""
+    compiled = re.compile(pattern)
+
+    def check(values: list[str], scope: Scope, cwd: str) -> list[str]:
+        for value in values:
+            if not compiled.fullmatch(value):
+                raise PolicyError(f"the value {value[:80]!r} is not one that the bridge passes on")
+        return values
+
+    return check
+
+
+def offered_tools(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Of the built-in tools that the client asks for, those on offer; none when there are none."""
+    names = _names(values)
+    if "default" in names:
+        return [",".join(scope.tools)]
+    return [",".join(name for name in names if name in scope.tools)]
+
+
+def tool_rules(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Permission rules; those for tools that are not on offer would only mislead whoever reads them."""
+    return [rule for rule in _names(values) if rule.partition("(")[0] not in scope.denied_tools]
+
+
+def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Directories that exist in the namespace."""
+    for value in values:
+        if not scope.contains(posixpath.join(cwd, value)):
+            raise PolicyError(f"{value!r} is not shared with the host; only /workspace and the grant's shares are")
+    return values
+
+
+def in_process_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """MCP servers that live in the client's own process, in a configuration written anew."""
+    servers: dict[str, Any] = {}
+    for value in values:
+        config = parse_object(value)
+        servers |= sdk_servers(config.get("mcpServers"))
+    return [json.dumps({"mcpServers": servers})] if servers else []
+
+
+def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Definitions of agents without hooks, servers or permissions of their own."""
+    return [json.dumps(agents(parse_object(value))) for value in values]
+
+
+def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Settings that change no more than the conversation."""
+    known = {"model", "effortLevel", "outputStyle", "language", "alwaysThinkingEnabled", "fastMode"}
+    found = [parse_object(value) for value in values if value]
+    for name in sorted({name for settings in found for name in settings} - known):
+        raise PolicyError(f"the setting {name!r} could run commands or send data elsewhere on the host")
+    return [json.dumps(settings) for settings in found if settings]
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object in a value; a file's name is none, because the file would be one of the host's."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise PolicyError("over the bridge this is a JSON object, not the name of a file")
+    return value
+
+
+def sdk_servers(servers: object) -> dict[str, Any]:
+    """The servers of type `sdk` in a configuration; any other is refused by its name."""
+    if not isinstance(servers, dict):
+        raise PolicyError("the MCP configuration holds no object mcpServers")
+    for name, server in servers.items():
+        if not isinstance(server, dict) or server.get("type") != "sdk":
+            raise PolicyError(f"the MCP server {name!r} would run on the host; only in-process servers are carried")
+    return {name: {"type": "sdk", "name": str(server.get("name", name))} for name, server in servers.items()}
+
+
+AGENT_FIELDS = frozenset({
+    "background", "color", "criticalSystemReminder_EXPERIMENTAL", "description", "disallowedTools", "effort",
+    "initialPrompt", "maxTurns", "model", "observer", "prompt", "skills", "tools",
+})  # fmt: skip
+
+
+def agents(definitions: object) -> dict[str, Any]:
+    """Agents of which every field is known to do no more than talk."""
+    if not isinstance(definitions, dict) or not all(isinstance(a, dict) for a in definitions.values()):
+        raise PolicyError("agents are given as an object of objects")
+    for name, agent in definitions.items():
+        for field in sorted(set(agent) - AGENT_FIELDS):
+            if agent[field]:
+                raise PolicyError(f"the agent {name!r} has {field!r}, which could run commands on the host")
+    return {
+        name: {field: value for field, value in agent.items() if field in AGENT_FIELDS}
+        for name, agent in definitions.items()
+    }
+
+
+def _names(values: list[str]) -> list[str]:
+    """Names in a list that is separated by commas or blanks outside of parentheses."""
+    return [name for value in values for name in re.findall(r"[^\s,(]+(?:\([^)]*\))?", value)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag that a container may use."""
+
+    names: tuple[str, ...]
+    values: str
+    check: Check = anything
+
+
+WORD = matching(r"[\w.:\[\]/@-]{1,128}")
+NUMBER = matching(r"\d{1,9}(\.\d{1,9})?")
+UUID = matching(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+FLAGS = (
+    Flag(("-p", "--print"), NONE),
+    Flag(("--output-format",), ONE, matching("text|json|stream-json")),
+    Flag(("--input-format",), ONE, matching("text|stream-json")),
+    Flag(("--verbose",), NONE),
+    Flag(("--include-partial-messages",), NONE),
+    Flag(("--include-hook-events",), NONE),
+    Flag(("--forward-subagent-text",), NONE),
+    Flag(("--replay-user-messages",), NONE),
+    Flag(("--session-mirror",), NONE),
+    Flag(("--prompt-suggestions",), OPTIONAL, matching("true|false|1|0|yes|no|on|off")),
+    Flag(("--json-schema",), ONE),
+    Flag(("--model",), ONE, WORD),
+    Flag(("--fallback-model",), ONE, matching(r"[\w.:\[\]/@,-]{1,256}")),
+    Flag(("--effort",), ONE, WORD),
+    Flag(("--thinking",), ONE, WORD),
+    Flag(("--thinking-display",), ONE, WORD),
+    Flag(("--max-thinking-tokens",), ONE, NUMBER),
+    Flag(("--max-turns",), ONE, NUMBER),
+    Flag(("--max-budget-usd",), ONE, NUMBER),
+    Flag(("--task-budget",), ONE, NUMBER),
+    Flag(("--autocompact",), ONE, WORD),
+    Flag(("--betas",), MANY, matching(r"[\w.,-]{1,256}")),
+    Flag(("--system-prompt",), ONE),
+    Flag(("--append-system-prompt",), ONE),
+    Flag(("--system-prompt-snapshot",), ONE, matching("on|off")),
+    Flag(("--exclude-dynamic-system-prompt-sections",), NONE),
+    Flag(("--agent",), ONE, WORD),
+    Flag(("--agents",), ONE, harmless_agents),
+    Flag(("-n", "--name"), ONE),
+    Flag(("-c", "--continue"), NONE),
+    Flag(("-r", "--resume"), OPTIONAL),
+    Flag(("--resume-session-at",), ONE, UUID),
+    Flag(("--session-id",), ONE, UUID),
+    Flag(("--fork-session",), NONE),
+    Flag(("--no-session-persistence",), NONE),
+    Flag(("--permission-mode",), ONE, matching("default|manual|plan|acceptEdits|dontAsk")),
+    Flag(("--permission-prompt-tool",), ONE, matching(r"stdio|mcp__[\w-]{1,120}")),
+    Flag(("--permission-prompts",), ONE, matching("host|none")),
+    Flag(("--tools",), MANY, offered_tools),
+    Flag(("--allowedTools", "--allowed-tools"), MANY, tool_rules),
+    Flag(("--disallowedTools", "--disallowed-tools"), MANY),
+    Flag(("--add-dir",), MANY, shared_directory),
+    Flag(("--mcp-config",), MANY, in_process_servers),
+    Flag(("--settings",), ONE, harmless_settings),
+    Flag(("--bare",), NONE),
+    Flag(("--safe-mode",), NONE),
+    Flag(("--restricted",), NONE),
+    Flag(("--brief",), NONE),
+    Flag(("--no-chrome",), NONE, nothing),
+    Flag(("--strict-mcp-config",), NONE, nothing),
+    Flag(("--setting-sources",), ONE, nothing),
+    Flag(("--disable-slash-commands",), NONE, nothing),
+)
+
+BY_NAME = {name: flag for flag in FLAGS for name in flag.names}
+
+# Flags that are closed: why, for the person who asked, and how many values they take, in case that the
+# operator opens one by its name.
+CLOSED = {
+    "--dangerously-skip-permissions": (NONE, "it lets the model do anything without being asked"),
+    "--allow-dangerously-skip-permissions": (NONE, "it lets the model do anything without being asked"),
+    "--plugin-dir": (ONE, "a plugin brings code that would run on the host"),
+    "--plugin-dir-no-mcp": (ONE, "a plugin brings code that would run on the host"),
+    "--plugin-url": (ONE, "a plugin brings code that would run on the host"),
+    "--system-prompt-file": (ONE, "it reads a file of the host; use --system-prompt"),
+    "--append-system-prompt-file": (ONE, "it reads a file of the host; use --append-system-prompt"),
+    "--debug": (OPTIONAL, "it tells about the host"),
+    "-d": (OPTIONAL, "it tells about the host"),
+    "--debug-to-stderr": (NONE, "it tells about the host"),
+    "--debug-file": (ONE, "it writes to a file of the host"),
+    "--worktree": (OPTIONAL, "it runs git on the host; make the worktree in the container"),
+    "-w": (OPTIONAL, "it runs git on the host; make the worktree in the container"),
+    "--tmux": (OPTIONAL, "it starts programs on the host"),
+    "--bg": (NONE, "it would leave a daemon on the host"),
+    "--background": (NONE, "it would leave a daemon on the host"),
+    "--ide": (NONE, "it connects to programs of the host"),
+    "--chrome": (NONE, "it connects to programs of the host"),
+    "--desktop": (NONE, "it starts programs on the host"),
+    "--cloud": (OPTIONAL, "it acts with the host's account elsewhere"),
+    "--teleport": (OPTIONAL, "it acts with the host's account elsewhere"),
+    "--environment": (ONE, "it acts with the host's account elsewhere"),
+    "--remote-control": (OPTIONAL, "it hands the session to others"),
+    "--sdk-url": (ONE, "it hands the session to others"),
+    "--from-pr": (OPTIONAL, "it acts with the host's account elsewhere"),
+    "--file": (MANY, "it acts with the host's account elsewhere"),
+    "--managed-settings": (ONE, "the host's settings are the operator's"),
+    "--managed-settings-in-initialize": (NONE, "the host's settings are the operator's"),
+    "--await-initialize": (
+        NONE,
+        "settings and plugins that come later would change the host's; leave them out",
+    ),
+    "--initialize-fields": (
+        ONE,
+        "settings and plugins that come later would change the host's; leave them out",
+    ),
+    "--version": (NONE, "ask for it alone"),
+    "-v": (NONE, "ask for it alone"),
+    "--help": (NONE, "ask for it alone"),
+    "-h": (NONE, "ask for it alone"),
+}
+
+# Words that the CLI takes for one of its own commands when they come first. None of them is a prompt.
+SUBCOMMANDS = frozenset({
+    "agents", "attach", "auth", "auto-mode", "config", "daemon", "doctor", "gateway", "import", "install", "kill",
+    "login", "logout", "logs", "mcp", "migrate-installer", "open", "plugin", "plugins", "purge", "remote-control",
+    "respawn", "rm", "server", "setup-token", "ssh", "stop", "ultrareview", "update", "upgrade",
+})  # fmt: skip

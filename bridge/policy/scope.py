@@ -1,0 +1,92 @@
+"""The terms that a call is judged by, and the words in which the judgement is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+
+WORKSPACE = "/workspace"
+"""Where the workspace is, in the container and in the namespace alike."""
+
+OFFERED_TOOLS = (
+    "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob",
+    "Grep", "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read",
+    "ReadMcpResourceTool", "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate",
+    "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
+)  # fmt: skip
+"""Built-in tools that neither run a command nor speak to the network. A list of what is allowed: each
+version of the CLI brings tools of its own (Workflow, Monitor, Cron...), and none of them may appear here by
+itself."""
+
+WITHHELD_TOOLS = (
+    "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree",
+    "KillBash", "KillShell", "ListAgents", "Monitor", "PowerShell", "RemoteTrigger", "ScheduleWakeup",
+    "SendMessage", "Skill", "WebFetch", "WebSearch", "Workflow",
+)  # fmt: skip
+"""Tools that are also denied by name, as a second layer: a denial outlives a mistake in the list above.
+Only names that the CLI knows: it complains on stderr about any other."""
+
+DENIED_PATHS = (
+    "Read(//proc/**)", "Read(//dev/**)",
+    *(f"Edit(/{path}/**)" for path in ("/proc", "/dev", "/tmp", "/home")),  # noqa: S108 - the namespace's own
+    *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")),
+)  # fmt: skip
+"""Places of the namespace that are no business of the file tools: what the CLI's own process tells about the
+host (mounts, variables), and what is thrown away after the call, where a file would be written in vain."""
+
+
+class PolicyError(Exception):
+    """The request is refused; the text is a sentence for the person who made it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What became of one part of a request: `verdict` is keep, add, drop, replace or refuse."""
+
+    verdict: str
+    what: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """What holds for the calls of one grant.
+
+    `shares` are the further directories that exist for it. `allowed` and `refused` are the operator's
+    changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request (`control:read_file`).
+    """
+
+    shares: tuple[str, ...] = ()
+    allowed: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Built-in tools on offer."""
+        more = tuple(name for name in WITHHELD_TOOLS if name in self.allowed)
+        return tuple(name for name in OFFERED_TOOLS + more if name not in self.refused)
+
+    @property
+    def denials(self) -> tuple[str, ...]:
+        """All that is denied, as rules of the CLI's."""
+        return (*self.denied_tools, *DENIED_PATHS)
+
+    @property
+    def denied_tools(self) -> tuple[str, ...]:
+        """Built-in tools that are denied by name."""
+        offered = self.tools
+        return tuple(sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS} - {*offered}))
+
+    def permits(self, name: str, by_default: bool) -> bool:
+        """Whether the operator's word, or else the default, permits a flag or a control request."""
+        return name not in self.refused and (by_default or name in self.allowed)
+
+    def contains(self, path: str) -> bool:
+        """Whether an absolute path lies in a directory that the container and the namespace share, by its
+        name.
+
+        Symbolic links are no concern here: they are resolved inside the namespace, where nothing else exists.
+        """
+        path = posixpath.normpath(path)
+        roots = (WORKSPACE, *self.shares)
+        return any(path == root or path.startswith(root + "/") for root in roots)

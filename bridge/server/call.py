@@ -1,0 +1,337 @@
+"""One call, from the client's words to its exit.
+
+    judged --refused--> over
+      |
+    waiting --cancel, limit, client gone--> over
+      |
+    running --exit of the CLI, all output delivered--> over
+      |
+    ending (cancelled, or the client gone): the CLI is being ended, nobody listens --> over
+
+A call counts as running until its last process is gone, so that the caps hold whatever clients do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.memory import MAX_TOTAL
+from bridge.policy import PolicyError, environment
+from bridge.policy.argv import Plan, rewrite
+from bridge.policy.control import ControlFilter
+from bridge.protocol import WINDOW, Event, Fields, Frame, record
+from bridge.server import confinement
+from bridge.server.audit import outline
+from bridge.server.child import Child
+from bridge.server.credentials import NoCredentialsError
+from bridge.server.pumps import InputPump, OutputPump
+from bridge.server.state import StateError
+
+if TYPE_CHECKING:
+    from bridge.server.peer import Peer
+
+MAX_ANSWERS = 64 * 1024
+"""Bytes of answers to refused control requests that wait: a client that goes on asking without reading
+waits."""
+
+CODES = {"policy": 126, "no-cli": 127}
+"""Exit codes of the client by kind of error; any other is 125."""
+
+
+class Call:
+    """A channel of a client's connection."""
+
+    def __init__(self, peer: Peer, number: int, fields: Fields) -> None:
+        self.peer = peer
+        self.number = number
+        self.born = time.monotonic()
+        self.state = "judged"
+        self.position = -1
+        self._fields = fields
+        self._plan = Plan()
+        self._child: Child | None = None
+        self._filter: ControlFilter | None = None
+        self._input: InputPump | None = None
+        self._outputs: list[OutputPump] = []
+        self._answers = bytearray()
+        self._at_line_start = True
+        self._owed = 0
+        self._held = b""
+        self._child_is_young = True
+        self._code: int | None = None
+        self._wait_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self.born
+
+    # Judged and waiting
+
+    def judge(self) -> bool:
+        """Decide whether it may run at all; the client is told when not."""
+        service, words = self.peer.service, [os.fsdecode(word) for word in self._fields.all("arg")]
+        try:
+            self._plan = rewrite(words, self.peer.scope, self.cwd)
+            self._check_place()
+        except PolicyError as refusal:
+            service.audit.write("refused", **self.peer.who, argv=outline(words), why=str(refusal))
+            self.fail("policy", str(refusal))
+            return False
+        if not service.cli.version:
+            self.fail("no-cli", service.cli.problem)
+            return False
+        service.audit.write("asked", **self.peer.who, argv=outline(words))
+        self.state = "waiting"
+        self._wait_timer = asyncio.get_running_loop().call_later(service.config.limits.wait, self._give_up)
+        return True
+
+    @property
+    def cwd(self) -> str:
+        """The client's directory."""
+        return os.fsdecode(self._fields.get("cwd") or b"/workspace")
+
+    def _check_place(self) -> None:
+        if not self.peer.scope.contains(self.cwd):
+            raise PolicyError(f"the directory {self.cwd} is not shared with the host; run it in /workspace")
+        if not self._plan.prints and self._fields.get("stdout") == b"tty":
+            raise PolicyError('the bridge carries no interactive session yet; ask with `claude-code -p "..."`')
+
+    def tell_position(self, position: int) -> None:
+        """Say how many calls come first, when that has changed."""
+        if position != self.position:
+            self.position = position
+            self._send(record(Frame.STATE, self.number, state="queued", ahead=position))
+
+    def _give_up(self) -> None:
+        limit = self.peer.service.config.limits.wait
+        self.fail("timeout", f"no call ended within {limit} s, so this one was never started; try again")
+
+    # Running
+
+    def start(self) -> None:
+        """Start the CLI: it is this call's turn."""
+        service = self.peer.service
+        self.state = "running"
+        if self._wait_timer:
+            self._wait_timer.cancel()
+        with_stdin = self._fields.get("stdin") in (b"pipe", b"file")
+        try:
+            self._child = Child(self._command(), with_stdin, self._exited)
+        except (OSError, StateError, NoCredentialsError, confinement.ConfinementError) as error:
+            kind = "login" if isinstance(error, NoCredentialsError) else "start"
+            text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
+            service.audit.write("failed", **self.peer.who, why=str(error))
+            self.fail(kind, f"the host could not start Claude Code: {text}" if kind == "start" else text)
+            self.over()
+            return
+        service.audit.write("started", **self.peer.who, argv=outline(self._plan.argv), child=self._child.pid)
+        if self._plan.controls:
+            self._filter = ControlFilter(self.peer.scope)
+        self._input = InputPump(self._child.stdin, self._repay)
+        self._outputs = [
+            OutputPump(self._child.stdout, lambda: self._allowance(Frame.STDOUT), self._stdout),
+            OutputPump(self._child.stderr, lambda: self._allowance(Frame.STDERR), self._stderr),
+        ]
+        self._send(record(Frame.STATE, self.number, state="started"))
+        self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
+        self.kick()
+
+    def _command(self) -> confinement.Command:
+        service, grant = self.peer.service, self.peer.grant
+        program = service.cli.find()
+        if program is None:
+            raise StateError(service.cli.problem)
+        job = confinement.Job(
+            grant,
+            Path(program),
+            self._plan.argv,
+            environment.build(self._fields.all("env"), service.operator_environment),
+            self.cwd,
+            self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
+            service.credential(),
+        )
+        if service.config.confinement == "none":
+            call_id = f"{os.getpid()}-{id(self.peer):x}-{self.number}"
+            return confinement.without_namespace(job, service.state, self.peer.scope, call_id)
+        return confinement.in_namespace(job, service.state, self.peer.scope)
+
+    def on(self, event: Event) -> None:
+        """A frame of this call's channel."""
+        if event.kind == Frame.STDIN:
+            self._on_stdin(event.payload)
+        elif event.kind == Frame.CREDIT:
+            self.kick()
+        elif event.kind == Frame.SIGNAL:
+            self._on_signal(event.payload[0])
+        elif event.kind == Frame.CANCEL:
+            self.cancel()
+            self._end(Frame.EXIT, signal=int(signal.SIGTERM))
+
+    # stdin: credit is paid back only when the child has taken what came
+
+    def _on_stdin(self, data: bytes) -> None:
+        """Some bytes from the client, or the end."""
+        if self._input is None or self.state != "running":
+            return
+        self._owed += len(data)
+        try:
+            self._judge_stdin(data)
+        except PolicyError as refusal:
+            self.peer.service.audit.write("refused", **self.peer.who, why=str(refusal))
+            self.fail("policy", str(refusal))
+
+    def _judge_stdin(self, data: bytes) -> None:
+        assert self._input is not None
+        if self._filter is None:
+            passed = data
+        else:
+            passed, answered = self._filter.feed(data) if data else self._filter.finish()
+            self._answers += answered
+            for what, why in self._filter.refusals:
+                self.peer.service.audit.write("refused", **self.peer.who, control=what, why=why)
+            self._filter.refusals.clear()
+        self._input.write(passed)
+        if not data:
+            self._input.end()
+        self._answer()
+
+    def _repay(self) -> None:
+        if self._owed and len(self._answers) < MAX_ANSWERS:
+            self._send(self.peer.link.grant(self.number, Frame.STDIN, self._owed))
+            self._owed = 0
+
+    # stdout and stderr
+
+    def kick(self) -> None:
+        """Look again at the pipes: credit has come, or the connection takes data again."""
+        for pump in self._outputs:
+            pump.kick()
+        self._answer()
+        self._finish()
+
+    def _allowance(self, stream: int) -> int:
+        return self.peer.link.allowance(self.number, stream) if self.peer.writable else 0
+
+    def _stdout(self, data: bytes) -> None:
+        if self._answers and b"\n" in data:
+            cut = data.rfind(b"\n") + 1
+            self._write(Frame.STDOUT, data[:cut])
+            if len(self._answers) <= self._allowance(Frame.STDOUT) - len(data[cut:]):
+                self._write(Frame.STDOUT, bytes(self._answers))
+                self._answers.clear()
+            data = data[cut:]
+        if data:
+            self._at_line_start = data.endswith(b"\n")
+            self._write(Frame.STDOUT, data)
+        else:
+            self._at_line_start = True
+        self._finish()
+
+    def _answer(self) -> None:
+        """Answer refused control requests between two lines of the CLI's own output."""
+        if self._answers and self._at_line_start and len(self._answers) <= self._allowance(Frame.STDOUT):
+            self._write(Frame.STDOUT, bytes(self._answers))
+            self._answers.clear()
+            if self._input and not self._input.pending:
+                self._repay()
+
+    def _stderr(self, data: bytes) -> None:
+        # What bubblewrap itself says names paths of the host: held back until it is known who spoke.
+        if (self._held or self._child_is_young) and (self._held + data).startswith(b"bwrap: ") and data:
+            self._held += data
+        elif data:
+            self._child_is_young = False
+            self._write(Frame.STDERR, data)
+        self._finish()
+
+    def _write(self, stream: int, data: bytes) -> None:
+        if self.number in self.peer.link.channels and data:
+            self._send(self.peer.link.data(self.number, stream, data))
+
+    # The end
+
+    def _on_signal(self, number: int) -> None:
+        """A signal that the client got."""
+        if self.state == "waiting":
+            self._leave_queue()
+            self._end(Frame.EXIT, signal=number)
+        elif self._child is not None:
+            self._child.signal(number)
+
+    def cancel(self, grace: float = 1.0) -> None:
+        """Nobody waits for this call any more."""
+        if self.state == "waiting":
+            self._leave_queue()
+        elif self._child is not None and self._code is None:
+            self.state = "ending"
+            self._close_pipes()
+            self._child.terminate(grace)
+
+    def fail(self, kind: str, sentence: str) -> None:
+        """End the call with an error of the bridge's."""
+        was = self.state
+        self._end(Frame.ERROR, kind=kind, text=sentence, code=CODES.get(kind, 125))
+        self.state = was
+        self.cancel()
+
+    def _leave_queue(self) -> None:
+        self.peer.service.leave(self)
+        self.over()
+
+    def _exited(self, code: int) -> None:
+        never_ran = self._child is not None and self._child.never_ran and self.state == "running"
+        if never_ran:
+            self._outputs[1].read()  # what bubblewrap said last may still be in its pipe
+        self._code = code
+        if never_ran:
+            said = self._held.decode("utf-8", "replace").strip()
+            self.peer.service.audit.write("failed", **self.peer.who, why=said)
+            inside = "chdir" in said
+            why = f"the directory {self.cwd} is not there on the host" if inside else "its namespace failed"
+            self.fail("start", f"the host could not start Claude Code: {why}; see `claude-bridge-server doctor`")
+        self._finish()
+
+    def _finish(self) -> None:
+        """When the process and its output have ended, so does the call."""
+        if self._code is None or self.state == "over":
+            return
+        if self.state == "running" and self.number in self.peer.link.channels:
+            if self._held:
+                held, self._held = self._held, b""
+                self._write(Frame.STDERR, held[: self._allowance(Frame.STDERR)])
+            if any(pump.open for pump in self._outputs):
+                return
+            how = {"signal": -self._code} if self._code < 0 else {"code": self._code}
+            self._end(Frame.EXIT, **how)
+        self._close_pipes()
+        self.over()
+
+    def _end(self, kind: int, /, **fields: str | int | None) -> None:
+        if self.number in self.peer.link.channels:
+            self._send(self.peer.link.end(self.number, kind, **fields))
+
+    def over(self) -> None:
+        """Make room for others."""
+        if self.state == "over":
+            return
+        ran = self._child is not None or self.state == "running"
+        self.state = "over"
+        if self._wait_timer:
+            self._wait_timer.cancel()
+        self.peer.service.ended(self, ran, self._code)
+
+    def _close_pipes(self) -> None:
+        for pump in self._outputs:
+            pump.close()
+        if self._input:
+            self._input.close()
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self.peer.send(data)

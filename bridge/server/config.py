@@ -1,0 +1,161 @@
+"""bridge.yaml: every key optional, every mistake one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MIB = 1024 * 1024
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is one line that names the key, the value and what is
+    allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much is served at once. Counts of calls; times in seconds."""
+
+    running: int = 8
+    """In all. A CLI at work takes some 300 MB, so this is 2.4 GB."""
+    per_grant: int = 4
+    """Of one grant."""
+    queued: int = 32
+    """Waiting, of one grant: a grant that fills its own queue takes no place from another."""
+    connections: int = 128
+    """Open, of one grant; `hello` alone needs one, too."""
+    wait: int = 600
+    """Until a call that waits is given up; as long as Claude's own tools wait at most."""
+    idle: int = 300
+    """Until a connection without a call is closed. Clients that keep one ping more often."""
+    stop_grace: int = 5
+    """For running calls when the server stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The operator's word."""
+
+    claude: str | None = None
+    credentials: str = "auto"
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    confinement: str = "bubblewrap"
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    allowed: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    audit_path: str | None = None
+    audit_size: int = 16 * MIB
+
+
+def default_path() -> Path:
+    """Where the configuration is looked for when nobody says."""
+    if chosen := os.environ.get("CLAUDE_BRIDGE_CONFIG"):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/etc/claude-code-bridge/bridge.yaml")
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "claude-code-bridge" / "bridge.yaml"
+
+
+def load(path: Path | None) -> Config:
+    """Read the file; a default one that does not exist means defaults. Raises ConfigError."""
+    wanted = path or default_path()
+    try:
+        text = wanted.read_text()
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise ConfigError(f"{wanted}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{wanted}: {error}") from None
+    try:
+        return parse(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{wanted}: not YAML: {' '.join(str(error).split())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{wanted}: {error}") from None
+
+
+def parse(data: object) -> Config:
+    """The configuration in a parsed document."""
+    top = _mapping(data, "the file")
+    known = {"claude", "credentials", "environment", "confinement", "limits", "policy", "audit"}
+    _no_others(top, known, "")
+    policy = _mapping(top.get("policy"), "policy")
+    _no_others(policy, {"allow", "refuse"}, "policy.")
+    audit = _mapping(top.get("audit"), "audit")
+    _no_others(audit, {"path", "size"}, "audit.")
+    return Config(
+        claude=_text(top, "claude"),
+        credentials=_text(top, "credentials") or "auto",
+        environment=_environment(top.get("environment")),
+        confinement=_choice(top, "confinement", ("bubblewrap", "none")),
+        limits=_limits(top.get("limits")),
+        allowed=_names(policy, "allow"),
+        refused=_names(policy, "refuse"),
+        audit_path=_text(audit, "path", "audit."),
+        audit_size=_count(audit.get("size", Config.audit_size), "audit.size", 4096, 1 << 40),
+    )
+
+
+def _mapping(value: object, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{name} is {value!r}; a mapping of names is allowed")
+    return value
+
+
+def _no_others(mapping: dict[str, Any], known: set[str], prefix: str) -> None:
+    for key in sorted(mapping.keys() - known):
+        raise ConfigError(f"{prefix}{key} is not known; allowed are {', '.join(sorted(known))}")
+
+
+def _text(mapping: dict[str, Any], key: str, prefix: str = "") -> str | None:
+    value = mapping.get(key)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(f"{prefix}{key} is {value!r}; a text is allowed")
+    return value
+
+
+def _choice(mapping: dict[str, Any], key: str, choices: tuple[str, ...]) -> str:
+    # YAML reads an unquoted `none` as text, but `null` and `no` as something else: only the word itself
+    # counts.
+    value = mapping.get(key, choices[0])
+    if value not in choices:
+        raise ConfigError(f"{key} is {value!r}; allowed are {', '.join(choices)}")
+    return str(value)
+
+
+def _environment(value: object) -> dict[str, str]:
+    entries = _mapping(value, "environment")
+    for name, text in entries.items():
+        if isinstance(text, bool) or not isinstance(text, str | int) or "\0" in str(text) or "=" in name:
+            raise ConfigError(f"environment.{name} is {text!r}; a text or a number is allowed")
+    return {name: str(text) for name, text in entries.items()}
+
+
+def _limits(value: object) -> Limits:
+    given = _mapping(value, "limits")
+    names = {field.name for field in dataclasses.fields(Limits)}
+    _no_others(given, names, "limits.")
+    return Limits(**{name: _count(number, f"limits.{name}", 1, 1_000_000) for name, number in given.items()})
+
+
+def _names(mapping: dict[str, Any], key: str) -> frozenset[str]:
+    value = mapping.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"policy.{key} is {value!r}; a list of names is allowed")
+    return frozenset(value)
+
+
+def _count(value: object, name: str, smallest: int, largest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+        raise ConfigError(f"{name} is {value!r}; a whole number from {smallest} to {largest} is allowed")
+    return value

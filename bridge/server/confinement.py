@@ -1,0 +1,263 @@
+"""The namespace: what exists for the CLI of one call, and nothing else of the host's.
+
+    /workspace          the grant's workspace, the same path as in the container; its shares likewise
+    /claude             configuration of this call alone, in memory; what a conversation leaves is bound
+    into it /usr, parts of /etc read-only; /usr/local is hidden, and so is git, which would run what
+    .git/config names /tmp, /home/claude  in memory, bounded
+    /opt/claude         the CLI, read-only
+
+The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
+corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
+
+As root, bubblewrap makes the namespaces itself and `setpriv` takes the workspace owner's identity inside;
+else the kernel has to allow user namespaces to this user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from bridge.policy import Scope, environment
+from bridge.policy.scope import WORKSPACE
+from bridge.server.credentials import Credential
+from bridge.server.hostcli import files_of
+from bridge.server.state import KEPT, Grant, State
+
+MEMORY_LIMIT = 64 * 1024 * 1024
+"""Bytes of each directory in memory."""
+
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
+"""What root keeps inside until `setpriv` has taken the owner's identity; the last one to enter the
+workspace."""
+
+ETC = ("ca-certificates", "gai.conf", "host.conf", "hosts", "ld.so.cache", "localtime", "nsswitch.conf",
+       "pki", "resolv.conf", "ssl")  # fmt: skip
+"""Of /etc, what name resolution, TLS and the loader read. /etc/ssl/private is hidden again."""
+
+CLI_AT = "/opt/claude"
+CONFIG_AT = environment.CONFIG.decode()
+
+
+class ConfinementError(Exception):
+    """The call cannot be confined as the operator wants it; the text says what to do."""
+
+
+@dataclasses.dataclass
+class Command:
+    """A program to start, and the descriptors that go with it; whoever starts it closes them."""
+
+    argv: list[bytes]
+    env: dict[bytes, bytes]
+    directory: str = "/"
+    descriptors: list[int] = dataclasses.field(default_factory=list)
+    status: int | None = None
+    """Where bubblewrap tells which process is the namespace's first."""
+    scratch: Path | None = None
+    """To be removed after the call."""
+    identity: tuple[int, int] | None = None
+    """User and group to become first."""
+
+    def inherit(self, descriptor: int) -> bytes:
+        """Hand a descriptor down to the program; its number there."""
+        self.descriptors.append(descriptor)
+        return b"%d" % descriptor
+
+    def close(self) -> None:
+        """Close what was for the program."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def document(self, data: bytes) -> bytes:
+        """Hand some bytes down as a descriptor; its number there."""
+        descriptor = os.memfd_create("bridge", os.MFD_CLOEXEC)
+        os.write(descriptor, data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return self.inherit(descriptor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One call as it is to be run: everything has been judged."""
+
+    grant: Grant
+    program: Path
+    argv: list[str]
+    env: dict[bytes, bytes]
+    cwd: str
+    memory: bytes
+    credential: Credential | None
+
+
+def in_namespace(job: Job, state: State, scope: Scope) -> Command:
+    """The job under bubblewrap."""
+    command = Command([b"bwrap"], dict(job.env))
+    visible, program = files_of(job.program)
+    inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
+    words: list[str | bytes] = [*_namespaces(), *_system(), *_identity(command, job)]
+    words += _configuration(command, job, state, scope)
+    words += ["--bind", job.grant.workspace, WORKSPACE]
+    for share in job.grant.shares:
+        words += ["--ro-bind" if share.readonly else "--bind", share.source, share.target]
+    words += ["--ro-bind", str(visible), inside if visible == program else CLI_AT]
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    command.status = reading
+    words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", job.cwd, "--"]
+    if os.geteuid() == 0:
+        words += _become(*job.grant.owner)
+    _attach(command, job)
+    command.argv += [os.fsencode(word) for word in (*words, inside, *job.argv)]
+    return command
+
+
+def without_namespace(job: Job, state: State, scope: Scope, call_id: str) -> Command:
+    """The job as the workspace's owner, with nothing of the host hidden: the operator asked for it by
+    name."""
+    uid, gid = job.grant.owner
+    scratch = state.root / "scratch" / call_id
+    scratch.mkdir(mode=0o700)
+    private = state.private(job.grant)
+    (scratch / ".claude.json").write_bytes(_FIRST_START)
+    for name in KEPT:
+        (scratch / name).symlink_to(private / name)
+    for path in (scratch, scratch / ".claude.json"):
+        os.chown(path, uid, gid)
+    env = {**job.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
+    env |= {b"TMPDIR": os.fsencode(scratch), MARK: call_id.encode()}
+    cwd = job.cwd.replace(WORKSPACE, job.grant.workspace, 1)
+    command = Command([os.fsencode(job.program)], env, cwd, scratch=scratch)
+    command.argv += [os.fsencode(word) for word in job.argv]
+    if os.geteuid() == 0:
+        command.identity = job.grant.owner
+    _attach(command, job)
+    return command
+
+
+MARK = b"CLAUDE_BRIDGE_CALL"
+"""A variable by which the processes of a call without a namespace are found again."""
+
+_FIRST_START = json.dumps({"hasCompletedOnboarding": True, "autoUpdates": False}).encode()
+
+
+def _attach(command: Command, job: Job) -> None:
+    if job.credential:
+        number = command.inherit(job.credential.descriptor(*job.grant.owner))
+        command.env[job.credential.variable.encode()] = number
+
+
+def _namespaces() -> list[str]:
+    words = [
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+        "--hostname",
+        "claude",
+    ]
+    words += ["--die-with-parent", "--new-session"]
+    if os.geteuid() == 0:
+        words += ["--cap-drop", "ALL"]
+        for capability in CAPABILITIES:
+            words += ["--cap-add", capability]
+    return words
+
+
+def _system() -> list[str]:
+    words = ["--ro-bind", "/usr", "/usr", "--tmpfs", "/usr/local", "--remount-ro", "/usr/local"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    if Path("/usr/bin/git").exists():
+        words += ["--ro-bind", "/dev/null", "/usr/bin/git"]
+    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, "/home"):
+        words += ["--perms", "0755", "--dir", directory]
+    for name in ETC:
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    if Path("/etc/ssl/private").is_dir():
+        words += ["--perms", "0000", "--tmpfs", "/etc/ssl/private", "--remount-ro", "/etc/ssl/private"]
+    return [*words, "--proc", "/proc", "--dev", "/dev"]
+
+
+def _identity(command: Command, job: Job) -> list[str | bytes]:
+    """The names of the one user that there is, and directories of his."""
+    uid, gid = job.grant.owner
+    users = f"claude:x:{uid}:{gid}:Claude:{environment.HOME.decode()}:/bin/sh\n".encode()
+    groups = f"claude:x:{gid}:\n".encode()
+    words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
+    words += ["--perms", "0644", "--ro-bind-data", command.document(groups), "/etc/group"]
+    for directory, mode in (("/tmp", "1777"), (environment.HOME, "0777"), (CONFIG_AT, "0777")):  # noqa: S108
+        words += ["--size", str(MEMORY_LIMIT), "--perms", mode, "--tmpfs", directory]
+    return words
+
+
+def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
+    words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_FIRST_START)]
+    words.append(f"{CONFIG_AT}/.claude.json")
+    private = state.private(job.grant)
+    for name in KEPT:
+        words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
+    managed = command.document(json.dumps(managed_settings(scope)).encode())
+    words += ["--perms", "0644", "--ro-bind-data", managed, "/etc/claude-code/managed-settings.json"]
+    if job.memory:
+        text = command.document(job.memory)
+        words += ["--perms", "0644", "--ro-bind-data", text, "/etc/claude-code/CLAUDE.md"]
+    return words
+
+
+def managed_settings(scope: Scope) -> dict[str, object]:
+    """Settings that the CLI holds above all others: a second layer behind the policy's first."""
+    return {
+        "permissions": {
+            "deny": list(scope.denials),
+            "disableBypassPermissionsMode": "disable",
+        },
+        "disableAutoMode": "disable",
+        "allowManagedHooksOnly": True,
+        "strictKnownMarketplaces": [],
+    }
+
+
+def _become(uid: int, gid: int) -> list[str]:
+    words = ["/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
+    return [*words, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"]
+
+
+def check() -> None:
+    """Make sure that bubblewrap works here; ConfinementError names the remedy."""
+    if shutil.which("bwrap") is None:
+        raise ConfinementError(
+            "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml: "
+            "a container can then read what the workspace's owner can read on the host)"
+        )
+    probe = [
+        "bwrap",
+        *_namespaces(),
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "/usr/bin/true",
+    ]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfinementError(f"bubblewrap cannot be run: {error}") from None
+    if done.returncode == 0:
+        return
+    said = " ".join(done.stderr.split())
+    if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists() and os.geteuid() != 0:
+        raise ConfinementError(
+            f"this system's AppArmor keeps user namespaces from bubblewrap ({said}); run the bridge as "
+            "root, or install the profile bwrap-userns-restrict of the package apparmor-profiles"
+        )
+    raise ConfinementError(f"bubblewrap may not make namespaces here ({said}); run the bridge as root")

@@ -1,0 +1,100 @@
+"""Everything that a call needs, looked at one by one, each with the way to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from bridge.server import confinement, control, credentials
+from bridge.server.config import Config
+from bridge.server.hostcli import HostCli
+from bridge.server.state import SOCKET_NAME, State, StateError
+
+
+class Result(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    good: bool
+    detail: str
+
+
+def examine(state: State, chosen: Config) -> list[Result]:
+    """Look at everything; no check keeps another from being made."""
+    checks: list[Callable[[State, Config], Iterator[Result]]] = [
+        _python,
+        _cli,
+        _login,
+        _confinement,
+        _server,
+        _grants,
+    ]
+    results: list[Result] = []
+    for check in checks:
+        try:
+            results += check(state, chosen)
+        except (OSError, StateError) as error:
+            results.append(Result(check.__name__.strip("_"), False, str(error)))
+    return results
+
+
+def _python(_state: State, _chosen: Config) -> Iterator[Result]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Result("python", sys.version_info >= (3, 11), f"{version}; 3.11 or newer is needed")
+
+
+def _cli(_state: State, chosen: Config) -> Iterator[Result]:
+    cli = HostCli(chosen.claude)
+    asyncio.run(cli.ask())
+    yield Result("claude", bool(cli.version), f"{cli.version} at {cli.find()}" if cli.version else cli.problem)
+
+
+def _login(state: State, chosen: Config) -> Iterator[Result]:
+    try:
+        found = credentials.find(chosen.credentials, state.token, os.environ, chosen.environment)
+    except credentials.NoCredentialsError as error:
+        yield Result("credentials", False, str(error))
+    else:
+        yield Result("credentials", True, f"from {found.source if found else 'the environment in bridge.yaml'}")
+
+
+def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
+    if chosen.confinement == "none":
+        text = "none, as bridge.yaml wants it: containers reach what the workspace's owner can reach"
+        yield Result("confinement", True, text)
+        return
+    try:
+        confinement.check()
+    except confinement.ConfinementError as error:
+        yield Result("confinement", False, str(error))
+    else:
+        yield Result("confinement", True, "bubblewrap works")
+
+
+def _server(state: State, _chosen: Config) -> Iterator[Result]:
+    answer = control.ask(state, "status")
+    if answer is None:
+        yield Result("server", False, f"none runs in {state.root}; start it with `invoke bridge.up`")
+    else:
+        yield Result("server", True, f"process {answer['pid']}, {answer['running']} running, {answer['queued']} queued")
+
+
+def _grants(state: State, _chosen: Config) -> Iterator[Result]:
+    for name, grant in state.grants().items():
+        path = state.directory(name) / SOCKET_NAME
+        problem = grant.problem or _unreachable(str(path))
+        yield Result(f"grant {name}", not problem, problem or f"{grant.workspace}; mount {path.parent} at /host")
+
+
+def _unreachable(path: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return f"{path}: {error.strerror or error}"
+    return ""

@@ -1,0 +1,113 @@
+"""The host's Claude Code: where it is, and what it says about itself, asked once for each file it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+from pathlib import Path
+
+PROBE_LIMIT_S = 20.0
+"""For `claude --version` and `--help` on a cold disk; warm, the slowest version takes 0.5 s."""
+
+USUAL_PLACES = (
+    "~/.local/bin/claude",
+    "~/.claude/local/claude",
+    "/usr/local/bin/claude",
+    "/opt/claude/claude",
+)
+
+
+class HostCli:
+    """The program, and its version and help as answered to clients without starting it again."""
+
+    def __init__(self, configured: str | None) -> None:
+        self.configured = configured
+        self._seen: tuple[str, int, int, int] | None = None
+        self.version = ""
+        self.help = b""
+        self.problem = "the host has no Claude Code; install it there, or name it in bridge.yaml as `claude`"
+
+    def find(self) -> Path | None:
+        """The program's file with every link followed, or None."""
+        named = self.configured
+        places = [named] if named else [shutil.which("claude"), *map(os.path.expanduser, USUAL_PLACES)]
+        for place in filter(None, places):
+            path = Path(place)
+            if path.is_file() and os.access(path, os.X_OK):
+                return path.resolve()
+        if named:
+            self.problem = f"bridge.yaml names {named} as the host's Claude Code, and that is no program"
+        return None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what is known was said by the file that is there now."""
+        return self._seen == self._look()
+
+    async def ask(self) -> None:
+        """Ask the program for its version and help, unless they are known."""
+        look = self._look()
+        if look == self._seen:
+            return
+        self.version, self.help = "", b""
+        if look is not None:
+            self.version = (await _output(look[0], "--version")).decode("utf-8", "replace").split("\n")[0].strip()
+            self.help = await _output(look[0], "--help")
+            if not self.version:
+                self.problem = "the host's Claude Code does not answer `claude --version`"
+        self._seen = look
+
+    def _look(self) -> tuple[str, int, int, int] | None:
+        path = self.find()
+        if path is None:
+            return None
+        found = path.stat()
+        return str(path), found.st_ino, found.st_mtime_ns, found.st_size
+
+
+async def _output(program: str, argument: str) -> bytes:
+    """What the program prints, or nothing when it fails or hangs."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "DISABLE_AUTOUPDATER": "1"}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            argument,
+            env=environment,
+            cwd="/",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return b""
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), PROBE_LIMIT_S)
+    except asyncio.TimeoutError:  # noqa: UP041 - an alias only since the Python that runs this
+        process.kill()
+        await process.wait()
+        return b""
+    return output if process.returncode == 0 else b""
+
+
+def files_of(program: Path) -> tuple[Path, Path]:
+    """What has to be visible for the program to run: a directory or the file itself; and the file.
+
+    The native build is one file. An older one is a script beside the rest of its package.
+    """
+    with program.open("rb") as file:
+        script = file.read(2) == b"#!"
+    if script:
+        for directory in (program.parent, program.parent.parent):
+            if (directory / "package.json").is_file():
+                return directory, program
+    return program, program
+
+
+def is_program(path: Path) -> bool:
+    """Whether a path is a file that can be run."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode) and os.access(path, os.X_OK)
+    except OSError:
+        return False

@@ -1,0 +1,249 @@
+"""The server as a whole: grants published, calls in turn, reload, a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bridge.policy import Scope
+from bridge.server import credentials
+from bridge.server.audit import Audit
+from bridge.server.call import Call
+from bridge.server.config import Config
+from bridge.server.hostcli import HostCli
+from bridge.server.peer import Peer
+from bridge.server.publish import Published, adopt, publish
+from bridge.server.queue import FairQueue, QueueFullError
+from bridge.server.state import SOCKET_NAME, Grant, State
+
+ENDED_WITHIN_S = 2.0
+"""For children that are being killed when the server ends."""
+
+REAP_EVERY_S = 5.0
+
+
+class Service:
+    """All that the server knows. `load` reads the configuration anew when it is told to reload."""
+
+    def __init__(self, state: State, load: Callable[[], Config]) -> None:
+        self.state = state
+        self._load = load
+        self.config = load()
+        self.cli = HostCli(self.config.claude)
+        self.queue: FairQueue[Call] = FairQueue(self.config.limits)
+        self.peers: set[Peer] = set()
+        self.grants: dict[str, Grant] = {}
+        self.stopping = False
+        self.started = time.time()
+        self.served = 0
+        self._published: dict[str, Published] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._adopted: dict[Path, Published] = {}
+        self._use(self.config)
+
+    def _use(self, config: Config) -> None:
+        self.config = config
+        self.queue.limits = config.limits
+        if config.claude != self.cli.configured:
+            self.cli = HostCli(config.claude)
+        path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
+        self.audit = Audit(path, config.audit_size)
+
+    # Life
+
+    async def start(self) -> None:
+        """Publish every grant; from here on clients are served."""
+        # A core file of the CLI would hold the credential, and could land in the workspace.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        await self.cli.ask()
+        self._adopted = adopt(dict(os.environ))
+        self.audit.write("serving", pid=os.getpid(), cli=self.cli.version)
+        self.refresh()
+        asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
+
+    async def stop(self) -> None:
+        """Nobody new; waiting calls are told; running ones get their grace; nothing is left behind."""
+        self.stopping = True
+        for published in self._published.values():
+            asyncio.get_running_loop().remove_reader(published.listener.fileno())
+            published.withdraw()
+        for call in self.calls("waiting"):
+            call.fail("stopping", "the bridge is stopping; try again when it is back")
+        for peer in list(self.peers):
+            peer.leave()
+        await self._until(lambda: not self.calls("running"), self.config.limits.stop_grace)
+        for call in self.calls("running"):
+            call.fail("stopping", "the bridge has stopped in the middle of this call; try again when it is back")
+        await self._until(lambda: not self.queue.running, ENDED_WITHIN_S)
+        for peer in list(self.peers):
+            peer.close()
+        await self._until(lambda: not self.peers, 0.5)
+        self.audit.write("stopped", served=self.served)
+
+    @staticmethod
+    async def _until(reached: Callable[[], bool], limit: float) -> None:
+        deadline = time.monotonic() + limit
+        while not reached() and time.monotonic() < deadline:  # noqa: ASYNC110 - facts of many owners, once
+            await asyncio.sleep(0.02)
+
+    def reload(self) -> str:
+        """Read configuration and grants anew; a mistake changes nothing and is returned as a line."""
+        try:
+            self._use(self._load())
+            self.refresh()
+        except Exception as error:
+            return str(error)
+        self.dispatch()
+        return ""
+
+    def _reap(self) -> None:
+        for peer in list(self.peers):
+            peer.reap(self.config.limits.idle)
+        for name, published in list(self._published.items()):
+            if name in self.grants and not published.is_there() and not self.stopping:
+                self._withdraw(name)  # removed by hand: who removed the socket has revoked it
+        asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
+
+    # Grants
+
+    def refresh(self) -> None:
+        """Make what is published the same as what is registered."""
+        registered = self.state.grants()
+        for name in sorted(self.grants.keys() - registered.keys()):
+            self._withdraw(name)
+        for name, grant in registered.items():
+            if self.grants.get(name) == grant and name in self._published and self._published[name].is_there():
+                continue
+            if name in self.grants:
+                self._withdraw(name)
+            self.grants[name] = grant
+            self._publish(grant)
+
+    def _publish(self, grant: Grant) -> None:
+        directory = self.state.add(grant)
+        published = self._adopted.get(directory / SOCKET_NAME) or publish(directory)
+        self._published[grant.name] = published
+        asyncio.get_running_loop().add_reader(published.listener.fileno(), self._accept, published, grant)
+
+    def _withdraw(self, name: str) -> None:
+        """Revoke: the socket goes, and so do the calls of everyone who came through it."""
+        del self.grants[name]
+        published = self._published.pop(name)
+        asyncio.get_running_loop().remove_reader(published.listener.fileno())
+        published.withdraw()
+        for peer in [peer for peer in self.peers if peer.grant.name == name]:
+            for call in list(peer.calls.values()):
+                call.fail("revoked", f"the grant {name} was revoked on the host")
+            peer.refuse("revoked", f"the grant {name} was revoked on the host")
+        self.audit.write("revoked", grant=name)
+
+    def _accept(self, published: Published, grant: Grant) -> None:
+        with contextlib.suppress(BlockingIOError):
+            accepted, _ = published.listener.accept()
+            accepted.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._connect(accepted, grant))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, accepted: socket.socket, grant: Grant) -> None:
+        """Hand the socket to a Peer, which `peers` keeps alive from then on."""
+        loop = asyncio.get_running_loop()
+        _, peer = await loop.connect_accepted_socket(lambda: Peer(self, grant), accepted)
+        count = sum(1 for other in self.peers if other.grant.name == grant.name)
+        if count > self.config.limits.connections:
+            peer.refuse(
+                "full",
+                f"{count - 1} connections are open already; end some of them or raise limits.connections",
+            )
+
+    def scope(self, grant: Grant) -> Scope:
+        """The terms for a grant's calls."""
+        targets = tuple(share.target for share in grant.shares)
+        return Scope(targets, self.config.allowed, self.config.refused)
+
+    # Calls
+
+    def calls(self, state: str) -> list[Call]:
+        """The calls in a state, of all connections."""
+        return [call for peer in self.peers for call in peer.calls.values() if call.state == state]
+
+    def enter(self, call: Call) -> None:
+        """Let a call wait for its turn, which may be now."""
+        name = call.peer.grant.name
+        try:
+            self.queue.add(name, call)
+        except QueueFullError as full:
+            call.state = "judged"
+            call.fail(
+                "full",
+                f"the bridge is full: {full} for grant {name}; try again later, or raise limits.queued",
+            )
+            return
+        self.dispatch()
+
+    def leave(self, call: Call) -> None:
+        """A call waits no longer."""
+        self.queue.leave(call.peer.grant.name, call)
+
+    def ended(self, call: Call, ran: bool, code: int | None) -> None:
+        """A call is over, and its processes are gone."""
+        call.peer.calls.pop(call.number, None)
+        if ran:
+            self.served += 1
+            self.queue.done(call.peer.grant.name)
+            self.audit.write("ended", **call.peer.who, code=code, seconds=round(call.age, 3))
+        if self.stopping and not call.peer.calls:
+            call.peer.close()
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Start whose turn it is, and tell the others where they stand."""
+        while not self.stopping and (turn := self.queue.next()):
+            turn[1].start()
+        for call, position in self.queue.positions().items():
+            call.tell_position(position)
+
+    # What calls need
+
+    @property
+    def operator_environment(self) -> dict[str, str]:
+        """The operator's variables, but for the secrets, which go by descriptor."""
+        secrets = (credentials.TOKEN, credentials.KEY)
+        return {name: value for name, value in self.config.environment.items() if name not in secrets}
+
+    def credential(self) -> credentials.Credential | None:
+        """What the CLI logs in with, read anew for each call: a login counts at once."""
+        environment = self.config.environment
+        return credentials.find(self.config.credentials, self.state.token, os.environ, environment)
+
+    def status(self) -> dict[str, Any]:
+        """What `status` shows."""
+        return {
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - self.started, 1),
+            "cli": self.cli.version,
+            "running": self.queue.running.total(),
+            "queued": sum(map(len, self.queue.waiting.values())),
+            "served": self.served,
+            "stopping": self.stopping,
+            "grants": {name: self._grant_status(grant) for name, grant in self.grants.items()},
+        }
+
+    def _grant_status(self, grant: Grant) -> dict[str, Any]:
+        peers = [peer for peer in self.peers if peer.grant.name == grant.name]
+        calls = [call for peer in peers for call in peer.calls.values()]
+        return {
+            "workspace": grant.workspace,
+            "connections": len(peers),
+            "running": self.queue.running[grant.name],
+            "queued": len(self.queue.waiting.get(grant.name, ())),
+            "calls": [{"state": call.state, "age_s": round(call.age, 1), **call.peer.who} for call in calls],
+            "problem": grant.problem,
+        }

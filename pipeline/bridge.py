@@ -1,0 +1,179 @@
+"""The host's bridge server, as the tasks see it: started, asked, stopped, and a grant for each agent's workspace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bridge.server import config, confinement, control
+from bridge.server.hostcli import HostCli
+from bridge.server.main import main as command
+from bridge.server.state import Grant, State, StateError, default_root
+from pipeline import engine_setup
+from pipeline.errors import Problem
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 40  # two questions to a CLI on a cold disk, 20 s each at most; warm it is half a second
+STOP_S = 20  # running calls get limits.stop_grace, 5 s by default
+NO_CLAUDE = "this host has no Claude Code, so agents do without; install it and run `bin/invoke bridge.up`"
+
+Say = Callable[[str], None]
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Servers that outlive this process on purpose; forgotten, each would be reported as a leak."""
+
+
+def up(say: Say) -> str:
+    """Have the server running; the answer says in one line which it is."""
+    with _told_as_problems():
+        chosen, state = config.load(None), _state()
+        state.prepare()
+        if state.server_pid() is None:
+            if chosen.confinement == "bubblewrap":
+                have_bubblewrap(say)
+            _start(state)
+        answer = control.ask(state, "status")
+    if answer is None:
+        raise Problem(f"the bridge's server has ended again; see {state.root / 'server.log'}")
+    cli = answer["cli"] or "no Claude Code; " + HostCli(chosen.claude).problem
+    return f"bridge server {answer['pid']} serves {state.root} with {cli}"
+
+
+def down(say: Say) -> None:
+    """Stop the server; running calls get their grace."""
+    with _told_as_problems():
+        state = _state()
+        pid = state.server_pid() if state.root.is_dir() else None
+        if pid is None:
+            say(f"no bridge server runs in {state.root}")
+            return
+        os.kill(pid, signal.SIGTERM)
+        _wait(lambda: state.server_pid() is None, STOP_S, f"bridge server {pid} does not stop")
+    say(f"bridge server {pid} is stopped")
+
+
+def status() -> int:
+    """Print what runs and what waits, as `claude-bridge-server status` does; returns its exit code."""
+    return command(["status"])
+
+
+def doctor() -> int:
+    """Check everything that a call needs, as `claude-bridge-server doctor` does; returns its exit code."""
+    return command(["doctor"])
+
+
+def grant(name: str, workspace: Path) -> Path:
+    """Let containers that mount the directory returned use the host's Claude Code on `workspace`."""
+    with _told_as_problems():
+        state = _state()
+        state.prepare()
+        known = state.grants().get(name)
+        if known is None or known.workspace != str(workspace):  # its shares are the operator's
+            state.add(Grant(name, str(workspace)))
+            _reload(state)
+        return state.directory(name)
+
+
+def revoke(name: str) -> None:
+    """End a grant at once, where there is one; its conversations stay."""
+    with _told_as_problems():
+        state = _state()
+        if state.root.is_dir() and state.remove(name):
+            _reload(state)
+
+
+def forget(name: str) -> None:
+    """End a grant and remove what it kept, its conversations included."""
+    revoke(name)
+    with _told_as_problems():
+        _state().forget(name)
+
+
+def for_agent(name: str, workspace: Path, say: Say) -> Path | None:
+    """Grant an agent its workspace and have the server running; returns the directory to mount.
+
+    Whatever is missing is said in one line: an agent lives without Claude Code, too.
+    """
+    directory = None
+    try:
+        directory = grant(name, workspace)
+        say(up(say) if host_has_claude() else NO_CLAUDE)
+    except Problem as problem:
+        say(f"{problem}; going on without the host's Claude Code")
+    return directory
+
+
+def host_has_claude() -> bool:
+    """Say whether there is a Claude Code that the bridge could serve."""
+    with _told_as_problems():
+        return HostCli(config.load(None).claude).find() is not None
+
+
+def have_bubblewrap(say: Say) -> None:
+    """Make sure that calls can be confined: install bubblewrap where this is root's Debian or Ubuntu."""
+    if shutil.which("bwrap") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        say("bubblewrap missing: installing it from the distribution ...")
+        engine_setup.apt("update")
+        engine_setup.apt("install", "-y", "--no-install-recommends", "bubblewrap")
+    try:
+        confinement.check()
+    except confinement.ConfinementError as error:
+        raise Problem(f"bridge: {error}") from None
+
+
+def _state() -> State:
+    return State(default_root())
+
+
+def _start(state: State) -> None:
+    """Start the server as a process of its own and wait until it answers."""
+    log = state.root / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bridge.server.main", "--state", str(state.root), "serve"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    _started.append(process)
+    _wait(
+        lambda: process.poll() is not None or control.ask(state, "status") is not None,
+        START_S,
+        f"the bridge's server does not answer; see {log}",
+    )
+    if process.poll() is not None:
+        said = log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"]
+        raise Problem(f"the bridge's server ended with {process.returncode}: {said[-1]}")
+
+
+def _reload(state: State) -> None:
+    answer = control.ask(state, "reload")
+    if answer and answer["problem"]:
+        raise Problem(f"bridge: the running server says: {answer['problem']}")
+
+
+@contextmanager
+def _told_as_problems() -> Iterator[None]:
+    try:
+        yield
+    except config.ConfigError as error:
+        raise Problem(f"bridge: {error}", 64) from error
+    except (StateError, OSError) as error:
+        raise Problem(f"bridge: {error}") from error
+
+
+def _wait(done: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise Problem(otherwise)
+        time.sleep(0.05)

@@ -1,0 +1,89 @@
+"""What the bridge costs: the start of its client, the first byte of a call, and bytes on their way."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import docker
+
+from bridge.policy.argv import rewrite
+from bridge.policy.environment import build
+from bridge.policy.scope import WORKSPACE, Scope
+from bridge.server.confinement import Job, in_namespace
+from bridge.server.state import Grant, State
+from pipeline.image import VARIANTS
+from tests.bench.figures import Figure, paired, seconds
+from tests.support.bridge_box import Box
+from tests.support.bridge_host import FAKE_CLI, Place, bridge_host
+from tests.support.containers import Agents
+
+PAIRS = 20
+SIZE = 1_000_000_000
+# Runs a command in the container and prints its seconds: to its end, or to the first byte of its output.
+TIMED = """
+import subprocess, sys, time
+begun = time.monotonic()
+where = subprocess.PIPE if sys.argv[1] == "first" else subprocess.DEVNULL
+process = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=where)
+first = process.stdout.read(1) if process.stdout else b"-"
+taken = time.monotonic() - begun
+code = process.wait()
+print(taken if sys.argv[1] == "first" else time.monotonic() - begun)
+sys.exit(code or not first)
+"""
+ASKED = ["-p", "out x"]
+
+
+def measure(_: docker.DockerClient) -> Iterator[Figure]:
+    """Time the client in a container of the production image, with a scripted CLI that starts at once."""
+    agents = Agents(VARIANTS["prod"].reference)
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory, bridge_host(Path(directory)) as host:
+        try:
+            place = host.grant("bench")
+            box = Box(agents, place)
+            whole = ["docker", "exec", box.agent.id, "true"]
+            version, exec_ = paired(
+                partial(_in_container, box, "all", "claude", "--version"), partial(seconds, whole), PAIRS
+            )
+            name = f"`claude --version` in the container ({version * 1000:.0f} ms) / `docker exec CONTAINER true`"
+            yield Figure(name, version / exec_, "x", 0.5, 0.35)
+            bridged, direct = paired(
+                partial(_in_container, box, "first", "claude-code", *ASKED),
+                partial(_directly, host.state, place),
+                PAIRS,
+            )
+            name = f"first byte over the bridge, later than from the same namespace ({direct * 1000:.0f} ms)"
+            yield Figure(name, (bridged - direct) * 1000, "ms", 60, 30)
+            yield Figure("first byte over the bridge / directly", bridged / direct, "x", 3)
+            taken = min(_in_container(box, "all", "claude-code", "-p", f"flood {SIZE}") for _ in range(3))
+            yield Figure("relay of a call's output", SIZE / 1e6 / taken, "MB/s", 200, 300, more_is_better=True)
+        finally:
+            agents.close(show=False)
+
+
+def _in_container(box: Box, until: str, *command: str) -> float:
+    done = box.run("python3", "-c", TIMED, until, *command)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def _directly(state: Path, place: Place) -> float:
+    """Start the CLI as the server does, in the same namespace, and wait for its first byte."""
+    scope = Scope()
+    grant = Grant(place.name, str(place.workspace))
+    begun = time.monotonic()
+    job = Job(grant, FAKE_CLI, rewrite(ASKED, scope).argv, build([], {}), WORKSPACE, b"", None)
+    command = in_namespace(job, State(state), scope)
+    process = subprocess.Popen(
+        command.argv, env=command.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=command.descriptors
+    )
+    command.close()
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        return time.monotonic() - begun

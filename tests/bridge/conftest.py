@@ -1,0 +1,125 @@
+"""Fixtures: a server per module for tests that leave it as it is, a server per test for those that do not."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import docker
+import docker.errors
+import pytest
+
+from pipeline import bridge
+from pipeline.errors import Problem
+from pipeline.image import REPOSITORY, VARIANTS, say_on_stderr
+from tests.support.bridge_cli import NEWEST, VERSIONS, installed
+from tests.support.bridge_host import BridgeHost, Place, bridge_host
+from tests.support.fake_messages_api import FakeMessagesApi, echo
+
+pytest_plugins = ["tests.support.fixtures"]
+
+HostMaker = Callable[..., BridgeHost]
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeHost]:
+    """A server with the fake CLI; tests make grants of their own on it."""
+    with bridge_host(tmp_path_factory.mktemp("bridge")) as host:
+        yield host
+
+
+@pytest.fixture
+def place(shared_host: BridgeHost) -> Place:
+    """A fresh grant on the shared server."""
+    return shared_host.grant(f"grant-{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def host_per_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostMaker]:
+    """Makes servers that the test may stop, kill and configure."""
+    with ExitStack() as stack:
+
+        def make(**config: object) -> BridgeHost:
+            directory = tmp_path_factory.mktemp("host")  # not tmp_path: a socket's path is at most 107 bytes
+            return stack.enter_context(bridge_host(directory, **config))
+
+        yield make
+
+
+class RealHost:
+    """A server with a real CLI, whose API is ours."""
+
+    def __init__(self, host: BridgeHost, api: FakeMessagesApi, cli: str) -> None:
+        self.host = host
+        self.api = api
+        self.cli = cli
+
+    def place(self, *shares: str) -> Place:
+        """A fresh grant."""
+        return self.host.grant(f"grant-{next(_NUMBERS)}", *shares)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def real_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """One server for each version of the CLI."""
+    with real_server(tmp_path_factory.mktemp("real"), request.param) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def newest_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """One server with the newest CLI."""
+    with real_server(tmp_path_factory.mktemp("newest"), NEWEST) as host:
+        yield host
+
+
+@contextmanager
+def real_server(directory: Path, version: str) -> Iterator[RealHost]:
+    """A server with a real CLI and its API."""
+    with FakeMessagesApi() as api:
+        environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
+        config = {"claude": str(installed(version)), "environment": environment}
+        with bridge_host(directory, **config) as host:
+            yield RealHost(host, api, str(installed(version)))
+
+
+@pytest.fixture
+def real(real_host: RealHost) -> RealHost:
+    """The same, with an API that has heard nothing and repeats what it hears."""
+    real_host.api.part = echo
+    real_host.api.requests.clear()
+    return real_host
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have bubblewrap before any worker starts."""
+    if os.geteuid() != 0:
+        pytest.exit("the bridge's tests give workspaces to the image's user: run `sudo bin/nox -s bridge_tests`", 1)
+    if not hasattr(config, "workerinput"):
+        try:
+            bridge.have_bubblewrap(say_on_stderr)
+        except Problem as problem:
+            pytest.exit(str(problem), 1)
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def image(request: pytest.FixtureRequest) -> str:
+    """The image of a variant; without it nothing can be tested."""
+    reference = f"{request.config.getoption('--repository')}:{VARIANTS[request.param].tag}"
+    client = docker.from_env()
+    try:
+        client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        pytest.exit(f"image {reference} is missing; run `bin/invoke build.{request.param}`", 1)
+    finally:
+        client.close()
+    return reference

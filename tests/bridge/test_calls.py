@@ -1,0 +1,261 @@
+"""Calls of the wrapper against a server with a scripted CLI: what goes in, what comes out, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.support.bridge_host import OWNER, SECRET, BridgeHost, Place
+from tests.support.waiting import wait_until
+
+
+def report(place: Place, *argv: str | bytes, **options: Any) -> dict[str, Any]:
+    """What the CLI saw of its own start."""
+    done = place.run("-p", "report", *argv, **options)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+# Bytes
+
+
+def test_stdin_comes_back_byte_for_byte(place: Place) -> None:
+    data = os.urandom(1_000_003)
+    done = place.run("-p", "cat", stdin=data)
+    assert done.stdout == data
+    assert done.stderr == b"1000003"
+
+
+def test_stdout_and_stderr_stay_apart(place: Place) -> None:
+    done = place.run("-p", "out a;err b;out c;err d")
+    assert (done.stdout, done.stderr) == (b"ac", b"bd")
+
+
+def test_character_whose_bytes_come_alone_stays_whole(place: Place) -> None:
+    assert place.run("-p", "halves").stdout.decode() == "naïve \U0001f600 ü"
+
+
+def test_large_output_is_complete(place: Place) -> None:
+    done = place.run("-p", "flood 20000000")
+    assert len(done.stdout) == 20_000_000
+    assert done.stdout == (bytes(range(256)) * 78125)[:20_000_000]
+
+
+def test_output_comes_while_the_call_runs(place: Place) -> None:
+    with place.start("-p", "ready;cat") as running:
+        assert running.line() == b"ready\n"
+        assert running.end(b"then") == (0, b"then", b"4")
+
+
+@pytest.mark.parametrize("word", [b"a b", b"", b"line\nfeed x", b"\xff\xfe x", b"'\"$(x)`;", "naïve ☃".encode()])
+def test_argument_arrives_as_it_was_given(place: Place, word: bytes) -> None:
+    argv = report(place, "--append-system-prompt", word)["argv"]
+    assert (
+        bytes.fromhex(next(arg for arg in argv if arg.startswith(b"--append-system".hex()))).split(b"=", 1)[1] == word
+    )
+
+
+# stdin: nothing, a pipe, a file
+
+
+def test_without_stdin_the_cli_reads_the_end_at_once(place: Place) -> None:
+    done = place.run("-p", "cat")
+    assert (done.returncode, done.stderr) == (0, b"0")
+
+
+def test_closed_stdin_is_the_same_as_none(place: Place) -> None:
+    words = place.box("/bin/sh", "-c", "exec /app/claude -p cat <&-")
+    done = subprocess.run(words, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"0")
+
+
+def test_file_as_stdin_is_carried(place: Place) -> None:
+    (place.workspace / "in").write_bytes(b"x" * 100_000)
+    done = subprocess.run(place.box("/bin/sh", "-c", "exec /app/claude -p cat <in"), capture_output=True, check=False)
+    assert done.stderr == b"100000"
+
+
+def test_end_of_stdin_leaves_output_open(place: Place) -> None:
+    with place.start("-p", "cat;out more") as running:
+        assert running.end() == (0, b"more", b"0")
+
+
+def test_reader_that_leaves_does_not_end_the_call(place: Place) -> None:
+    words = place.box("/bin/sh", "-c", "/app/claude -p 'flood 3000000;touch done;exit 5' | head -c 10; wait")
+    done = subprocess.run(words, capture_output=True, timeout=30, check=False)
+    assert len(done.stdout) == 10
+    wait_until((place.workspace / "done").exists, 10, "the end of the call")
+
+
+# Exit codes and signals
+
+SIGNALLER = """
+import subprocess, sys
+process = subprocess.Popen(["/app/claude", "-p", "ready;wait"], stdout=subprocess.PIPE)
+process.stdout.readline()
+process.send_signal(int(sys.argv[1]))
+print(process.wait())
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1, 7, 125, 126, 127, 255])
+def test_exit_code_is_the_cli_s(place: Place, code: int) -> None:
+    assert place.run("-p", f"exit {code}").returncode == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_signal_that_ends_the_cli_becomes_128_and_its_number(place: Place, number: int) -> None:
+    assert place.run("-p", f"die {int(number)}").returncode == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signal_to_the_wrapper_reaches_the_cli(place: Place, number: int) -> None:
+    words = place.box("/usr/bin/python3", "-c", SIGNALLER, str(int(number)))
+    with place.start(words=words) as running:
+        assert int(running.end()[1]) == 128 + number
+
+
+def test_cli_that_ignores_signals_is_left_by_the_third(shared_host: BridgeHost, place: Place) -> None:
+    script = "/app/claude -p 'ignore;ready;wait' & child=$!; read go; for i in 1 2 3; do kill -TERM $child; sleep 0.2;"
+    words = place.box("/bin/bash", "-c", script + " done; wait $child; echo $?")
+    with place.start(words=words) as running:
+        assert running.line() == b"ready\n"
+        assert int(running.end(b"go\n")[1]) == 128 + signal.SIGTERM
+    wait_until(lambda: not shared_host.children(), 2.5, "the end of the CLI on the host")
+
+
+def test_killed_wrapper_leaves_nothing_on_the_host(shared_host: BridgeHost, place: Place) -> None:
+    with place.start("-p", "orphan /workspace/alive;ignore;ready;wait") as running:
+        assert running.line() == b"ready\n"
+        wait_until((place.workspace / "alive").exists, 10, "the orphan")
+        running.process.kill()
+    wait_until(lambda: not shared_host.children(), 2.5, "the end of everything")
+    size = (place.workspace / "alive").stat().st_size
+    wait_until(lambda: not shared_host.status()["running"], 5, "an idle server")
+    assert (place.workspace / "alive").stat().st_size == size
+
+
+def test_orphan_does_not_outlive_its_call(shared_host: BridgeHost, place: Place) -> None:
+    assert place.run("-p", "orphan /workspace/alive;exit 3").returncode == 3
+    wait_until(lambda: not shared_host.children(), 2.5, "the end of the orphan")
+
+
+# What the CLI sees
+
+
+def test_namespace_holds_the_workspace_and_nothing_of_the_host(place: Place) -> None:
+    root = report(place)["root"]
+    assert set(root) <= {"bin", "claude", "dev", "etc", "home", "lib", "lib32", "lib64", "opt", "proc", "sbin", "tmp",
+                         "usr", "workspace"}  # fmt: skip
+
+
+def test_cli_runs_as_the_workspace_s_owner_without_privileges(place: Place) -> None:
+    facts = report(place)
+    assert facts["ids"] == [OWNER, OWNER, [OWNER]] or facts["ids"] == [OWNER, OWNER, []]
+    assert {line.split()[1] for line in facts["capabilities"]} == {"0" * 16}
+
+
+def test_no_descriptor_but_the_pipes_and_the_credential_is_open(place: Place) -> None:
+    facts = report(place)
+    credential = facts["env"]["CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR"]
+    assert set(facts["fds"]) <= {"0", "1", "2", credential}
+    assert facts["fds"][credential].startswith("pipe:")
+
+
+def test_secret_is_in_no_variable_and_no_argument(place: Place) -> None:
+    facts = report(place)
+    assert SECRET not in json.dumps(facts)
+
+
+def test_environment_is_made_from_nothing(place: Place) -> None:
+    steering = {"LD_PRELOAD": "/x.so", "ANTHROPIC_BASE_URL": "http://x", "BUN_OPTIONS": "--preload=/x", "FOO": "bar"}
+    environment = report(place, env={"TERM": "xterm", **steering})["env"]
+    assert environment["TERM"] == "xterm"
+    assert not steering.keys() & environment.keys()
+    assert "PWD" not in environment or environment["PWD"] == "/workspace"
+
+
+def test_directory_is_the_client_s(place: Place) -> None:
+    (place.workspace / "a b").mkdir()
+    assert report(place, cwd="/workspace/a b")["cwd"] == "/workspace/a b"
+
+
+def test_file_that_claude_writes_belongs_to_the_workspace_s_owner(place: Place) -> None:
+    assert place.run("-p", "touch new").returncode == 0
+    assert (place.workspace / "new").stat().st_uid == OWNER
+
+
+def test_project_memory_travels_with_the_call(place: Place) -> None:
+    (place.workspace / "CLAUDE.md").write_text("outer @more.md")
+    (place.workspace / "more.md").write_text("imported")
+    (place.workspace / "sub").mkdir()
+    (place.workspace / "sub/CLAUDE.md").write_text("inner")
+    memory = report(place, cwd="/workspace/sub")["memory"]
+    assert memory.index("outer") < memory.index("imported") < memory.index("inner")
+
+
+def test_project_memory_that_leads_out_of_the_container_leads_nowhere(place: Place) -> None:
+    (place.workspace / "CLAUDE.md").symlink_to("/root/secret")
+    assert report(place)["memory"] == ""
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("argv", "cwd", "sentence"),
+    [
+        (["--settings", "x.json"], "/workspace", "not the name of a file"),
+        (["-p", "x", "--dangerously-skip-permissions"], "/workspace", "without being asked"),
+        (["mcp", "list"], "/workspace", "on the host"),
+        (["-p", "x y"], "/tmp", "not shared with the host"),
+    ],
+)
+def test_refusal_is_126_and_a_sentence(place: Place, argv: list[str], cwd: str, sentence: str) -> None:
+    done = place.run(*argv, cwd=cwd)
+    assert done.returncode == 126
+    assert sentence in done.stderr.decode()
+    assert done.stderr.startswith(b"bridge: ")
+
+
+def test_refused_control_request_is_answered_in_the_stream(place: Place) -> None:
+    request = {"type": "control_request", "request_id": "r1", "request": {"subtype": "get_settings"}}
+    user = {"type": "user", "message": {"role": "user", "content": "hi"}}
+    lines = b"".join(json.dumps(message).encode() + b"\n" for message in (user, request, user))
+    done = place.run("--input-format", "stream-json", "--output-format", "stream-json", "--verbose", stdin=lines)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["type"] for answer in answers].count("user") == 2
+    (refused,) = [answer["response"] for answer in answers if answer["type"] == "control_response"]
+    assert (refused["request_id"], refused["subtype"]) == ("r1", "error")
+
+
+def test_line_that_is_no_message_ends_the_call_with_126(place: Place) -> None:
+    done = place.run("--input-format", "stream-json", "--verbose", stdin=b"not json\n")
+    assert done.returncode == 126
+    assert b"no JSON object" in done.stderr
+
+
+def test_directory_that_is_gone_is_125_and_names_no_path_of_the_host(shared_host: BridgeHost, place: Place) -> None:
+    (place.workspace / "tmp").mkdir()
+    options = ("--tmpfs", "/workspace/tmp", "--dir", "/workspace/tmp/in", "--chdir", "/workspace/tmp/in")
+    done = place.run("-p", "x y", options=options)
+    assert done.returncode == 125
+    assert str(shared_host.directory).encode() not in done.stderr
+    assert b"is not there on the host" in done.stderr
+
+
+# Version and help
+
+
+def test_version_and_help_start_no_process(shared_host: BridgeHost, place: Place) -> None:
+    before = shared_host.status()["served"]
+    assert place.run("--version").stdout == b"9.9.9 (Claude Code)\n"
+    assert place.run("--help").stdout == b"Usage: claude\n"
+    assert shared_host.status()["served"] == before
+    assert "started" not in {entry["event"] for entry in shared_host.audit() if entry.get("grant") == place.name}

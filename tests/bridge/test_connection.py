@@ -1,0 +1,77 @@
+"""The connection that is kept, against a running server with a scripted CLI."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from bridge import connection as connection_module
+from bridge.connection import Connection
+from bridge.faults import FaultError
+from bridge.protocol import VERSION
+from tests.bridge.conftest import HostMaker
+from tests.support.bridge_host import BridgeHost, Place
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def connection(place: Place) -> Iterator[Connection]:
+    with Connection(str(place.mount / "claude-bridge.sock"), 5) as opened:
+        yield opened
+
+
+def connections(host: BridgeHost, place: Place) -> int:
+    return int(host.status()["grants"][place.name]["connections"])
+
+
+def test_many_questions_need_one_connection(shared_host: BridgeHost, place: Place, connection: Connection) -> None:
+    for _ in range(5):
+        assert connection.ping().text("cli") == "9.9.9 (Claude Code)"
+    assert connections(shared_host, place) == 1
+
+
+def test_calls_follow_one_another(monkeypatch: pytest.MonkeyPatch, shared_host: BridgeHost, place: Place) -> None:
+    opened = workspaces_of(monkeypatch, place)
+    data = bytes(range(256)) * 8000
+    for _ in range(3):
+        answer = opened.call([b"-p", b"cat;err x;exit 7"], data)
+        assert (answer.code, answer.stdout, answer.stderr) == (7, data, b"%dx" % len(data))
+    assert connections(shared_host, place) == 1
+    opened.close()
+
+
+def workspaces_of(monkeypatch: pytest.MonkeyPatch, place: Place) -> Connection:
+    """A connection from outside of any container, which says that it has the grant's workspace."""
+    found = place.workspace.stat()
+    said = f"{found.st_dev}:{found.st_ino}"
+    monkeypatch.setattr(connection_module, "hello", lambda link: link.hello(protocol=VERSION, workspace=said))
+    return Connection(str(place.mount / "claude-bridge.sock"), 5)
+
+
+def test_connection_is_opened_anew_after_a_restart(host_per_test: HostMaker) -> None:
+    host = host_per_test()
+    with Connection(str(host.grant("one").mount / "claude-bridge.sock"), 5) as connection:
+        connection.ping()
+        host.end(signal.SIGKILL)
+        with pytest.raises(FaultError, match="nobody listens"):
+            connection.ping()
+        host.start()
+        assert connection.ping().text("grant") == "one"
+
+
+def test_idle_connection_is_closed_and_opened_anew(host_per_test: HostMaker) -> None:
+    host = host_per_test(limits={"idle": 1})
+    place = host.grant("one")
+    with Connection(str(place.mount / "claude-bridge.sock"), 5) as connection:
+        connection.ping()
+        wait_until(lambda: connections(host, place) == 0, 15, "the server to close an idle connection")
+        assert connection.ping().number("idle") == 1
+
+
+def test_revoked_grant_is_said_so(shared_host: BridgeHost, place: Place, connection: Connection) -> None:
+    connection.ping()
+    shared_host.tell("revoke", place.name)
+    with pytest.raises(FaultError, match=r"revoked|does not exist"):
+        connection.ping()

@@ -1,0 +1,64 @@
+"""Both Agent SDKs, installed from their locks by the test session and mounted into containers."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+CACHE = ROOT / ".cache" / "agent-sdk"
+PYTHON_LOCK = ROOT / "requirements" / "agent-sdk.txt"
+MOUNT = "/sdk"
+
+SCENES = {
+    "python": ["env", f"PYTHONPATH={MOUNT}/python", "python3", f"{MOUNT}/play.py"],
+    "javascript": ["node", f"{MOUNT}/play.mjs"],
+}
+"""How a container plays a scene with each of them; its name follows."""
+
+
+def installed() -> Path:
+    """Return the directory to mount at `MOUNT`; made once for a state of the locks and the plays."""
+    sources = [PYTHON_LOCK, *(HERE / name for name in ("package.json", "package-lock.json", "play.py", "play.mjs"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        directory = CACHE / digest
+        if not directory.exists():
+            shutil.rmtree(CACHE / "new", ignore_errors=True)
+            _install(CACHE / "new", sources[1:])
+            (CACHE / "new").rename(directory)
+    return directory
+
+
+def _install(where: Path, files: list[Path]) -> None:
+    where.mkdir()
+    for path in files:
+        shutil.copy(path, where)
+    # The source distribution holds no CLI of its own, so the SDK finds `claude` on PATH; the wheel would bring 365 MB.
+    uv = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--compile-bytecode",
+        "--target",
+        str(where / "python"),
+    ]
+    lock = ["--require-hashes", "--no-binary", "claude-agent-sdk", "-r", str(PYTHON_LOCK)]
+    _run(*uv, "--python-version", "3.11", *lock)
+    _run("npm", "ci", "--prefix", str(where), "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr

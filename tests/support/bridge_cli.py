@@ -1,0 +1,59 @@
+"""The real Claude CLI, installed by the test session: two versions, each once for the whole project."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "claude-cli"
+PACKAGE = "@anthropic-ai/claude-code"
+
+OLDEST = "2.1.197"
+"""What `npm install` chooses for Node 20."""
+
+NEWEST = "latest"
+
+VERSIONS = (OLDEST, NEWEST)
+
+
+@functools.cache
+def installed(version: str) -> Path:
+    """The CLI's program in that version; several test processes may ask at once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        exact = _newest() if version == NEWEST else version
+        directory = CACHE / exact
+        if not directory.exists():
+            _install(exact, directory)
+    return (directory / "node_modules" / PACKAGE / "bin" / "claude.exe").resolve()
+
+
+def _newest() -> str:
+    """The newest on npm, or of those that are here when npm cannot be reached."""
+    done = _npm("view", PACKAGE, "version", "--json")
+    if done.returncode == 0:
+        return str(json.loads(done.stdout))
+    here = [path.name for path in CACHE.iterdir() if path.is_dir() and path.name[0].isdigit()]
+    assert here, done.stderr
+    return max(here, key=lambda name: [int(part) for part in name.split(".")])
+
+
+def _install(version: str, directory: Path) -> None:
+    """Install beside the final place and move it there when it is complete."""
+    temporary = CACHE / f".{version}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    (temporary / "package.json").write_text("{}")
+    done = _npm("install", "--prefix", str(temporary), "--no-fund", "--no-audit", f"{PACKAGE}@{version}")
+    assert done.returncode == 0, done.stderr
+    temporary.rename(directory)
+
+
+def _npm(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["npm", *words], capture_output=True, text=True, timeout=600, check=False)

@@ -1,0 +1,160 @@
+#!/usr/bin/python3 -IS
+"""A program that stands where the host's Claude Code is expected, and does what its prompt says.
+
+The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
+`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `exit N`, `die N`.
+"""
+
+# It starts as fast as it can.
+# ruff: noqa: PTH109, PTH115, PTH123, PTH208, SIM115
+
+import json
+import os
+import signal
+import sys
+import time
+
+VERSION = b"9.9.9 (Claude Code)"
+CHUNK = 65536
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        put(1, VERSION + b"\n")
+    elif arguments == ["--help"]:
+        put(1, b"Usage: claude\n")
+    elif "--input-format=stream-json" in arguments:
+        copy_lines()
+    else:
+        for step in arguments[arguments.index("--") + 1].strip("\n").split(";"):
+            name, _, rest = step.strip().partition(" ")
+            STEPS[name](rest)
+
+
+def put(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def report(_: str) -> None:
+    """Everything that the program can see of its own start."""
+    facts = {
+        "argv": [os.fsencode(word).hex() for word in sys.argv[1:]],
+        "env": dict(os.environ),
+        "cwd": os.getcwd(),
+        "ids": [os.getuid(), os.getgid(), os.getgroups()],
+        "root": sorted(os.listdir("/")),
+        "fds": descriptors(),
+        "capabilities": [line for line in open("/proc/self/status") if line.startswith("Cap")],
+        "memory": read("/etc/claude-code/CLAUDE.md"),
+    }
+    put(1, json.dumps(facts).encode())
+
+
+def descriptors() -> dict[str, str]:
+    """What is open, but for the directory that is being read."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+    return found
+
+
+def read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def copy(_: str) -> None:
+    """stdin to stdout, and its length to stderr."""
+    count = 0
+    while data := os.read(0, CHUNK):
+        count += len(data)
+        put(1, data)
+    put(2, b"%d" % count)
+
+
+def copy_lines(_: str = "") -> None:
+    for line in sys.stdin.buffer:
+        put(1, line)
+
+
+def flood(size: str) -> None:
+    block = bytes(range(256)) * 1024
+    left = int(size)
+    while left > 0:
+        put(1, block[:left])
+        left -= len(block)
+
+
+def halves(_: str) -> None:
+    """Characters whose bytes come one at a time."""
+    for byte in "naïve \U0001f600 ü".encode():
+        put(1, bytes([byte]))
+        time.sleep(0.005)
+
+
+def drip(count: str) -> None:
+    for number in range(int(count)):
+        put(1, b"%d\n" % number)
+        time.sleep(0.02)
+
+
+def wait(_: str = "") -> None:
+    while True:
+        signal.pause()
+
+
+def ignore(_: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def orphan(name: str) -> None:
+    """Leave a process that no group or parent leads to, and that keeps a file open as its sign of life."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            ignore("")
+            while True:
+                with open(name, "a") as file:
+                    file.write(".")
+                time.sleep(0.02)
+        os._exit(0)
+
+
+def die(number: str) -> None:
+    os.kill(os.getpid(), int(number))
+
+
+def touch(name: str) -> None:
+    with open(name, "w") as file:
+        file.write("here")
+
+
+STEPS = {
+    "out": lambda text: put(1, text.encode()),
+    "err": lambda text: put(2, text.encode()),
+    "ready": lambda _: put(1, b"ready\n"),
+    "report": report,
+    "cat": copy,
+    "lines": copy_lines,
+    "flood": flood,
+    "halves": halves,
+    "drip": drip,
+    "wait": wait,
+    "ignore": ignore,
+    "orphan": orphan,
+    "touch": touch,
+    "exit": lambda code: os._exit(int(code)),
+    "die": die,
+}
+
+main()

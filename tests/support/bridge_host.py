@@ -1,0 +1,220 @@
+"""A bridge server of a test's own: its state, its configuration, its workspaces, and the end of it all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE_CLI = ROOT / "tests" / "support" / "bridge_fake_cli.py"
+CLIENT = ROOT / "docker" / "bin" / "claude-code"
+OWNER = 1000
+"""Whom the workspaces belong to: the image's user."""
+
+SECRET = "sk-ant-api03-the-host-s-own-key"
+
+
+@dataclasses.dataclass
+class Place:
+    """A grant and its workspace, seen from the host."""
+
+    name: str
+    workspace: Path
+    mount: Path
+
+    def box(self, *argv: str, options: tuple[str, ...] = (), cwd: str = "/workspace") -> list[str]:
+        """A command in the lightest container there is: the grant at /host, the workspace, and the client."""
+        words = ["bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
+        words += ["--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+        words += ["--dir", "/app", "--ro-bind", str(ROOT / "bridge"), "/app/bridge", "--unshare-pid"]
+        words += ["--ro-bind", str(_launcher()), "/app/claude", "--bind", str(self.workspace), "/workspace"]
+        words += ["--ro-bind", str(self.mount), "/host", "--die-with-parent", "--chdir", cwd, *options]
+        return [*words, "--", *argv]
+
+    def claude(self, *argv: str, options: tuple[str, ...] = (), cwd: str = "/workspace") -> list[str]:
+        """The wrapper in such a container."""
+        return self.box("/app/claude", *argv, options=options, cwd=cwd)
+
+    def run(
+        self,
+        *argv: str | bytes,
+        stdin: bytes | None = None,
+        options: tuple[str, ...] = (),
+        cwd: str = "/workspace",
+        env: dict[str, str] | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Call the wrapper to its end; without stdin there is none."""
+        words = [os.fsencode(word) for word in self.claude(options=options, cwd=cwd)]
+        words += [os.fsencode(word) for word in argv]
+        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        env = {"PATH": "/usr/bin:/bin", **(env or {})}
+        return subprocess.run(words, capture_output=True, env=env, timeout=timeout, check=False, **source)
+
+    @contextlib.contextmanager
+    def start(self, *argv: str, words: list[str] | None = None) -> Iterator[Running]:
+        """Call the wrapper, or another command in a container of ours, and go on; it is ended with the
+        block."""
+        pipe = subprocess.PIPE
+        words = words or self.claude(*argv)
+        process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": "/usr/bin:/bin"})
+        with process:
+            try:
+                yield Running(process)
+            finally:
+                process.kill()
+
+
+class Running:
+    """A process with three pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process = process
+        self.stdin = process.stdin
+        self.stdout = process.stdout
+
+    def line(self) -> bytes:
+        """The next line of output."""
+        return self.stdout.readline()
+
+    def end(self, stdin: bytes = b"", timeout: float = 20) -> tuple[int, bytes, bytes]:
+        """Give the rest of stdin and its end: exit code, and what is left of stdout and stderr."""
+        out, err = self.process.communicate(stdin, timeout)
+        return self.process.returncode, out, err
+
+
+def _launcher() -> Path:
+    """The image's launcher, but for where it finds the package."""
+    text = CLIENT.read_text().replace("/usr/lib/magents", "/app")
+    path = ROOT / ".cache" / "bridge-tests" / "claude"
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"claude.{os.getpid()}")
+        temporary.write_text(text)
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    return path
+
+
+class BridgeHost:
+    """The server's process and directory."""
+
+    def __init__(self, directory: Path, **config: Any) -> None:
+        self.directory = directory
+        self.state = directory / "state"
+        self.config = directory / "bridge.yaml"
+        self.log = directory / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.configure(**config)
+
+    def configure(self, **config: Any) -> None:
+        """Write bridge.yaml; what is not named is a fake CLI and a secret of the host's."""
+        config.setdefault("claude", str(FAKE_CLI))
+        config["environment"] = {"ANTHROPIC_API_KEY": SECRET, **config.get("environment", {})}
+        self.config.write_text(yaml.safe_dump(config))
+
+    def command(self, *argv: str) -> list[str]:
+        """The operator's command on this server's state."""
+        words = [sys.executable, "-m", "bridge.server.main", "--state", str(self.state), "--config", str(self.config)]
+        return [*words, *argv]
+
+    def tell(self, *argv: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        """Run an operator's command."""
+        return subprocess.run(
+            self.command(*argv), capture_output=True, text=True, cwd=ROOT, env=self.environment(**env),
+            input=stdin, timeout=60, check=False,
+        )  # fmt: skip
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of the server: a home of its own."""
+        return {"PATH": os.environ["PATH"], "HOME": str(self.directory / "home"), **more}
+
+    def grant(self, name: str, *shares: str) -> Place:
+        """A grant with a workspace of its own."""
+        workspace = self.directory / "workspaces" / name
+        workspace.mkdir(parents=True, exist_ok=True)
+        os.chown(workspace, OWNER, OWNER)
+        words = [word for share in shares for word in ("--share", share)]
+        done = self.tell("grant", name, "--workspace", str(workspace), *words)
+        assert done.returncode == 0, done.stderr
+        return Place(name, workspace, Path(done.stdout.strip()))
+
+    def start(self, *argv: str, **env: str) -> None:
+        """Start the server and wait until it is ready."""
+        with self.log.open("ab") as log:
+            offset = log.tell()
+            self.process = subprocess.Popen(
+                self.command("serve", *argv), stdout=log, stderr=log, cwd=ROOT, env=self.environment(**env)
+            )
+        process = self.process
+        ready = b"bridge: ready"
+        wait_until(lambda: ready in self.log.read_bytes()[offset:] or process.poll() is not None, 30, "the server")
+        assert process.poll() is None, self.log.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """End the server by a signal; its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def status(self) -> dict[str, Any]:
+        """What the server says about itself."""
+        found: dict[str, Any] = json.loads(self.tell("status", "--json").stdout)
+        return found
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The audit log."""
+        return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
+
+    def children(self) -> set[int]:
+        """Processes that descend from the server."""
+        assert self.process is not None
+        return descendants(self.process.pid)
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes under one."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                parents.setdefault(int(fields[1]), []).append(int(path.name))
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found.update(children)
+        todo += children
+    return found
+
+
+@contextlib.contextmanager
+def bridge_host(directory: Path, **config: Any) -> Iterator[BridgeHost]:
+    """A running server; its log is shown when the test fails inside."""
+    host = BridgeHost(directory, **config)
+    host.start()
+    try:
+        yield host
+    except BaseException:
+        print(host.log.read_text(), file=sys.stderr)
+        raise
+    finally:
+        if host.process is not None and host.process.poll() is None:
+            host.end()
+        shutil.rmtree(host.state, ignore_errors=True)
