@@ -251,6 +251,8 @@ class Supervisor:
         rest = await self._part_from_all(SERVER_END_S)
         # 4. the last state is on the disk before we are gone
         parting.killed += rest.killed
+        if self._command.pid and not self._command.ended.done:  # its end was seen, its code is about to be
+            await self._loop.first_of(self._command.ended, timeout_s=SERVER_END_S)
         code = self._exit_code(ending, parting)
         took = self._loop.now() - began
         self._life.phase = STOPPED
