@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
-import time
 from collections.abc import Callable
 
 from tests.chaos.subject import Subject
+from tests.support.waiting import let_pass
 
 SIGNALS = ["TERM", "KILL", "HUP", "INT", "QUIT", "USR1", "USR2", "SEGV", "ABRT", "PIPE", "ALRM", "CHLD", "WINCH"]
 BAD_REQUESTS = [
@@ -47,7 +47,7 @@ def hang_a_process(subject: Subject, chance: random.Random) -> None:
     subject.as_root("kill", "-s", "STOP", str(pids[int(where * len(pids))]))
     if chance.random() < 0.5:
         subject.see_truth()
-    time.sleep(long)
+    let_pass(long)
     subject.as_root("bash", "-c", "kill -s CONT -1")
 
 
@@ -60,13 +60,13 @@ def stop_and_start(subject: Subject, chance: random.Random) -> None:
 
 def restart(subject: Subject, chance: random.Random) -> None:
     """`docker restart`, in the middle of whatever it is doing."""
-    time.sleep(chance.uniform(0, 0.3))
+    let_pass(chance.uniform(0, 0.3))
     subject.container.restart(timeout=chance.choice([10, 0]))
 
 
 def power_cut(subject: Subject, chance: random.Random) -> None:
     """KILL to the whole container at once, then a start."""
-    time.sleep(chance.uniform(0, 0.3))
+    let_pass(chance.uniform(0, 0.3))
     if subject.agent.state()["Status"] == "running":
         subject.container.kill()
     subject.see_state()
@@ -74,7 +74,7 @@ def power_cut(subject: Subject, chance: random.Random) -> None:
 
 def remove_and_make_anew(subject: Subject, chance: random.Random) -> None:
     """`docker rm -f` and another container on the same volumes."""
-    time.sleep(chance.uniform(0, 0.3))
+    let_pass(chance.uniform(0, 0.3))
     subject.renew()
 
 
@@ -82,7 +82,7 @@ def freeze(subject: Subject, chance: random.Random) -> None:
     """`docker pause` for a moment."""
     if subject.agent.state()["Status"] == "running":
         subject.container.pause()
-        time.sleep(chance.uniform(0, 2))
+        let_pass(chance.uniform(0, 2))
         subject.container.unpause()
 
 

@@ -13,7 +13,7 @@ from docker.models.containers import Container
 
 from tests.chaos.workload import VOLUMES, record
 from tests.support.containers import Agent, Agents
-from tests.support.waiting import wait_until
+from tests.support.waiting import let_pass, wait_until
 
 TRUTH_S = 5.0
 """Health must say what is so within this time."""
@@ -86,7 +86,7 @@ class Subject:
         while time.monotonic() < deadline:
             if self.agent.state()["Status"] == "running":
                 return
-            time.sleep(0.1)
+            let_pass(0.1)
         status = self.agent.state()["Status"]
         if status == "paused":
             self.container.unpause()
@@ -114,7 +114,7 @@ class Subject:
                     f"for {lie:.1f} s health says {'well' if said else 'unwell'}: {self.agent.health()}, "
                     f"seen: {self._look()}, {self.agent.state()['Status']}"
                 )
-            time.sleep(0.1)
+            let_pass(0.1)
 
     def _says(self) -> bool:
         return str(self.agent.health()["status"]) in {"healthy", "degraded"}
