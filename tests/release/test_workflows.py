@@ -83,7 +83,7 @@ def test_publishing_from_start_to_end(
             if step["name"] in NOT_RUN_HERE:
                 continue
             own = {name: valued(value, values) for name, value in step.get("env", {}).items()}
-            narrowed = NARROWED.get(step["name"], {})
+            narrowed = NARROWED.get(step["name"], {}) | HERE.get(step["name"], {})
             environment = {**os.environ, **common, **own, **narrowed, "GITHUB_OUTPUT": str(output)}
             environment["GITHUB_SHA"] = revision
             done = subprocess.run(
