@@ -63,6 +63,17 @@ OWN = {
 """What the bridge sets itself; only the operator's word is stronger."""
 
 
+PROXIES = (b"HTTP_PROXY", b"HTTPS_PROXY", b"http_proxy", b"https_proxy", b"ALL_PROXY", b"all_proxy", b"NO_PROXY",
+           b"no_proxy")  # fmt: skip
+
+
+def through_proxy(env: Mapping[bytes, bytes], port: int) -> dict[bytes, bytes]:
+    """The environment for a namespace whose one way out is the proxy at this port of its loopback."""
+    url = b"http://127.0.0.1:%d" % port
+    kept = {name: value for name, value in env.items() if name not in PROXIES}
+    return {**kept, **dict.fromkeys(PROXIES[:4], url)}
+
+
 def build(client: Iterable[bytes], operator: Mapping[str, str]) -> dict[bytes, bytes]:
     """The CLI's environment from the client's `NAME=value` strings and the operator's configuration."""
     pairs = (entry.partition(b"=")[::2] for entry in client)
