@@ -190,9 +190,7 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     if "--print" not in plan.flags and not interactive:
         own["--print"] = "there is no terminal for an interactive session"
     plan.argv += own
-    plan.decisions += [
-        Decision("add", what if len(what) < 2000 else what[:2000] + "...", why) for what, why in own.items()
-    ]
+    plan.decisions += [Decision("add", what, why) for what, why in own.items()]
     plan.decisions += [Decision("drop", *_split(note)) for note in plan.project.notes]
 
 

@@ -79,8 +79,8 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
     if "project" in chosen:
         variables = dict(entry.partition(b"=")[::2] for entry in env)
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
-        for name, text in sorted(texts.items()):
-            _document(name.decode("utf-8", "replace"), text, project)
+        for path, text in sorted(texts.items()):
+            _document(path.decode("utf-8", "replace"), text, project)
     return project
 
 

@@ -123,9 +123,7 @@ class Call:
         if not self._scope.contains(self.cwd):
             raise PolicyError(f"the directory {self.cwd} is not shared with the host; run it in /workspace")
         if not self._plan.prints and self._fields.get("stdout") == b"tty" and not self._has_terminal:
-            raise PolicyError(
-                'an interactive session needs a terminal for its input, too; or use `claude-code -p "..."`'
-            )
+            raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")
 
     def tell_position(self, position: int) -> None:
         """Say how many calls come first, when that has changed."""

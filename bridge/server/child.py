@@ -43,7 +43,10 @@ class Child:
         self._told = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
-        self._terminal, theirs = pty.openpty() if command.terminal else (None, None)
+        self._terminal: int | None = None
+        theirs: int | None = None
+        if command.terminal:
+            self._terminal, theirs = pty.openpty()
         pipe = subprocess.PIPE if with_stdin else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
@@ -75,12 +78,12 @@ class Child:
         """Our ends as plain descriptors that do not block, large enough for a whole frame."""
         if self._terminal is not None:
             assert self._process.stderr is not None
-            fds = [os.dup(self._terminal), os.dup(self._terminal), os.dup(self._process.stderr.fileno())]
+            ours = os.dup(self._terminal), os.dup(self._terminal), os.dup(self._process.stderr.fileno())
             self._process.stderr.close()
-            for fd in fds:
+            for fd in ours:
                 os.set_blocking(fd, False)
-            return fds[0], fds[1], fds[2]
-        fds = []
+            return ours
+        fds: list[int | None] = []
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             fd = None if stream is None else os.dup(stream.fileno())
             if stream is not None and fd is not None:

@@ -183,7 +183,7 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
     if job.hands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
     command = Command([os.fsencode(program)], env, cwd, scratch=scratch, terminal=job.interactive)
-    words = [*(["--tty"] if job.interactive else []), "--", job.program, *job.argv]
+    words = [*(["--tty"] if job.interactive else []), "--", str(job.program), *job.argv]
     command.argv += [os.fsencode(word) for word in words]
     if os.geteuid() == 0:
         command.identity = job.grant.owner

@@ -101,8 +101,10 @@ class Peer(asyncio.Protocol):
         self._kick()
 
     def _kick(self) -> None:
-        for one in [*self.calls.values(), *self.runs.values()]:
-            one.kick()
+        for call in list(self.calls.values()):
+            call.kick()
+        for run in list(self.runs.values()):
+            run.kick()
 
     def send(self, data: bytes) -> None:
         """Bytes for the client; nobody minds when it has gone."""
