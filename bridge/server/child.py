@@ -80,8 +80,8 @@ class Child:
             assert self._process.stderr is not None
             ours = os.dup(self._terminal), os.dup(self._terminal), os.dup(self._process.stderr.fileno())
             self._process.stderr.close()
-            for fd in ours:
-                os.set_blocking(fd, False)
+            for mine in ours:
+                os.set_blocking(mine, False)
             return ours
         fds: list[int | None] = []
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
