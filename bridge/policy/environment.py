@@ -41,13 +41,16 @@ HOME = b"/home/claude"
 CONFIG = b"/claude"
 """The CLI's configuration directory inside the namespace."""
 
+TMP = CONFIG + b"/tmp"
+"""The CLI's own temporary files: the output of commands, for one. /tmp itself is the container's business."""
+
 OWN = {
     b"HOME": HOME,
     b"USER": b"claude",
     b"LOGNAME": b"claude",
     b"SHELL": b"/bin/bash",
     b"PATH": b"/usr/bin:/bin",
-    b"TMPDIR": b"/tmp",
+    b"TMPDIR": TMP,
     b"CLAUDE_CONFIG_DIR": CONFIG,
     b"DISABLE_AUTOUPDATER": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",

@@ -34,13 +34,13 @@ Only names that the CLI knows: it complains on stderr about any other."""
 ALL_TOOLS = OFFERED_TOOLS + HANDS_TOOLS + WEB_TOOLS + WITHHELD_TOOLS
 
 DENIED_PATHS = (
-    "Read(//proc/**)", "Read(//dev/**)", "Read(//home/**)",
-    *(f"Edit(/{path}/**)" for path in ("/proc", "/dev", "/tmp", "/home")),  # noqa: S108 - the namespace's own
+    "Read(//proc/*/**)", "Edit(//proc/**)", "Read(//dev/fd/**)",
     *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json")),
-    *(f"Edit(//claude/{name}/**)" for name in ("agents", "commands", "skills", "shell-snapshots")),
+    *(f"Edit(//claude/{name}/**)" for name in ("agents", "commands", "skills", "shell-snapshots", "tmp")),
 )  # fmt: skip
 """Places of the namespace that are no business of the file tools: what the CLI's own process tells about the
-host (mounts, variables), and what is thrown away after the call, where a file would be written in vain."""
+host (mounts, variables), and its own configuration. As few as can be: the CLI holds commands to the same rules,
+though they run elsewhere. What the container would not see cannot be written because it is mounted read-only."""
 
 
 class PolicyError(Exception):

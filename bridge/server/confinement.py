@@ -3,7 +3,8 @@
     /workspace          the grant's workspace, the same path as in the container; its shares likewise
     /claude             configuration of this call alone, in memory; what a conversation leaves is bound
     into it /usr, parts of /etc read-only; /usr/local is hidden, and so is git, which would run what
-    .git/config names /tmp, /home/claude  in memory, bounded
+    .git/config names
+    /tmp, /home/claude  empty and read-only: nothing is written where the container cannot see it
     /opt/claude         the CLI, read-only
     /opt/bridge         the shell prefix and launcher (bridge/server/inside.py), and the socket of the call
     (no network but a loopback of its own, where the server's proxy answers: bridge/server/network.py)
@@ -247,7 +248,7 @@ def _system() -> list[str]:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     if Path("/etc/ssl/private").is_dir():
         words += ["--perms", "0000", "--tmpfs", "/etc/ssl/private", "--remount-ro", "/etc/ssl/private"]
-    return [*words, "--proc", "/proc", "--dev", "/dev"]
+    return [*words, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
 
 
 def _identity(command: Command, job: Job) -> list[str | bytes]:
@@ -257,10 +258,12 @@ def _identity(command: Command, job: Job) -> list[str | bytes]:
     groups = f"claude:x:{gid}:\n".encode()
     words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
     words += ["--perms", "0644", "--ro-bind-data", command.document(groups), "/etc/group"]
-    for directory, mode in (("/tmp", "1777"), (environment.HOME, "0777"), (CONFIG_AT, "0777")):  # noqa: S108
-        words += ["--size", str(MEMORY_LIMIT), "--perms", mode, "--tmpfs", directory]
-    # Nothing belongs there, and what the CLI could be told to write there (a picture of its memory) could be read.
-    return [*words, "--remount-ro", environment.HOME]
+    # What is written into /tmp and the home directory would never be seen in the container. And what the CLI could
+    # be told to write there (a picture of its memory) could be read.
+    for directory in ("/tmp", environment.HOME):  # noqa: S108
+        words += ["--perms", "0777", "--tmpfs", directory, "--remount-ro", directory]
+    words += ["--size", str(MEMORY_LIMIT), "--perms", "0777", "--tmpfs", CONFIG_AT]
+    return [*words, "--perms", "0777", "--dir", environment.TMP]
 
 
 def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
