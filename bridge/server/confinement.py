@@ -275,11 +275,13 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
     private = state.private(job.grant)
     for name in KEPT:
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
+    # A file of the read-only root, not --ro-bind-data: 2.1.197 takes a file that was deleted after it was mounted for
+    # a broken link, and passes over the settings in it.
     managed = command.document(json.dumps(managed_settings(scope)).encode())
-    words += ["--perms", "0644", "--ro-bind-data", managed, "/etc/claude-code/managed-settings.json"]
+    words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
     if job.memory:
         text = command.document(job.memory)
-        words += ["--perms", "0644", "--ro-bind-data", text, "/etc/claude-code/CLAUDE.md"]
+        words += ["--perms", "0644", "--file", text, "/etc/claude-code/CLAUDE.md"]
     return words
 
 

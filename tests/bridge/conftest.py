@@ -79,11 +79,11 @@ def newest_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
 
 
 @contextmanager
-def real_server(directory: Path, version: str) -> Iterator[RealHost]:
-    """A server with a real CLI and its API."""
+def real_server(directory: Path, version: str, **more: object) -> Iterator[RealHost]:
+    """A server with a real CLI and its API; `more` is for bridge.yaml."""
     with FakeMessagesApi() as api:
         environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
-        config = {"claude": str(installed(version)), "environment": environment}
+        config = {"claude": str(installed(version)), "environment": environment, **more}
         with bridge_host(directory, **config) as host:
             yield RealHost(host, api, str(installed(version)))
 

@@ -96,10 +96,12 @@ def test_reader_that_leaves_does_not_end_the_call(place: Place) -> None:
 # Exit codes and signals
 
 SIGNALLER = """
-import subprocess, sys
+import signal, subprocess, sys
+number = int(sys.argv[1])
+signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup, and the wrapper honours what it inherits
 process = subprocess.Popen(["/app/claude", "-p", "ready;wait"], stdout=subprocess.PIPE)
 process.stdout.readline()
-process.send_signal(int(sys.argv[1]))
+process.send_signal(number)
 print(process.wait())
 """
 

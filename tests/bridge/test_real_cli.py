@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import RealHost
+from tests.bridge.conftest import RealHost, real_server
+from tests.support.bridge_cli import VERSIONS
 from tests.support.bridge_host import OWNER, SECRET
 from tests.support.fake_messages_api import Fail, Say, Use, in_turn
 
@@ -107,6 +108,18 @@ def test_project_memory_stays_out_when_the_client_says_so(real: RealHost) -> Non
     (place.workspace / "CLAUDE.md").write_text("Always speak of otters.")
     assert place.run("-p", "x y", "--setting-sources=").returncode == 0
     assert "otters" not in real.api.prompts[-1].everything
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_managed_settings_are_read(version: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The second layer behind the policy: a version that cannot read it says that the file is missing."""
+    opened = {"allow": ["--debug-to-stderr"]}
+    with real_server(tmp_path_factory.mktemp("managed"), version, policy=opened) as real:
+        done = real.place().run("-p", "hi you", "--debug-to-stderr")
+    said = [line for line in done.stderr.decode().splitlines() if "/etc/claude-code/managed-settings.json" in line]
+    assert done.returncode == 0, done.stderr
+    assert said, "the CLI did not look for it"
+    assert not [line for line in said if "missing file" in line]
 
 
 def test_structured_output(real: RealHost) -> None:
