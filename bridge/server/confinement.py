@@ -49,6 +49,7 @@ CLI_AT = "/opt/claude"
 BRIDGE_AT = "/opt/bridge"
 HAND_AT = f"{BRIDGE_AT}/hand"
 SOCKET_AT = f"{BRIDGE_AT}/hands"
+PROJECT_AT = f"{BRIDGE_AT}/project"
 PYTHON_AT = "/opt/python"
 INSIDE = Path(__file__).with_name("inside.py")
 CONFIG_AT = environment.CONFIG.decode()
@@ -269,9 +270,12 @@ def _identity(command: Command, job: Job) -> list[str | bytes]:
 def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
     words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(job))]
     words.append(f"{CONFIG_AT}/.claude.json")
+    # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
     settings = {"settings.json": json.dumps(job.project.settings).encode()}
     for name, text in (settings | job.project.files).items():
-        words += ["--perms", "0644", "--ro-bind-data", command.document(text), f"{CONFIG_AT}/{name}"]
+        words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
+    for name in ("settings.json", *{name.partition("/")[0] for name in job.project.files}):
+        words += ["--symlink", f"{PROJECT_AT}/{name}", f"{CONFIG_AT}/{name}"]
     private = state.private(job.grant)
     for name in KEPT:
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
