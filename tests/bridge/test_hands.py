@@ -1,4 +1,4 @@
-"""Hands in the box: what Claude runs, hooks and servers of the project, in the container that asked, with both versions.
+"""Hands in the box: what Claude runs, and the project's hooks and servers, in the container; with both versions.
 
 The container is the lightest one (tests/support/bridge_host.py), known by /app, which nothing else has; the images'
 own turn comes in test_containers.py. What must be gone is looked for on the whole machine, by an argument of its own.
@@ -236,7 +236,10 @@ def test_settings_do_not_count_when_the_client_says_so(real: RealHost) -> None:
 
 # Cancel and death: `sleep N` with an N of its own, gone from the machine within 2 s
 
-LONG = ["sleep {n} & setsid sleep {n} & nohup sleep {n} >/dev/null 2>&1 & sleep {n}", "trap '' TERM INT HUP; sleep {n}"]
+WAIT = "perl -e 'sleep 900' {n}"
+"""Not `sleep`: the CLI refuses a long one that stands alone."""
+
+LONG = [f"{WAIT} & setsid {WAIT} & nohup {WAIT} >/dev/null 2>&1 & {WAIT}", f"trap '' TERM INT HUP; {WAIT}"]
 
 
 @pytest.fixture(params=LONG, ids=["daemons", "ignores"])
