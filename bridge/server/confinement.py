@@ -166,7 +166,7 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
     scratch = job.scratch
     private = state.private(job.grant)
     program = scratch / "hand"
-    program.write_bytes(hand(sys.executable))
+    program.write_bytes(hand(interpreter()[0] if not interpreter()[1] else sys.executable))
     program.chmod(0o755)
     (scratch / ".claude.json").write_bytes(_first_start(job))
     (scratch / "settings.json").write_text(json.dumps(job.project.settings))
@@ -184,9 +184,9 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
     env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
     if job.hands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
-    command = Command([os.fsencode(program)], env, cwd, scratch=scratch, terminal=job.interactive)
-    words = [*(["--tty"] if job.interactive else []), "--", str(job.program), *job.argv]
-    command.argv += [os.fsencode(word) for word in words]
+    launcher = [str(program), "--tty", "--"] if job.interactive else []
+    words = [os.fsencode(word) for word in (*launcher, str(job.program), *job.argv)]
+    command = Command(words, env, cwd, scratch=scratch, terminal=job.interactive)
     if os.geteuid() == 0:
         command.identity = job.grant.owner
     _attach(command, job)

@@ -266,9 +266,12 @@ def test_interrupt_ends_the_command(real: RealHost, long_command: tuple[str, str
 
 
 def test_time_out_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:
+    """A hook's: a command of the Bash tool that takes too long is moved to the background by the newest CLI."""
     command, number = long_command
-    real.api.part = in_turn(bash(command, timeout=1500), Say("done"))
-    with real.place().start("-p", "go on", FREE) as running:
+    place = real.place()
+    hook = {"type": "command", "command": command, "timeout": 1}
+    write(place, ".claude/settings.json", {"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}})
+    with place.start("-p", "go on") as running:
         wait_until(lambda: alive(number), 20, "the command")
         assert running.end()[0] == 0
         gone(number)
