@@ -5,7 +5,7 @@ than polls, and it ends with os._exit, because nothing here needs cleaning up.
 
 Three threads share a call, and each blocks in one place only: this one reads the socket and writes stdout and
 stderr in the order in which they came; one reads stdin while the server grants credit for it; one waits for
-signals and sends them on.
+signals and sends them on. Commands that Claude runs here have threads of their own: bridge/hands.py.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from bridge.dial import await_hello, connect, hello, receive, send
 from bridge.faults import NO_CLI, FaultError
 from bridge.link import CLIENT, Link
 from bridge.memory import project_memory
-from bridge.protocol import MAX_DATA, WINDOW, Event, Fields, Frame, ProtocolError, frame
+from bridge.project import project_files
+from bridge.protocol import MAX_DATA, OF_SERVER, WINDOW, Event, Fields, Frame, ProtocolError, frame, resize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+
+    from bridge.hands import Hands
+    from bridge.terminal import Terminal
 else:
     import _signal  # the same without the enumerations, which cost 3 ms
 
@@ -106,12 +110,16 @@ class _Call:
         self._consumed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._number = 0
         self._told = False
+        self._hands: Hands | None = None
+        self._terminal: Terminal | None = None
 
     def run(self, argv: list[bytes]) -> int:
         """Make the call; its exit code, or FaultError."""
         kind = _kind_of_stdin()
         try:
-            self._number, call = self._link.call(argv, _variables(), **_circumstances(kind))
+            cwd = _directory()
+            asked = _circumstances(kind, cwd)
+            self._number, call = self._link.open(argv, _variables(), project_files(cwd), **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         # All at once, so that the server can begin before this side has read its hello.
@@ -120,6 +128,16 @@ class _Call:
         self._watch_signals()
         if kind in ("pipe", "file"):
             _thread.start_new_thread(self._feed, ())
+        try:
+            code = self._follow(events)
+        except FaultError:
+            self._give_terminal_back(was_cut_off=True)
+            raise
+        self._give_terminal_back()
+        return code
+
+    def _follow(self, events: list[Event]) -> int:
+        """Act on what comes until the call is over."""
         while True:
             for event in events:
                 code = self._on(event)
@@ -146,7 +164,9 @@ class _Call:
 
     def _on(self, event: Event) -> int | None:
         """Act on a frame; an exit code ends the call."""
-        if event.kind in self._consumed:
+        if event.channel >= OF_SERVER:
+            self._run(event)
+        elif event.kind in self._consumed:
             self._output(event.kind, event.payload)
         elif event.kind == Frame.CREDIT:
             self._wake()
@@ -170,10 +190,27 @@ class _Call:
             self._send(self._link.grant(self._number, stream, self._consumed[stream]))
             self._consumed[stream] = 0
 
+    def _run(self, event: Event) -> None:
+        """Hand on what belongs to a command that Claude runs here."""
+        if self._hands is None:
+            from bridge.hands import Hands
+
+            self._hands = Hands(self._link, self._send, self._counting)
+        self._hands.on(event)
+
     def _tell(self, state: Fields) -> None:
+        """Take note of where the call stands."""
+        for note in state.all("note"):
+            _write_all(2, b"bridge: " + note + b"\n")
+        if state.get("terminal"):
+            self._take_terminal()
+        elif state.get("state") == b"stopped":
+            self._suspend()
+        elif os.isatty(2):
+            self._tell_queue(state)
+
+    def _tell_queue(self, state: Fields) -> None:
         """Tell a person, not a program, that the call waits."""
-        if not os.isatty(2):
-            return
         if state.get("state") == b"queued" and (ahead := state.number("ahead")):
             self._told = True
             calls = "call" if ahead == 1 else "calls"
@@ -181,6 +218,34 @@ class _Call:
         elif self._told:
             self._told = False
             _write_all(2, b"\r\x1b[K")
+
+    # The terminal
+
+    def _take_terminal(self) -> None:
+        from bridge.terminal import Terminal
+
+        self._terminal = Terminal()
+        self._terminal.take()
+        self._tell_size()
+        _thread.start_new_thread(self._feed, ())
+
+    def _tell_size(self) -> None:
+        from bridge.terminal import size
+
+        self._send(resize(self._number, *size()))
+
+    def _suspend(self) -> None:
+        """Ctrl-Z: the CLI has stopped on the host, so this side stops for the shell that started it."""
+        if self._terminal is not None:
+            self._terminal.give_back()
+            os.kill(os.getpid(), _signal.SIGTSTP)  # returns when the shell says `fg`, or at once without a shell
+            self._terminal.take()
+            self._send(frame(Frame.SIGNAL, self._number, bytes([_signal.SIGCONT])))
+            self._tell_size()
+
+    def _give_terminal_back(self, was_cut_off: bool = False) -> None:
+        if self._terminal is not None:
+            self._terminal.give_back(was_cut_off)
 
     # stdin
 
@@ -218,7 +283,7 @@ class _Call:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         _signal.set_wakeup_fd(writing)
-        for number in FORWARDED:
+        for number in (*FORWARDED, _signal.SIGWINCH):
             if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup
                 _signal.signal(number, _ignore)
         _thread.start_new_thread(self._forward, (reading,))
@@ -231,8 +296,11 @@ class _Call:
                 if number in FORWARDED:
                     count += 1
                     if count == LAST_SIGNAL:
+                        self._give_terminal_back(was_cut_off=True)
                         os._exit(128 + number)
                     self._send(frame(Frame.SIGNAL, self._number, bytes([number])))
+                elif number == _signal.SIGWINCH and self._terminal is not None:
+                    self._tell_size()
 
 
 def _ignore(number: int, where: object) -> None:
@@ -254,10 +322,13 @@ def _variables() -> dict[bytes, bytes]:
     return {name: value for name, value in os.environb.items() if len(value) <= MAX_VALUE}
 
 
-def _circumstances(stdin: str) -> dict[str, bytes | str | int | None]:
+def _directory() -> bytes:
     try:
-        cwd = os.getcwdb()
+        return os.getcwdb()
     except OSError:
-        cwd = b"/"
+        return b"/"
+
+
+def _circumstances(stdin: str, cwd: bytes) -> dict[str, bytes | str | int | None]:
     stdout = "tty" if os.isatty(1) else "other"
-    return {"cwd": cwd, "stdin": stdin, "stdout": stdout, "memory": project_memory(cwd) or None}
+    return {"cwd": cwd, "stdin": stdin, "stdout": stdout, "hands": 1, "memory": project_memory(cwd) or None}

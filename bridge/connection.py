@@ -90,7 +90,7 @@ class Connection:
         sock = self._open()
         try:
             kind = "pipe" if stdin else "none"
-            number, opening = self._link.call(argv, env or {}, cwd=cwd, stdin=kind, stdout="other")
+            number, opening = self._link.open(argv, env or {}, cwd=cwd, stdin=kind, stdout="other")
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         send(sock, opening)

@@ -9,25 +9,27 @@ States of the connection, and what moves them:
     open    -- GOAWAY from the server --> leaving: calls go on, none is opened
     any     -- ERROR on channel 0 from the server --> closed
 
-States of a channel. Only the client opens channels, each with a larger number than the one before, so that a
-frame for a number below the newest belongs to a call that has ended (its frames crossed with the EXIT and are
-dropped), and one for a number above it is a fault:
+States of a channel. The client opens channels for calls, the server for commands that run in the container
+(numbers from OF_SERVER on); each opens with a larger number than the one before, so that a frame for a number
+below the newest belongs to a channel that has ended (its frames crossed with the EXIT and are dropped), and
+one for a number above it is a fault:
 
-    client  CALL, then STDIN, CREDIT, SIGNAL, CANCEL in any order; an empty STDIN ends stdin and nothing else
-    server  STATE, STDOUT, STDERR, CREDIT in any order; an empty one ends its stream; EXIT or ERROR ends the
-            channel for both
+    opener    CALL or RUN, then STDIN, CREDIT, CANCEL in any order (a client SIGNAL and RESIZE, too); an empty
+              STDIN ends stdin and nothing else
+    answerer  STATE, STDOUT, STDERR, CREDIT in any order; an empty one ends its stream; EXIT or ERROR ends the
+              channel for both
 
-Flow control is per stream. stdout and stderr begin with WINDOW bytes of credit, stdin with none: the server
-grants it when the call starts, so that a call which waits in the queue costs the server no memory.
+Flow control is per stream. stdout and stderr begin with WINDOW bytes of credit, stdin with none: who answers
+grants it when the program starts, so that a call which waits in the queue costs the server no memory.
 """
 
 from __future__ import annotations
 
 from bridge.protocol import (
-    MAX_CHANNEL,
     MAX_CHANNELS,
     MAX_CREDIT,
     MAX_DATA,
+    OF_SERVER,
     PREFACE,
     STREAMS,
     WINDOW,
@@ -35,9 +37,9 @@ from bridge.protocol import (
     Event,
     Frame,
     ProtocolError,
-    call,
     credit,
     frame,
+    opening,
     record,
 )
 
@@ -47,20 +49,27 @@ if TYPE_CHECKING:
 
 CLIENT, SERVER = "client", "server"
 
-# Who may send what: on the connection itself (channel 0), and on a call's channel.
+# Who may send what: on the connection itself (channel 0), and on a channel by whether it has opened it.
 ON_CONNECTION = {
     CLIENT: (Frame.HELLO, Frame.PING, Frame.PONG),
     SERVER: (Frame.HELLO, Frame.PING, Frame.PONG, Frame.GOAWAY, Frame.ERROR),
 }
-ON_CHANNEL = {
-    CLIENT: (Frame.CALL, Frame.STDIN, Frame.CREDIT, Frame.SIGNAL, Frame.CANCEL),
-    SERVER: (Frame.STATE, Frame.STDOUT, Frame.STDERR, Frame.CREDIT, Frame.EXIT, Frame.ERROR),
+OPENER = {
+    CLIENT: (Frame.CALL, Frame.STDIN, Frame.CREDIT, Frame.SIGNAL, Frame.RESIZE, Frame.CANCEL),
+    SERVER: (Frame.RUN, Frame.STDIN, Frame.CREDIT, Frame.CANCEL),
 }
+ANSWERER = (Frame.STATE, Frame.STDOUT, Frame.STDERR, Frame.CREDIT, Frame.EXIT, Frame.ERROR)
+OPENING = {CLIENT: Frame.CALL, SERVER: Frame.RUN}
+LAST_CHANNEL = {CLIENT: OF_SERVER - 1, SERVER: 2**32 - 1}
 PEER = {CLIENT: SERVER, SERVER: CLIENT}
 
 
+def _opener(channel: int) -> str:
+    return SERVER if channel >= OF_SERVER else CLIENT
+
+
 class Channel:
-    """One call: the streams that have ended, and the credit left in both directions."""
+    """One call or command: the streams that have ended, and the credit left in both directions."""
 
     __slots__ = ("credit", "ended", "granted")
 
@@ -81,7 +90,7 @@ class Link:
         self.channels: dict[int, Channel] = {}
         self.greeted = False
         self.leaving = False
-        self._newest = 0
+        self._newest = {CLIENT: 0, SERVER: OF_SERVER - 1}
         self._decoder = Decoder()
 
     # Received
@@ -91,8 +100,7 @@ class Link:
         return [event for event in self._decoder.feed(data) if self._admit(event)]
 
     def _admit(self, event: Event) -> bool:
-        kinds = ON_CHANNEL if event.channel else ON_CONNECTION
-        if event.kind not in kinds[PEER[self.role]]:
+        if event.kind not in self._allowed(event.channel):
             raise ProtocolError(f"the peer may not send frame {event.kind:#04x} here")
         if not self.greeted and event.kind not in (Frame.HELLO, Frame.ERROR):
             raise ProtocolError("the first frame is not a hello")
@@ -106,19 +114,27 @@ class Link:
             self.leaving = True
         return True
 
+    def _allowed(self, channel: int) -> tuple[int, ...]:
+        """What the peer may send on a channel."""
+        peer = PEER[self.role]
+        if not channel:
+            return ON_CONNECTION[peer]
+        return OPENER[peer] if _opener(channel) == peer else ANSWERER
+
     def _admit_on_channel(self, event: Event) -> bool:
-        if event.kind == Frame.CALL:
+        if event.kind in (Frame.CALL, Frame.RUN):
             self._open(event.channel)
             return True
         channel = self.channels.get(event.channel)
         if channel is None:
-            if event.channel > self._newest or self.role == CLIENT:
+            opener = _opener(event.channel)
+            if event.channel > self._newest[opener] or opener == self.role:
                 raise ProtocolError(f"a frame for channel {event.channel}, which is not open")
             return False  # crossed with our EXIT
         if event.kind in STREAMS:
             self._count(channel, event)
         elif event.kind == Frame.CREDIT:
-            self._gain(channel, *event.credit)
+            self._gain(channel, event)
         elif event.kind in (Frame.EXIT, Frame.ERROR):
             del self.channels[event.channel]
         return True
@@ -132,8 +148,9 @@ class Link:
         if not event.payload:
             channel.ended.add(event.kind)
 
-    def _gain(self, channel: Channel, stream: int, size: int) -> None:
-        mine = (Frame.STDIN,) if self.role == CLIENT else (Frame.STDOUT, Frame.STDERR)
+    def _gain(self, channel: Channel, event: Event) -> None:
+        stream, size = event.credit
+        mine = (Frame.STDIN,) if _opener(event.channel) == self.role else (Frame.STDOUT, Frame.STDERR)
         if stream not in mine:
             raise ProtocolError(f"credit for stream {stream:#04x}, which this side does not send")
         channel.credit[stream] += size
@@ -141,11 +158,12 @@ class Link:
             raise ProtocolError("more credit than any stream can use")
 
     def _open(self, number: int) -> None:
-        if number <= self._newest:
-            raise ProtocolError(f"channel {number} is opened after channel {self._newest}")
-        if len(self.channels) >= MAX_CHANNELS:
-            raise ProtocolError(f"more than {MAX_CHANNELS} calls on one connection")
-        self._newest = number
+        opener = _opener(number)
+        if number <= self._newest[opener]:
+            raise ProtocolError(f"channel {number} is opened after channel {self._newest[opener]}")
+        if sum(_opener(other) == opener for other in self.channels) >= MAX_CHANNELS:
+            raise ProtocolError(f"more than {MAX_CHANNELS} channels of one side on one connection")
+        self._newest[opener] = number
         self.channels[number] = Channel()
 
     # Sent: each returns bytes for the socket
@@ -154,14 +172,18 @@ class Link:
         """The first thing that each side says."""
         return PREFACE + record(Frame.HELLO, 0, **fields)
 
-    def call(
-        self, argv: Iterable[bytes], env: Mapping[bytes, bytes], **fields: bytes | str | int | None
+    def open(
+        self,
+        argv: Iterable[bytes],
+        env: Mapping[bytes, bytes],
+        files: Iterable[bytes] = (),
+        **fields: bytes | str | int | None,
     ) -> tuple[int, bytes]:
-        """Open a channel for a call: its number, and the frame."""
-        if self._newest == MAX_CHANNEL:
+        """Open a channel, as a client for a call, as a server for a command: its number, and the frame."""
+        number = self._newest[self.role] + 1
+        if number > LAST_CHANNEL[self.role]:
             raise ProtocolError("no channel numbers are left on this connection")
-        number = self._newest + 1
-        data = call(number, argv, env, **fields)
+        data = opening(OPENING[self.role], number, argv, env, files, **fields)
         self._open(number)
         return number, data
 

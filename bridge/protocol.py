@@ -56,11 +56,12 @@ while the other is written."""
 MAX_CREDIT = 2**31 - 1
 """Largest credit that adds up on one stream: a peer that goes on granting is broken or hostile."""
 
-MAX_CHANNEL = 2**32 - 1
+OF_SERVER = 2**31
+"""Channels from this number on are opened by the server, those below it by the client."""
 
 
 class Frame:
-    """Types of frames. 0x3x are for the terminal and for commands that the host sends to the container."""
+    """Types of frames. 0x3x are of the terminal, and of commands that the host sends to the container."""
 
     HELLO = 0x01
     PING = 0x02
@@ -81,11 +82,12 @@ class Frame:
 
 
 STREAMS = (Frame.STDIN, Frame.STDOUT, Frame.STDERR)
-RECORDS = (Frame.HELLO, Frame.GOAWAY, Frame.CALL, Frame.STATE, Frame.EXIT, Frame.ERROR)
+RECORDS = (Frame.HELLO, Frame.GOAWAY, Frame.CALL, Frame.RUN, Frame.STATE, Frame.EXIT, Frame.ERROR)
 
 _CREDIT = struct.Struct(">BI")
+_SIZE = struct.Struct(">HH")
 
-# type -> smallest and largest payload. A type that is not here does not exist: RESIZE and RUN are kept free.
+# type -> smallest and largest payload. A type that is not here does not exist.
 SIZES = {
     Frame.HELLO: (0, MAX_RECORD),
     Frame.PING: (0, MAX_PING),
@@ -101,6 +103,8 @@ SIZES = {
     Frame.STDOUT: (0, MAX_DATA),
     Frame.STDERR: (0, MAX_DATA),
     Frame.CREDIT: (_CREDIT.size, _CREDIT.size),
+    Frame.RESIZE: (_SIZE.size, _SIZE.size),
+    Frame.RUN: (0, MAX_CALL),
 }
 
 
@@ -140,6 +144,12 @@ class Event:
         """Stream and number of bytes that a CREDIT frame grants."""
         stream, size = _CREDIT.unpack(self.payload)
         return stream, size
+
+    @property
+    def rows_and_columns(self) -> tuple[int, int]:
+        """The terminal's size that a RESIZE frame tells."""
+        rows, columns = _SIZE.unpack(self.payload)
+        return rows, columns
 
 
 class Fields:
@@ -217,14 +227,35 @@ def credit(channel: int, stream: int, size: int) -> bytes:
     return frame(Frame.CREDIT, channel, _CREDIT.pack(stream, size))
 
 
-def call(channel: int, argv: Iterable[bytes], env: Mapping[bytes, bytes], **fields: bytes | str | int | None) -> bytes:
-    """The frame that opens a call; raises ProtocolError when it is larger than any server takes."""
+def opening_state(channel: int, notes: Iterable[str], interactive: bool) -> bytes:
+    """The frame that says that a call has started: what was left out of its project, and whether it has a terminal."""
+    pairs = [("state", b"started"), *(("note", note.encode("utf-8", "replace")[:500]) for note in list(notes)[:50])]
+    if interactive:
+        pairs.append(("terminal", b"1"))
+    return frame(Frame.STATE, channel, Fields((name, value.replace(b"\0", b"")) for name, value in pairs).encode())
+
+
+def resize(channel: int, rows: int, columns: int) -> bytes:
+    """A frame that tells the size of the terminal."""
+    return frame(Frame.RESIZE, channel, _SIZE.pack(min(rows, 0xFFFF), min(columns, 0xFFFF)))
+
+
+def opening(
+    kind: int,
+    channel: int,
+    argv: Iterable[bytes],
+    env: Mapping[bytes, bytes],
+    files: Iterable[bytes] = (),
+    **fields: bytes | str | int | None,
+) -> bytes:
+    """The frame that opens a CALL or a RUN; raises ProtocolError when it is larger than any peer takes."""
     pairs = [("arg", value) for value in argv]
     pairs += [("env", name + b"=" + value) for name, value in env.items()]
+    pairs += [("file", value) for value in files]
     payload = Fields([*pairs, *_pairs(fields)]).encode()
     if len(payload) > MAX_CALL or payload.count(b"\0") > MAX_FIELDS:
         raise ProtocolError(f"arguments and environment have {len(payload)} bytes, more than {MAX_CALL}")
-    return frame(Frame.CALL, channel, payload)
+    return frame(kind, channel, payload)
 
 
 def _pairs(fields: Mapping[str, bytes | str | int | None]) -> Iterator[tuple[str, bytes]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from collections.abc import Iterable
 
 from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
+from bridge.policy.project import Project, read
 from bridge.policy.scope import WORKSPACE, Decision, PolicyError, Scope
 
 BARE_WORD = re.compile(r"[\w:.-]+")
@@ -19,6 +22,9 @@ class Plan:
     decisions: list[Decision] = dataclasses.field(default_factory=list)
     flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     prompt: str | None = None
+    project: Project = dataclasses.field(default_factory=Project)
+    told: str = ""
+    """What the bridge adds to the system prompt."""
 
     @property
     def controls(self) -> bool:
@@ -31,18 +37,36 @@ class Plan:
         return "--print" in self.flags or self.controls
 
     @property
+    def sources(self) -> str:
+        """The sources of settings that the client wants to count."""
+        if {"--bare", "--safe-mode", "--restricted"} & self.flags.keys():
+            return ""
+        return self.flags.get("--setting-sources", ["user,project,local"])[-1]
+
+    @property
     def reads_project(self) -> bool:
         """Whether the project's CLAUDE.md counts: unless the client named sources without `project`."""
-        sources = self.flags.get("--setting-sources")
-        quiet = {"--bare", "--safe-mode"} & self.flags.keys()
-        return not quiet and (sources is None or "project" in sources[-1].split(","))
+        return "project" in self.sources.split(",")
 
 
-def rewrite(argv: list[str], scope: Scope, cwd: str = WORKSPACE) -> Plan:
-    """What to run for these arguments, the program's name left out; PolicyError when they are refused."""
+def rewrite(
+    argv: list[str],
+    scope: Scope,
+    cwd: str = WORKSPACE,
+    *,
+    files: Iterable[bytes] = (),
+    env: Iterable[bytes] = (),
+    interactive: bool = False,
+) -> Plan:
+    """What to run for these arguments, the program's name left out; PolicyError when they are refused.
+
+    `files` and `env` are the project's files and the variables as the client sent them. `interactive` says that
+    the client has a terminal, so that without `--print` the session has its interface.
+    """
     plan = Plan()
     prompts = _read(argv, plan, scope, cwd)
-    _add_own(plan, scope)
+    plan.project = read(files, env, scope, plan.sources)
+    _add_own(plan, scope, interactive)
     _add_prompt(plan, prompts)
     return plan
 
@@ -133,6 +157,8 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
     plan.flags.setdefault(name, []).extend(values)
     if flag.check.__name__ == "nothing":
         plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
+    elif name == "--append-system-prompt" and scope.hands:
+        plan.decisions.append(Decision("replace", shown, "joined with what the bridge tells about the container"))
     elif name in ("--tools", "--disallowedTools"):
         plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
     else:
@@ -141,22 +167,55 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
         plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
 
 
-def _add_own(plan: Plan, scope: Scope) -> None:
+def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     """Add what the bridge sets itself. --tools adds up in the CLI, so the client's own never gets there."""
     asked = plan.flags.get("--tools")
     tools = BY_NAME["--tools"].check(["default"] if asked is None else asked, scope, WORKSPACE)
     denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
-    own = {
-        "--setting-sources=": "settings, hooks, commands and servers of the workspace would run on the host",
-        "--strict-mcp-config": "MCP servers that are configured elsewhere would run on the host",
-        "--disable-slash-commands": "/config and /heapdump act on the host, and skills run commands",
-        f"--tools={tools[0]}": "only these tools neither run commands nor use the host's network",
-        f"--disallowedTools={','.join(denied)}": "denied by name as well, which beats every permission",
-    }
-    if "--print" not in plan.flags:
-        own["--print"] = "an interactive session is not carried by this call"
+    own = {}
+    if scope.hands:
+        plan.told = where_it_lives(scope)
+        told = "\n\n".join([plan.told, *plan.flags.get("--append-system-prompt", [])])
+        own["--setting-sources=user"] = "the project's settings, filtered, are the only ones of this user"
+        own[f"--append-system-prompt={told}"] = "tells Claude what it shares with the container"
+    else:
+        own["--setting-sources="] = "settings, hooks, commands and servers of the workspace would run on the host"
+        own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
+    own["--strict-mcp-config"] = "MCP servers that are configured elsewhere would run on the host"
+    if plan.project.servers:
+        servers = json.dumps({"mcpServers": plan.project.servers})
+        own[f"--mcp-config={servers}"] = "the project's MCP servers, which run in the container"
+    own[f"--tools={tools[0]}"] = _reason(scope)
+    own[f"--disallowedTools={','.join(denied)}"] = "denied by name as well, which beats every permission"
+    if "--print" not in plan.flags and not interactive:
+        own["--print"] = "there is no terminal for an interactive session"
     plan.argv += own
     plan.decisions += [Decision("add", what, why) for what, why in own.items()]
+    plan.decisions += [Decision("drop", *_split(note)) for note in plan.project.notes]
+
+
+def _split(note: str) -> tuple[str, str]:
+    what, _, why = note.partition(" is left out: ")
+    return what, why or note
+
+
+def _reason(scope: Scope) -> str:
+    if scope.hands and scope.web:
+        return "these tools run commands in the container alone, and reach the public web alone"
+    if scope.hands:
+        return "these tools run commands in the container alone, and none uses the host's network"
+    return "only these tools neither run commands nor use the host's network"
+
+
+def where_it_lives(scope: Scope) -> str:
+    """What Claude has to know of the place where it works, for its system prompt."""
+    shared = " and ".join([WORKSPACE, *scope.shares])
+    return (
+        "You work for a container. Your commands (the Bash tool, hooks, MCP servers) run inside it, as its user and "
+        f"with its tools. Your file tools (Read, Write, Edit, Glob, Grep) see {shared}, which are the very same files "
+        "at the same paths in the container, and no other of its files: use Bash for every other path, such as /tmp "
+        "or the home directory. What a command leaves running in the background ends with this session."
+    )
 
 
 def _add_prompt(plan: Plan, prompts: list[str]) -> None:

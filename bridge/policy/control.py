@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from bridge.policy.flags import agents, sdk_servers
+from bridge.policy.flags import agents
+from bridge.policy.project import MODES, MODES_WITH_HANDS, servers
 from bridge.policy.scope import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
@@ -61,15 +62,14 @@ REQUESTS = {
 }  # fmt: skip
 """Control requests that are passed on, with their fields. Any other field that holds something is refused."""
 
-MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
-"""Permission modes that a client may choose: the others let the model do anything without being asked."""
-
 
 class ControlFilter:
     """The stream of one call's stdin."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, told: str = "") -> None:
+        """`told` is what the bridge adds to the system prompt, which a request of the client would replace."""
         self._scope = scope
+        self._prompt = told
         self._rest = bytearray()
         self._searched = 0
         self._lines = 0
@@ -143,16 +143,19 @@ class ControlFilter:
             if request[name]:
                 raise PolicyError(f"{subtype} with {name[:80]!r} could act on the host; leave it out")
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
-        return _narrow(judged)
+        if self._prompt and isinstance(judged.get("appendSystemPrompt"), str):
+            judged["appendSystemPrompt"] = self._prompt + "\n\n" + judged["appendSystemPrompt"]
+        return _narrow(judged, self._scope)
 
 
-def _narrow(request: Json) -> Json:
+def _narrow(request: Json, scope: Scope) -> Json:
     """Judge the fields of a known request that can hold more than words."""
     if request.get("agents"):
         request["agents"] = agents(request["agents"])
     if request["subtype"] == "mcp_set_servers":
-        request["servers"] = sdk_servers(request.get("servers"))
-    if request["subtype"] == "set_permission_mode" and request.get("mode") not in MODES:
+        request["servers"] = servers(request.get("servers"), scope)
+    modes = MODES_WITH_HANDS if scope.hands else MODES
+    if request["subtype"] == "set_permission_mode" and request.get("mode") not in modes:
         raise PolicyError(f"the permission mode {str(request.get('mode'))[:40]!r} lets the model act unasked")
     for config in (request.get("sdkMcpServerConfigs") or {}).values():
         if not isinstance(config, dict) or {"command", "url", "args", "env"} & config.keys():

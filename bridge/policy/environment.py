@@ -41,13 +41,16 @@ HOME = b"/home/claude"
 CONFIG = b"/claude"
 """The CLI's configuration directory inside the namespace."""
 
+TMP = CONFIG + b"/tmp"
+"""The CLI's own temporary files: the output of commands, for one. /tmp itself is the container's business."""
+
 OWN = {
     b"HOME": HOME,
     b"USER": b"claude",
     b"LOGNAME": b"claude",
     b"SHELL": b"/bin/bash",
     b"PATH": b"/usr/bin:/bin",
-    b"TMPDIR": b"/tmp",
+    b"TMPDIR": TMP,
     b"CLAUDE_CONFIG_DIR": CONFIG,
     b"DISABLE_AUTOUPDATER": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",
@@ -61,6 +64,17 @@ OWN = {
     b"GIT_CONFIG_VALUE_1": b"/dev/null",
 }
 """What the bridge sets itself; only the operator's word is stronger."""
+
+
+PROXIES = (b"HTTP_PROXY", b"HTTPS_PROXY", b"http_proxy", b"https_proxy", b"ALL_PROXY", b"all_proxy", b"NO_PROXY",
+           b"no_proxy")  # fmt: skip
+
+
+def through_proxy(env: Mapping[bytes, bytes], port: int) -> dict[bytes, bytes]:
+    """The environment for a namespace whose one way out is the proxy at this port of its loopback."""
+    url = b"http://127.0.0.1:%d" % port
+    kept = {name: value for name, value in env.items() if name not in PROXIES}
+    return {**kept, **dict.fromkeys(PROXIES[:4], url)}
 
 
 def build(client: Iterable[bytes], operator: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from bridge.policy.project import MODES_WITH_HANDS, servers, settings
 from bridge.policy.scope import PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
@@ -65,13 +66,28 @@ def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
     return values
 
 
-def in_process_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """MCP servers that live in the client's own process, in a configuration written anew."""
-    servers: dict[str, Any] = {}
+def harmless_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """MCP servers in the client's own process, in its container or on the network, written anew."""
+    found: dict[str, Any] = {}
     for value in values:
-        config = parse_object(value)
-        servers |= sdk_servers(config.get("mcpServers"))
-    return [json.dumps({"mcpServers": servers})] if servers else []
+        found |= servers(parse_object(value).get("mcpServers"), scope)
+    return [json.dumps({"mcpServers": found})] if found else []
+
+
+def with_hands(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """For what lets the model run commands unasked: harmless when they run in the container."""
+    if not scope.hands:
+        raise PolicyError("it lets the model do anything without being asked")
+    return values
+
+
+def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    """Modes in which the model does unasked what is harmless to the host."""
+    if not set(values) <= MODES_WITH_HANDS:
+        raise PolicyError(f"the value {values[0][:80]!r} is no permission mode")
+    if {"bypassPermissions", "auto"} & set(values):
+        return with_hands(values, scope, cwd)
+    return values
 
 
 def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
@@ -80,12 +96,13 @@ def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Settings that change no more than the conversation."""
-    known = {"model", "effortLevel", "outputStyle", "language", "alwaysThinkingEnabled", "fastMode"}
-    found = [parse_object(value) for value in values if value]
-    for name in sorted({name for settings in found for name in settings} - known):
-        raise PolicyError(f"the setting {name!r} could run commands or send data elsewhere on the host")
-    return [json.dumps(settings) for settings in found if settings]
+    """Settings that change no more than the conversation and what runs in the container."""
+
+    def complain(what: str, why: str) -> None:
+        raise PolicyError(f"the setting {what!r}: {why}")
+
+    found = [settings(parse_object(value), scope, complain) for value in values if value]
+    return [json.dumps(one) for one in found if one]
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -97,16 +114,6 @@ def parse_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PolicyError("over the bridge this is a JSON object, not the name of a file")
     return value
-
-
-def sdk_servers(servers: object) -> dict[str, Any]:
-    """The servers of type `sdk` in a configuration; any other is refused by its name."""
-    if not isinstance(servers, dict):
-        raise PolicyError("the MCP configuration holds no object mcpServers")
-    for name, server in servers.items():
-        if not isinstance(server, dict) or server.get("type") != "sdk":
-            raise PolicyError(f"the MCP server {name!r} would run on the host; only in-process servers are carried")
-    return {name: {"type": "sdk", "name": str(server.get("name", name))} for name, server in servers.items()}
 
 
 AGENT_FIELDS = frozenset({
@@ -183,14 +190,16 @@ FLAGS = (
     Flag(("--session-id",), ONE, UUID),
     Flag(("--fork-session",), NONE),
     Flag(("--no-session-persistence",), NONE),
-    Flag(("--permission-mode",), ONE, matching("default|manual|plan|acceptEdits|dontAsk")),
+    Flag(("--permission-mode",), ONE, permission_mode),
+    Flag(("--dangerously-skip-permissions",), NONE, with_hands),
+    Flag(("--allow-dangerously-skip-permissions",), NONE, with_hands),
     Flag(("--permission-prompt-tool",), ONE, matching(r"stdio|mcp__[\w-]{1,120}")),
     Flag(("--permission-prompts",), ONE, matching("host|none")),
     Flag(("--tools",), MANY, offered_tools),
     Flag(("--allowedTools", "--allowed-tools"), MANY, tool_rules),
     Flag(("--disallowedTools", "--disallowed-tools"), MANY),
     Flag(("--add-dir",), MANY, shared_directory),
-    Flag(("--mcp-config",), MANY, in_process_servers),
+    Flag(("--mcp-config",), MANY, harmless_servers),
     Flag(("--settings",), ONE, harmless_settings),
     Flag(("--bare",), NONE),
     Flag(("--safe-mode",), NONE),
@@ -207,8 +216,6 @@ BY_NAME = {name: flag for flag in FLAGS for name in flag.names}
 # Flags that are closed: why, for the person who asked, and how many values they take, in case that the
 # operator opens one by its name.
 CLOSED = {
-    "--dangerously-skip-permissions": (NONE, "it lets the model do anything without being asked"),
-    "--allow-dangerously-skip-permissions": (NONE, "it lets the model do anything without being asked"),
     "--plugin-dir": (ONE, "a plugin brings code that would run on the host"),
     "--plugin-dir-no-mcp": (ONE, "a plugin brings code that would run on the host"),
     "--plugin-url": (ONE, "a plugin brings code that would run on the host"),

@@ -18,21 +18,29 @@ OFFERED_TOOLS = (
 version of the CLI brings tools of its own (Workflow, Monitor, Cron...), and none of them may appear here by
 itself."""
 
+HANDS_TOOLS = ("Bash", "BashOutput", "KillBash", "KillShell", "Skill")
+"""Tools that run commands: on offer when the client runs them in its container."""
+
+WEB_TOOLS = ("WebFetch", "WebSearch")
+"""Tools that speak to the network: on offer when the namespace's only way there is the server's proxy."""
+
 WITHHELD_TOOLS = (
-    "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree",
-    "KillBash", "KillShell", "ListAgents", "Monitor", "PowerShell", "RemoteTrigger", "ScheduleWakeup",
-    "SendMessage", "Skill", "WebFetch", "WebSearch", "Workflow",
+    "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree", "ListAgents", "Monitor",
+    "PowerShell", "RemoteTrigger", "ScheduleWakeup", "SendMessage", "Workflow",
 )  # fmt: skip
 """Tools that are also denied by name, as a second layer: a denial outlives a mistake in the list above.
 Only names that the CLI knows: it complains on stderr about any other."""
 
+ALL_TOOLS = OFFERED_TOOLS + HANDS_TOOLS + WEB_TOOLS + WITHHELD_TOOLS
+
 DENIED_PATHS = (
-    "Read(//proc/**)", "Read(//dev/**)",
-    *(f"Edit(/{path}/**)" for path in ("/proc", "/dev", "/tmp", "/home")),  # noqa: S108 - the namespace's own
-    *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json", "agents/**", "skills/**")),
+    "Read(//proc/*/**)", "Edit(//proc/**)", "Read(//dev/fd/**)",
+    *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json")),
+    *(f"Edit(//claude/{name}/**)" for name in ("agents", "commands", "skills", "shell-snapshots", "tmp")),
 )  # fmt: skip
 """Places of the namespace that are no business of the file tools: what the CLI's own process tells about the
-host (mounts, variables), and what is thrown away after the call, where a file would be written in vain."""
+host (mounts, variables), and its own configuration. As few as can be: the CLI holds commands to the same rules,
+though they run elsewhere. What the container would not see cannot be written because it is mounted read-only."""
 
 
 class PolicyError(Exception):
@@ -52,6 +60,7 @@ class Decision:
 class Scope:
     """What holds for the calls of one grant.
 
+    `hands` says that commands run in the container, `web` that the network layer lets the public web be reached.
     `shares` are the further directories that exist for it. `allowed` and `refused` are the operator's
     changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request (`control:read_file`).
     """
@@ -59,12 +68,15 @@ class Scope:
     shares: tuple[str, ...] = ()
     allowed: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    hands: bool = False
+    web: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
         """Built-in tools on offer."""
-        more = tuple(name for name in WITHHELD_TOOLS if name in self.allowed)
-        return tuple(name for name in OFFERED_TOOLS + more if name not in self.refused)
+        offered = OFFERED_TOOLS + (HANDS_TOOLS if self.hands else ()) + (WEB_TOOLS if self.web else ())
+        more = tuple(name for name in ALL_TOOLS if name in self.allowed and name not in offered)
+        return tuple(name for name in offered + more if name not in self.refused)
 
     @property
     def denials(self) -> tuple[str, ...]:
@@ -75,7 +87,7 @@ class Scope:
     def denied_tools(self) -> tuple[str, ...]:
         """Built-in tools that are denied by name."""
         offered = self.tools
-        return tuple(sorted({*WITHHELD_TOOLS, *OFFERED_TOOLS} - {*offered}))
+        return tuple(sorted({*ALL_TOOLS} - {*offered}))
 
     def permits(self, name: str, by_default: bool) -> bool:
         """Whether the operator's word, or else the default, permits a flag or a control request."""

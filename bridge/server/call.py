@@ -14,7 +14,9 @@ A call counts as running until its last process is gone, so that the caps hold w
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -24,11 +26,14 @@ from bridge.memory import MAX_TOTAL
 from bridge.policy import PolicyError, environment
 from bridge.policy.argv import Plan, rewrite
 from bridge.policy.control import ControlFilter
-from bridge.protocol import WINDOW, Event, Fields, Frame, record
+from bridge.policy.scope import WORKSPACE
+from bridge.protocol import WINDOW, Event, Fields, Frame, opening_state, record
 from bridge.server import confinement
 from bridge.server.audit import outline
 from bridge.server.child import Child
 from bridge.server.credentials import NoCredentialsError
+from bridge.server.hands import Hands
+from bridge.server.network import Rules
 from bridge.server.pumps import InputPump, OutputPump
 from bridge.server.state import StateError
 
@@ -54,6 +59,9 @@ class Call:
         self.position = -1
         self._fields = fields
         self._plan = Plan()
+        hands = fields.get("hands") == b"1"
+        self._scope = dataclasses.replace(peer.scope, hands=hands)
+        self._hands: Hands | None = None
         self._child: Child | None = None
         self._filter: ControlFilter | None = None
         self._input: InputPump | None = None
@@ -77,7 +85,14 @@ class Call:
         """Decide whether it may run at all; the client is told when not."""
         service, words = self.peer.service, [os.fsdecode(word) for word in self._fields.all("arg")]
         try:
-            self._plan = rewrite(words, self.peer.scope, self.cwd)
+            self._plan = rewrite(
+                words,
+                self._scope,
+                self.cwd,
+                files=self._fields.all("file"),
+                env=self._fields.all("env"),
+                interactive=self._has_terminal,
+            )
             self._check_place()
         except PolicyError as refusal:
             service.audit.write("refused", **self.peer.who, argv=outline(words), why=str(refusal))
@@ -96,11 +111,19 @@ class Call:
         """The client's directory."""
         return os.fsdecode(self._fields.get("cwd") or b"/workspace")
 
+    @property
+    def _has_terminal(self) -> bool:
+        return self._fields.get("stdin") == self._fields.get("stdout") == b"tty" and self._scope.hands
+
+    @property
+    def _is_interactive(self) -> bool:
+        return self._has_terminal and not self._plan.prints
+
     def _check_place(self) -> None:
-        if not self.peer.scope.contains(self.cwd):
+        if not self._scope.contains(self.cwd):
             raise PolicyError(f"the directory {self.cwd} is not shared with the host; run it in /workspace")
-        if not self._plan.prints and self._fields.get("stdout") == b"tty":
-            raise PolicyError('the bridge carries no interactive session yet; ask with `claude-code -p "..."`')
+        if not self._plan.prints and self._fields.get("stdout") == b"tty" and not self._has_terminal:
+            raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")
 
     def tell_position(self, position: int) -> None:
         """Say how many calls come first, when that has changed."""
@@ -121,28 +144,32 @@ class Call:
         if self._wait_timer:
             self._wait_timer.cancel()
         with_stdin = self._fields.get("stdin") in (b"pipe", b"file")
+        scratch = service.state.scratch()
         try:
-            self._child = Child(self._command(), with_stdin, self._exited)
+            rules = Rules.of(service.operator_environment, self._scope.web) if service.is_confined else None
+            self._hands = Hands(self, scratch / "hands", rules, self._stopped)
+            self._child = Child(self._command(scratch), with_stdin, self._exited)
         except (OSError, StateError, NoCredentialsError, confinement.ConfinementError) as error:
             kind = "login" if isinstance(error, NoCredentialsError) else "start"
             text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
             service.audit.write("failed", **self.peer.who, why=str(error))
+            shutil.rmtree(scratch, ignore_errors=True)
             self.fail(kind, f"the host could not start Claude Code: {text}" if kind == "start" else text)
             self.over()
             return
         service.audit.write("started", **self.peer.who, argv=outline(self._plan.argv), child=self._child.pid)
         if self._plan.controls:
-            self._filter = ControlFilter(self.peer.scope)
+            self._filter = ControlFilter(self._scope, self._plan.told)
         self._input = InputPump(self._child.stdin, self._repay)
         self._outputs = [
             OutputPump(self._child.stdout, lambda: self._allowance(Frame.STDOUT), self._stdout),
             OutputPump(self._child.stderr, lambda: self._allowance(Frame.STDERR), self._stderr),
         ]
-        self._send(record(Frame.STATE, self.number, state="started"))
+        self._send(opening_state(self.number, self._plan.project.notes, self._is_interactive))
         self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
         self.kick()
 
-    def _command(self) -> confinement.Command:
+    def _command(self, scratch: Path) -> confinement.Command:
         service, grant = self.peer.service, self.peer.grant
         program = service.cli.find()
         if program is None:
@@ -155,11 +182,35 @@ class Call:
             self.cwd,
             self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
             service.credential(),
+            self._plan.project,
+            scratch,
+            self._scope.hands,
+            self._is_interactive,
         )
-        if service.config.confinement == "none":
-            call_id = f"{os.getpid()}-{id(self.peer):x}-{self.number}"
-            return confinement.without_namespace(job, service.state, self.peer.scope, call_id)
-        return confinement.in_namespace(job, service.state, self.peer.scope)
+        if service.is_confined:
+            return confinement.in_namespace(job, service.state, self._scope)
+        return confinement.without_namespace(job, service.state, scratch.name)
+
+    def place_inside(self, path: bytes) -> bytes:
+        """A directory of the CLI's, as the container knows it: the same, unless there is no namespace."""
+        here = os.fsencode(self.peer.grant.workspace)
+        if not self.peer.service.is_confined and (path + b"/").startswith(here + b"/"):
+            return WORKSPACE.encode() + path[len(here) :]
+        return path
+
+    def place_outside(self, path: bytes) -> bytes:
+        """A directory of the container's, as the CLI knows it."""
+        if not self.peer.service.is_confined and (path + b"/").startswith(WORKSPACE.encode() + b"/"):
+            return os.fsencode(self.peer.grant.workspace) + path[len(WORKSPACE) :]
+        return path
+
+    def note(self, what: str, **facts: str | int) -> None:
+        """Write to the audit log."""
+        self.peer.service.audit.write(what, **self.peer.who, **facts)
+
+    def _stopped(self) -> None:
+        """The CLI has stopped itself, as Ctrl-Z asks; it goes on with the client's CONT."""
+        self._send(record(Frame.STATE, self.number, state="stopped"))
 
     def on(self, event: Event) -> None:
         """A frame of this call's channel."""
@@ -169,6 +220,8 @@ class Call:
             self.kick()
         elif event.kind == Frame.SIGNAL:
             self._on_signal(event.payload[0])
+        elif event.kind == Frame.RESIZE and self._child is not None:
+            self._child.resize(*event.rows_and_columns)
         elif event.kind == Frame.CANCEL:
             self.cancel()
             self._end(Frame.EXIT, signal=int(signal.SIGTERM))
@@ -271,6 +324,7 @@ class Call:
         elif self._child is not None and self._code is None:
             self.state = "ending"
             self._close_pipes()
+            self._close_hands()
             self._child.terminate(grace)
 
     def fail(self, kind: str, sentence: str) -> None:
@@ -289,6 +343,7 @@ class Call:
         if never_ran:
             self._outputs[1].read()  # what bubblewrap said last may still be in its pipe
         self._code = code
+        self._close_hands()
         if never_ran:
             said = self._held.decode("utf-8", "replace").strip()
             self.peer.service.audit.write("failed", **self.peer.who, why=said)
@@ -324,7 +379,14 @@ class Call:
         self.state = "over"
         if self._wait_timer:
             self._wait_timer.cancel()
+        self._close_hands()
         self.peer.service.ended(self, ran, self._code)
+
+    def _close_hands(self) -> None:
+        """End the commands of this call, and its network."""
+        if self._hands is not None:
+            hands, self._hands = self._hands, None
+            hands.close()
 
     def _close_pipes(self) -> None:
         for pump in self._outputs:

@@ -7,9 +7,12 @@ import contextlib
 import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +25,9 @@ KILL_AFTER_S = 1.0
 MOST_PASSES = 50
 """Over /proc, some 5 ms each, until one finds nothing. Only a call that forks without end needs them all."""
 
-NAMED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+NAMED = {
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
+}  # fmt: skip
 """Signals that a client may send on."""
 
 
@@ -38,13 +43,18 @@ class Child:
         self._told = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
+        self._terminal: int | None = None
+        theirs: int | None = None
+        if command.terminal:
+            self._terminal, theirs = pty.openpty()
+        pipe = subprocess.PIPE if with_stdin else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
                 command.argv,
                 env=command.env,
                 cwd=command.directory,
-                stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdin=pipe if theirs is None else theirs,
+                stdout=subprocess.PIPE if theirs is None else theirs,
                 stderr=subprocess.PIPE,
                 pass_fds=command.descriptors,
                 start_new_session=True,
@@ -57,6 +67,8 @@ class Child:
             raise
         finally:
             command.close()
+            if theirs is not None:
+                os.close(theirs)
         self.pid = self._process.pid
         self.stdin, self.stdout, self.stderr = self._pipes()
         self._pidfd = os.pidfd_open(self.pid)
@@ -64,7 +76,14 @@ class Child:
 
     def _pipes(self) -> tuple[int | None, int, int]:
         """Our ends as plain descriptors that do not block, large enough for a whole frame."""
-        fds = []
+        if self._terminal is not None:
+            assert self._process.stderr is not None
+            ours = os.dup(self._terminal), os.dup(self._terminal), os.dup(self._process.stderr.fileno())
+            self._process.stderr.close()
+            for mine in ours:
+                os.set_blocking(mine, False)
+            return ours
+        fds: list[int | None] = []
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             fd = None if stream is None else os.dup(stream.fileno())
             if stream is not None and fd is not None:
@@ -89,6 +108,11 @@ class Child:
             self._signal(self.pid, number)
         else:
             self._signal(target, number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the terminal its size; the kernel tells the CLI."""
+        if self._terminal is not None:
+            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def terminate(self, grace: float = KILL_AFTER_S) -> None:
         """Ask the CLI to end, and make sure of it."""
@@ -186,5 +210,8 @@ class Child:
         if self._command.status is not None:
             os.close(self._command.status)
             self._command.status = None
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
         if self._command.scratch is not None:
             shutil.rmtree(self._command.scratch, ignore_errors=True)

@@ -46,6 +46,7 @@ class Config:
     credentials: str = "auto"
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     confinement: str = "bubblewrap"
+    network: str = "web"
     limits: Limits = dataclasses.field(default_factory=Limits)
     allowed: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -85,7 +86,7 @@ def load(path: Path | None) -> Config:
 def parse(data: object) -> Config:
     """The configuration in a parsed document."""
     top = _mapping(data, "the file")
-    known = {"claude", "credentials", "environment", "confinement", "limits", "policy", "audit"}
+    known = {"claude", "credentials", "environment", "confinement", "network", "limits", "policy", "audit"}
     _no_others(top, known, "")
     policy = _mapping(top.get("policy"), "policy")
     _no_others(policy, {"allow", "refuse"}, "policy.")
@@ -96,6 +97,7 @@ def parse(data: object) -> Config:
         credentials=_text(top, "credentials") or "auto",
         environment=_environment(top.get("environment")),
         confinement=_choice(top, "confinement", ("bubblewrap", "none")),
+        network=_choice(top, "network", ("web", "api")),
         limits=_limits(top.get("limits")),
         allowed=_names(policy, "allow"),
         refused=_names(policy, "refuse"),

@@ -3,8 +3,11 @@
     /workspace          the grant's workspace, the same path as in the container; its shares likewise
     /claude             configuration of this call alone, in memory; what a conversation leaves is bound
     into it /usr, parts of /etc read-only; /usr/local is hidden, and so is git, which would run what
-    .git/config names /tmp, /home/claude  in memory, bounded
+    .git/config names
+    /tmp, /home/claude  empty and read-only: nothing is written where the container cannot see it
     /opt/claude         the CLI, read-only
+    /opt/bridge         the shell prefix and launcher (bridge/server/inside.py), and the socket of the call
+    (no network but a loopback of its own, where the server's proxy answers: bridge/server/network.py)
 
 The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
 corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
@@ -20,10 +23,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from bridge.policy import Scope, environment
+from bridge.policy.project import Project
 from bridge.policy.scope import WORKSPACE
+from bridge.server import network
 from bridge.server.credentials import Credential
 from bridge.server.hostcli import files_of
 from bridge.server.state import KEPT, Grant, State
@@ -40,6 +46,12 @@ ETC = ("ca-certificates", "gai.conf", "host.conf", "hosts", "ld.so.cache", "loca
 """Of /etc, what name resolution, TLS and the loader read. /etc/ssl/private is hidden again."""
 
 CLI_AT = "/opt/claude"
+BRIDGE_AT = "/opt/bridge"
+HAND_AT = f"{BRIDGE_AT}/hand"
+SOCKET_AT = f"{BRIDGE_AT}/hands"
+PROJECT_AT = f"{BRIDGE_AT}/project"
+PYTHON_AT = "/opt/python"
+INSIDE = Path(__file__).with_name("inside.py")
 CONFIG_AT = environment.CONFIG.decode()
 
 
@@ -61,6 +73,8 @@ class Command:
     """To be removed after the call."""
     identity: tuple[int, int] | None = None
     """User and group to become first."""
+    terminal: bool = False
+    """Whether it gets a terminal in place of pipes."""
 
     def inherit(self, descriptor: int) -> bytes:
         """Hand a descriptor down to the program; its number there."""
@@ -91,15 +105,24 @@ class Job:
     cwd: str
     memory: bytes
     credential: Credential | None
+    project: Project
+    scratch: Path
+    """A directory for this call alone, where its socket `hands` is; removed after the call."""
+    hands: bool = False
+    interactive: bool = False
 
 
 def in_namespace(job: Job, state: State, scope: Scope) -> Command:
     """The job under bubblewrap."""
-    command = Command([b"bwrap"], dict(job.env))
+    env = environment.through_proxy(job.env, network.PORT)
+    command = Command([b"bwrap"], env, scratch=job.scratch, terminal=job.interactive)
     visible, program = files_of(job.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
-    words: list[str | bytes] = [*_namespaces(), *_system(), *_identity(command, job)]
+    python, binds = interpreter()
+    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(), *binds, *_identity(command, job)]
     words += _configuration(command, job, state, scope)
+    words += ["--perms", "0755", "--ro-bind-data", command.document(hand(python)), HAND_AT]
+    words += ["--ro-bind", str(job.scratch / "hands"), SOCKET_AT]
     words += ["--bind", job.grant.workspace, WORKSPACE]
     for share in job.grant.shares:
         words += ["--ro-bind" if share.readonly else "--bind", share.source, share.target]
@@ -109,28 +132,61 @@ def in_namespace(job: Job, state: State, scope: Scope) -> Command:
     words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", job.cwd, "--"]
     if os.geteuid() == 0:
         words += _become(*job.grant.owner)
+    words += [HAND_AT, "--net", str(network.PORT), *(["--tty"] if job.interactive else []), "--"]
+    if job.hands:
+        command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = HAND_AT.encode()
     _attach(command, job)
     command.argv += [os.fsencode(word) for word in (*words, inside, *job.argv)]
     return command
 
 
-def without_namespace(job: Job, state: State, scope: Scope, call_id: str) -> Command:
+def hand(python: str) -> bytes:
+    """The program that runs beside the CLI, for this interpreter."""
+    return f"#!{python} -IS\n".encode() + INSIDE.read_bytes()
+
+
+def interpreter() -> tuple[str, list[str]]:
+    """A Python for the namespace, and what has to be bound for it."""
+    if Path("/usr/bin/python3").exists():
+        return "/usr/bin/python3", []
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix)
+    words = ["--dir", PYTHON_AT]
+    for part in (f"bin/{version}", f"lib/{version}"):
+        words += ["--ro-bind", str((base / part).resolve()), f"{PYTHON_AT}/{part}"]
+    for library in (base / "lib").glob("libpython3*.so*"):
+        words += ["--ro-bind", str(library.resolve()), f"{PYTHON_AT}/lib/{library.name}"]
+    return f"{PYTHON_AT}/bin/{version}", words
+
+
+def without_namespace(job: Job, state: State, call_id: str) -> Command:
     """The job as the workspace's owner, with nothing of the host hidden: the operator asked for it by
     name."""
     uid, gid = job.grant.owner
-    scratch = state.root / "scratch" / call_id
-    scratch.mkdir(mode=0o700)
+    scratch = job.scratch
     private = state.private(job.grant)
-    (scratch / ".claude.json").write_bytes(_FIRST_START)
+    program = scratch / "hand"
+    program.write_bytes(hand(interpreter()[0] if not interpreter()[1] else sys.executable))
+    program.chmod(0o755)
+    (scratch / ".claude.json").write_bytes(_first_start(job))
+    (scratch / "settings.json").write_text(json.dumps(job.project.settings))
+    for name, text in job.project.files.items():
+        path = scratch / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
     for name in KEPT:
         (scratch / name).symlink_to(private / name)
-    for path in (scratch, scratch / ".claude.json"):
-        os.chown(path, uid, gid)
+    for path in (scratch, *scratch.rglob("*")):
+        os.chown(path, uid, gid, follow_symlinks=False)
     env = {**job.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
     env |= {b"TMPDIR": os.fsencode(scratch), MARK: call_id.encode()}
     cwd = job.cwd.replace(WORKSPACE, job.grant.workspace, 1)
-    command = Command([os.fsencode(job.program)], env, cwd, scratch=scratch)
-    command.argv += [os.fsencode(word) for word in job.argv]
+    env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
+    if job.hands:
+        env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
+    launcher = [str(program), "--tty", "--"] if job.interactive else []
+    words = [os.fsencode(word) for word in (*launcher, str(job.program), *job.argv)]
+    command = Command(words, env, cwd, scratch=scratch, terminal=job.interactive)
     if os.geteuid() == 0:
         command.identity = job.grant.owner
     _attach(command, job)
@@ -140,7 +196,18 @@ def without_namespace(job: Job, state: State, scope: Scope, call_id: str) -> Com
 MARK = b"CLAUDE_BRIDGE_CALL"
 """A variable by which the processes of a call without a namespace are found again."""
 
-_FIRST_START = json.dumps({"hasCompletedOnboarding": True, "autoUpdates": False}).encode()
+
+def _first_start(job: Job) -> bytes:
+    """What the CLI would ask a person at its first start, answered: the operator has done so with the grant."""
+    trusted = {"hasTrustDialogAccepted": True, "hasCompletedProjectOnboarding": True}
+    answers: dict[str, object] = {
+        "hasCompletedOnboarding": True,
+        "autoUpdates": False,
+        "theme": "dark",
+        "bypassPermissionsModeAccepted": True,
+        "projects": dict.fromkeys([WORKSPACE, job.cwd, job.grant.workspace], trusted),
+    }
+    return json.dumps(answers).encode()
 
 
 def _attach(command: Command, job: Job) -> None:
@@ -176,13 +243,13 @@ def _system() -> list[str]:
             words += ["--ro-bind", str(path), str(path)]
     if Path("/usr/bin/git").exists():
         words += ["--ro-bind", "/dev/null", "/usr/bin/git"]
-    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, "/home"):
+    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, "/home"):
         words += ["--perms", "0755", "--dir", directory]
     for name in ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     if Path("/etc/ssl/private").is_dir():
         words += ["--perms", "0000", "--tmpfs", "/etc/ssl/private", "--remount-ro", "/etc/ssl/private"]
-    return [*words, "--proc", "/proc", "--dev", "/dev"]
+    return [*words, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
 
 
 def _identity(command: Command, job: Job) -> list[str | bytes]:
@@ -192,14 +259,23 @@ def _identity(command: Command, job: Job) -> list[str | bytes]:
     groups = f"claude:x:{gid}:\n".encode()
     words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
     words += ["--perms", "0644", "--ro-bind-data", command.document(groups), "/etc/group"]
-    for directory, mode in (("/tmp", "1777"), (environment.HOME, "0777"), (CONFIG_AT, "0777")):  # noqa: S108
-        words += ["--size", str(MEMORY_LIMIT), "--perms", mode, "--tmpfs", directory]
-    return words
+    # What is written into /tmp and the home directory would never be seen in the container. And what the CLI could
+    # be told to write there (a picture of its memory) could be read.
+    for directory in ("/tmp", environment.HOME):  # noqa: S108
+        words += ["--perms", "0777", "--tmpfs", directory, "--remount-ro", directory]
+    words += ["--size", str(MEMORY_LIMIT), "--perms", "0777", "--tmpfs", CONFIG_AT]
+    return [*words, "--perms", "0777", "--dir", environment.TMP]
 
 
 def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
-    words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_FIRST_START)]
+    words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(job))]
     words.append(f"{CONFIG_AT}/.claude.json")
+    # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
+    settings = {"settings.json": json.dumps(job.project.settings).encode()}
+    for name, text in (settings | job.project.files).items():
+        words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
+    for name in ("settings.json", *{name.partition("/")[0] for name in job.project.files}):
+        words += ["--symlink", f"{PROJECT_AT}/{name}", f"{CONFIG_AT}/{name}"]
     private = state.private(job.grant)
     for name in KEPT:
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
@@ -215,15 +291,12 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
 
 def managed_settings(scope: Scope) -> dict[str, object]:
     """Settings that the CLI holds above all others: a second layer behind the policy's first."""
-    return {
-        "permissions": {
-            "deny": list(scope.denials),
-            "disableBypassPermissionsMode": "disable",
-        },
-        "disableAutoMode": "disable",
-        "allowManagedHooksOnly": True,
-        "strictKnownMarketplaces": [],
-    }
+    permissions: dict[str, object] = {"deny": list(scope.denials)}
+    settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []}
+    if not scope.hands:
+        permissions["disableBypassPermissionsMode"] = "disable"
+        settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
+    return settings
 
 
 def _become(uid: int, gid: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from bridge import __version__
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
+from bridge.project import project_files
 from bridge.server import config, confinement, control, doctor, install
 from bridge.server.credentials import is_key
 from bridge.server.publish import point
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument("--json", action="store_true")
     explaining = add("explain", explain, "Show what would be run for these arguments, and why.")
     explaining.add_argument("--grant", metavar="NAME", help="with the shares of this grant")
+    explaining.add_argument("--project", type=Path, metavar="DIR", help="with the settings of the project in DIR")
     explaining.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ARGS")
     add(
         "login",
@@ -207,7 +209,11 @@ def explain(options: argparse.Namespace) -> int:
             raise UsageError(f"there is no grant {options.grant!r}")
         shares = tuple(share.target for share in grants[options.grant].shares)
     try:
-        plan = rewrite(words, Scope(shares, chosen.allowed, chosen.refused))
+        web = chosen.confinement != "none" and chosen.network == "web"
+        scope = Scope(shares, chosen.allowed, chosen.refused, hands=True, web=web)
+        where = os.fsencode(options.project.resolve()) if options.project else b""
+        files = project_files(where, where) if where else []
+        plan = rewrite(words, scope, files=files, env=[name + b"=" + v for name, v in os.environb.items()])
     except PolicyError as refusal:
         print(f"refuse   {refusal}")
         return REFUSED

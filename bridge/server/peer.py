@@ -24,6 +24,7 @@ from bridge.protocol import (
     record,
 )
 from bridge.server.call import Call
+from bridge.server.hands import Run
 from bridge.server.state import Grant, StateError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Peer(asyncio.Protocol):
         self.link = Link(SERVER)
         self.writable = True
         self.calls: dict[int, Call] = {}
+        self.runs: dict[int, Run] = {}
+        """Commands in the container, by their channel."""
         self.who: dict[str, Any] = {"grant": grant.name}
         self._held: list[Event] | None = None
         self._may_call = False
@@ -100,6 +103,8 @@ class Peer(asyncio.Protocol):
     def _kick(self) -> None:
         for call in list(self.calls.values()):
             call.kick()
+        for run in list(self.runs.values()):
+            run.kick()
 
     def send(self, data: bytes) -> None:
         """Bytes for the client; nobody minds when it has gone."""
@@ -122,6 +127,8 @@ class Peer(asyncio.Protocol):
             self.send(frame(Frame.PONG, 0, event.payload))
         elif event.kind == Frame.CALL:
             self._on_call(event)
+        elif event.channel in self.runs:
+            self.runs[event.channel].on(event)
         elif event.channel in self.calls:
             self.calls[event.channel].on(event)
 

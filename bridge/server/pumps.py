@@ -40,6 +40,8 @@ class OutputPump:
             data = os.read(self._fd, size)
         except BlockingIOError:
             return
+        except OSError:  # a terminal whose last process has gone
+            data = b""
         if not data:
             self.close()
         self._deliver(data)
@@ -93,7 +95,7 @@ class InputPump:
             written = os.write(self._fd, self._buffer)
         except BlockingIOError:
             written = 0
-        except BrokenPipeError:  # the child has closed its stdin: what comes is nobody's any more
+        except OSError:  # the reader has gone, or the disk is full: what comes is nobody's any more
             self.close()
             self._drained()
             return

@@ -166,7 +166,13 @@ class Service:
     def scope(self, grant: Grant) -> Scope:
         """The terms for a grant's calls."""
         targets = tuple(share.target for share in grant.shares)
-        return Scope(targets, self.config.allowed, self.config.refused)
+        web = self.is_confined and self.config.network == "web"
+        return Scope(targets, self.config.allowed, self.config.refused, web=web)
+
+    @property
+    def is_confined(self) -> bool:
+        """Whether calls run in a namespace, and so with a network of their own."""
+        return self.config.confinement != "none"
 
     # Calls
 

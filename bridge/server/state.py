@@ -7,7 +7,7 @@ audit.jsonl       who called what
 registry/NAME     a grant, as JSON
 grants/NAME/      what a container mounts: one socket and nothing else
 private/NAME/     the sessions of a grant, as the workspace's owner
-scratch/          configuration of single calls, when there is no namespace to hold it
+scratch/          sockets of single calls, and their configuration when there is no namespace to hold it
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from bridge.policy.scope import WORKSPACE
@@ -232,6 +233,10 @@ class State:
             if (path.stat().st_uid, path.stat().st_gid) != (uid, gid):
                 os.chown(path, uid, gid, follow_symlinks=False)
         return directory
+
+    def scratch(self) -> Path:
+        """A directory for one call, in which nobody else can look around."""
+        return Path(tempfile.mkdtemp(dir=self.root / "scratch", prefix="c"))
 
     def clean(self) -> None:
         """Remove what calls of a server that was killed have left."""

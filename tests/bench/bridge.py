@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -76,14 +78,32 @@ def _directly(state: Path, place: Place) -> float:
     """Start the CLI as the server does, in the same namespace, and wait for its first byte."""
     scope = Scope()
     grant = Grant(place.name, str(place.workspace))
-    begun = time.monotonic()
-    job = Job(grant, FAKE_CLI, rewrite(ASKED, scope).argv, build([], {}), WORKSPACE, b"", None)
-    command = in_namespace(job, State(state), scope)
-    process = subprocess.Popen(
-        command.argv, env=command.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=command.descriptors
-    )
-    command.close()
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.read(1)
-        return time.monotonic() - begun
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        scratch = Path(name)
+        listener.bind(str(scratch / "hands"))
+        listener.listen()
+        threading.Thread(target=_answer, args=(listener,), daemon=True).start()
+        begun = time.monotonic()
+        plan = rewrite(ASKED, scope)
+        job = Job(grant, FAKE_CLI, plan.argv, build([], {}), WORKSPACE, b"", None, plan.project, scratch)
+        command = in_namespace(job, State(state), scope)
+        process = subprocess.Popen(
+            command.argv,
+            env=command.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pass_fds=command.descriptors,
+        )
+        command.close()
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.read(1)
+            return time.monotonic() - begun
+
+
+def _answer(listener: socket.socket) -> None:
+    """Take the namespace's network, as the server does."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(64)
+        connection.send(b"ok")

@@ -22,7 +22,8 @@ from tests.support.bridge_host import OWNER, SECRET, Place
 from tests.support.fake_messages_api import FakeMessagesApi, Request, Say, Use, in_turn
 
 HOST_TEXT = "text-of-a-file-of-the-host"
-RUN = "touch marker"
+RUN = "test -d /app || touch marker"
+"""Leaves the marker anywhere but in the container, which alone has /app: there a command harms nobody."""
 HOOK = {"hooks": [{"type": "command", "command": RUN}]}
 HOOKS = {
     name: [{"matcher": "", **HOOK}]
@@ -291,16 +292,11 @@ def test_settings_that_claude_writes_for_itself_are_never_used(field: Range) -> 
 # 5c: arguments
 
 REFUSED = [
-    ["--settings", '{"hooks": {"Stop": []}}'],
     ["--settings", "/workspace/settings.json"],
-    ["--mcp-config", '{"mcpServers": {"x": {"command": "/bin/sh", "args": ["-c", "touch marker"]}}}'],
     ["--mcp-config", "/workspace/.mcp.json", "--strict-mcp-config"],
     ["--plugin-dir", "/workspace/p"],
     ["--plugin-url", "http://127.0.0.1:1/p.zip"],
     ["--agents", '{"x": {"description": "d", "prompt": "p", "hooks": {"Stop": [{}]}}}', "--agent", "x"],
-    ["--dangerously-skip-permissions"],
-    ["--permission-mode", "bypassPermissions"],
-    ["--allow-dangerously-skip-permissions"],
     ["--add-dir", "/"],
     ["--system-prompt-file", "/etc/shadow"],
     ["--append-system-prompt-file", "/etc/shadow"],
@@ -327,6 +323,15 @@ REFUSED = [
     ["--remote-control"],
 ]
 
+IN_THE_CONTAINER = [
+    ["--settings", json.dumps({"hooks": HOOKS})],
+    ["--mcp-config", json.dumps({"mcpServers": {"x": SERVER}}), "--strict-mcp-config"],
+    ["--dangerously-skip-permissions"],
+    ["--permission-mode", "bypassPermissions"],
+    ["--permission-mode", "acceptEdits", "--allowedTools", "Bash"],
+    ["--allow-dangerously-skip-permissions", "--permission-mode", "bypassPermissions"],
+]
+
 COMMANDS = ["agents", "attach", "auth", "config", "doctor", "gateway", "import", "install", "logs", "mcp", "plugin",
             "purge", "remote-control", "respawn", "rm", "setup-token", "stop", "update"]  # fmt: skip
 
@@ -342,6 +347,13 @@ def test_argument_is_refused_and_the_client_told_why(field: Range, argv: list[st
     field.check(done.stdout.decode())
 
 
+@pytest.mark.parametrize("argv", IN_THE_CONTAINER, ids=lambda argv: " ".join(argv)[:40])
+def test_argument_that_lets_commands_run_lets_none_run_on_the_host(field: Range, argv: list[str]) -> None:
+    field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
+    field.call("-p", "run it", *argv)
+    assert field.real.api.prompts
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_that_manages_the_host_is_refused(field: Range, command: str) -> None:
     done = field.place.run(command, "list")
@@ -349,8 +361,7 @@ def test_command_that_manages_the_host_is_refused(field: Range, command: str) ->
     field.check(done.stdout.decode())
 
 
-TOOLS = [("Bash", {"command": RUN, "description": "x"}), ("Monitor", {"command": RUN}),
-         ("WebFetch", {"url": "http://127.0.0.1:1", "prompt": "x"}), ("Workflow", {"script": RUN})]  # fmt: skip
+TOOLS = [("Monitor", {"command": RUN}), ("Workflow", {"script": RUN})]  # fmt: skip
 
 
 @pytest.mark.parametrize(("tool", "arguments"), TOOLS, ids=[name for name, _ in TOOLS])
@@ -391,8 +402,6 @@ def test_variable_of_the_client_steers_nothing(field: Range, name: str) -> None:
 # 5e: control messages
 
 MESSAGES: dict[str, bytes] = {
-    "stdio server": ask("mcp_set_servers", servers={"x": {"type": "stdio", **SERVER}}),
-    "remote server": ask("mcp_set_servers", servers={"x": {"type": "http", "url": "{evil}"}}),
     "hooks": ask("apply_flag_settings", settings={"hooks": HOOKS}),
     "base url": ask("apply_flag_settings", settings={"env": {"ANTHROPIC_BASE_URL": "{evil}"}}),
     "permissions": ask("apply_flag_settings", settings={"permissions": {"allow": ["Bash"]}}),
@@ -402,7 +411,6 @@ MESSAGES: dict[str, bytes] = {
     "plugins": ask("reload_plugins", add_plugins=["/workspace/plugin"]),
     "settings": ask("initialize", settings={"hooks": HOOKS}),
     "servers": ask("initialize", mcpServers={"x": SERVER}),
-    "bypass": ask("set_permission_mode", mode="bypassPermissions"),
     "read file": ask("read_file", path="/etc/passwd"),
     "get settings": ask("get_settings"),
     "list rules": ask("list_permission_rules"),
@@ -424,21 +432,54 @@ def test_control_message_is_refused_and_the_client_told_why(field: Range, messag
     assert refused["error"].startswith("bridge: refused: ")
 
 
-def test_client_that_approves_everything_gets_no_command_run(field: Range) -> None:
-    field.real.api.part = in_turn(Use("Bash", {"command": RUN, "description": "x"}), Say("done"))
-    field.call(*STREAM, "--permission-prompt-tool", "stdio", stdin=user("run it"))
-    assert "No such tool" in field.real.api.prompts[-1].results[0]
+HARMLESS: dict[str, bytes] = {
+    "stdio server": ask("mcp_set_servers", servers={"x": {"type": "stdio", **SERVER}}),
+    "remote server": ask("mcp_set_servers", servers={"x": {"type": "http", "url": "{evil}"}}),
+    "bypass": ask("set_permission_mode", mode="bypassPermissions"),
+}
 
 
-def test_agent_of_the_client_has_no_more_tools_than_the_rest(field: Range) -> None:
+@pytest.mark.parametrize("message", HARMLESS.values(), ids=HARMLESS.keys())
+def test_control_message_that_lets_commands_run_lets_none_run_on_the_host(field: Range, message: bytes) -> None:
+    """Nor does a remote server lead to an address of this machine."""
+    field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
+    field.call(*STREAM, stdin=message.replace(b"{evil}", field.evil.url.encode()) + user("hi you"))
+    assert field.real.api.prompts
+
+
+def test_client_that_approves_everything_gets_no_command_run_on_the_host(field: Range) -> None:
+    field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
+    with field.place.start(*STREAM, "--permission-prompt-tool", "stdio") as running:
+        running.stdin.write(ask("initialize", hooks=None) + user("run it"))
+        running.stdin.flush()
+        while raw := running.line():
+            message = json.loads(raw)
+            if message.get("request", {}).get("subtype") == "can_use_tool":
+                allowed = {"behavior": "allow", "updatedInput": message["request"]["input"]}
+                running.stdin.write(reply(message, allowed))
+                running.stdin.flush()
+            if message["type"] == "result":
+                break
+        running.end()
+    assert field.real.api.prompts[-1].results == ["ran"]
+    field.check("")
+
+
+@pytest.mark.parametrize("address", ["{evil}", "http://127.0.0.1:1", "http://169.254.169.254/latest/meta-data/"])
+def test_fetch_of_an_address_that_is_not_public(field: Range, address: str) -> None:
+    url = address.format(evil=field.evil.url)
+    field.real.api.part = in_turn(Use("WebFetch", {"url": url, "prompt": "x"}), Say("done"))
+    field.call("-p", "fetch it", "--dangerously-skip-permissions")
+
+
+def test_agent_of_the_client_runs_its_commands_in_the_container(field: Range) -> None:
     agents = {"x": {"description": "d", "prompt": "p", "tools": ["Bash", "WebFetch"]}}
     field.real.api.part = in_turn(
         Use("Agent", {"subagent_type": "x", "prompt": "go", "description": "x"}),
         Use("Bash", {"command": RUN, "description": "x"}),
         Say("done"),
     )
-    field.call(*STREAM, stdin=ask("initialize", agents=agents) + user("go"))
-    assert all("Bash" not in request.tools for request in field.real.api.requests)
+    field.call(*STREAM, "--dangerously-skip-permissions", stdin=ask("initialize", agents=agents) + user("go"))
 
 
 # 5e: other channels

@@ -56,9 +56,8 @@ def test_output_comes_while_the_call_runs(place: Place) -> None:
 @pytest.mark.parametrize("word", [b"a b", b"", b"line\nfeed x", b"\xff\xfe x", b"'\"$(x)`;", "naïve ☃".encode()])
 def test_argument_arrives_as_it_was_given(place: Place, word: bytes) -> None:
     argv = report(place, "--append-system-prompt", word)["argv"]
-    assert (
-        bytes.fromhex(next(arg for arg in argv if arg.startswith(b"--append-system".hex()))).split(b"=", 1)[1] == word
-    )
+    (told,) = [value for arg in argv if (value := bytes.fromhex(arg)).startswith(b"--append-system-prompt=")]
+    assert told.endswith(b"\n\n" + word)
 
 
 # stdin: nothing, a pipe, a file
@@ -214,7 +213,7 @@ def test_project_memory_that_leads_out_of_the_container_leads_nowhere(place: Pla
     ("argv", "cwd", "sentence"),
     [
         (["--settings", "x.json"], "/workspace", "not the name of a file"),
-        (["-p", "x", "--dangerously-skip-permissions"], "/workspace", "without being asked"),
+        (["-p", "x", "--worktree"], "/workspace", "runs git on the host"),
         (["mcp", "list"], "/workspace", "on the host"),
         (["-p", "x y"], "/tmp", "not shared with the host"),
     ],

@@ -38,7 +38,7 @@ def conversation() -> tuple[bytes, list[Event]]:
     """What a client says in a whole call, and what a server makes of it."""
     link = Link(CLIENT)
     parts = [link.hello(client="1", name=b"\xff\n")]
-    number, data = link.call(NASTY, {b"TERM": b"xterm"}, cwd=b"/workspace")
+    number, data = link.open(NASTY, {b"TERM": b"xterm"}, cwd=b"/workspace")
     parts += [data, frame(Frame.PING, 0, b"now")]
     link.channels[number].credit[Frame.STDIN] = 100
     parts += [link.data(number, Frame.STDIN, b"\x00\xc3"), link.data(number, Frame.STDIN, b"\xa4")]
@@ -51,7 +51,7 @@ def conversation() -> tuple[bytes, list[Event]]:
 def server_with_call(stdin: int = WINDOW) -> Link:
     """A server's link that has a call open on channel 1."""
     link, client = Link(SERVER), Link(CLIENT)
-    link.receive(client.hello() + client.call([b"-p"], {})[1])
+    link.receive(client.hello() + client.open([b"-p"], {})[1])
     link.grant(1, Frame.STDIN, stdin)
     return link
 
@@ -111,7 +111,7 @@ def test_noise_after_a_hello_is_an_event_or_a_protocol_error(noise: bytes) -> No
 def test_frames_in_any_order_are_events_or_a_protocol_error(frames: list[tuple[int, int, bytes]], role: str) -> None:
     link = Link(role)
     if role == CLIENT:
-        link.call([b"x"], {})
+        link.open([b"x"], {})
     try:
         link.receive(PREFACE + b"".join(frame(*parts) for parts in frames))
     except ProtocolError:
@@ -147,7 +147,7 @@ def test_record_with_too_many_fields_is_refused() -> None:
 
 def test_call_that_is_too_large_is_refused_where_it_is_made() -> None:
     with pytest.raises(ProtocolError, match="arguments"):
-        Link(CLIENT).call([b"x" * MAX_CALL], {})
+        Link(CLIENT).open([b"x" * MAX_CALL], {})
 
 
 @pytest.mark.parametrize("number", ["9" * 19, "-1", "x", ""])
@@ -189,7 +189,7 @@ def test_frame_that_crossed_with_the_exit_is_dropped() -> None:
 
 def test_data_after_the_exit_is_refused_by_the_client() -> None:
     link = Link(CLIENT)
-    link.call([], {})
+    link.open([], {})
     link.receive(PREFACE + record(Frame.HELLO) + record(Frame.EXIT, 1, code=0))
     with pytest.raises(ProtocolError, match="not open"):
         link.receive(frame(Frame.STDOUT, 1, b"x"))
@@ -197,7 +197,7 @@ def test_data_after_the_exit_is_refused_by_the_client() -> None:
 
 def test_stdin_has_no_credit_before_the_call_starts() -> None:
     link = Link(CLIENT)
-    number, _ = link.call([], {})
+    number, _ = link.open([], {})
     assert link.allowance(number, Frame.STDIN) == 0
     with pytest.raises(ValueError, match="granted"):
         link.data(number, Frame.STDIN, b"x")
@@ -212,7 +212,7 @@ def test_credit_flows_back() -> None:
 
 def test_goaway_leaves_running_calls_alone() -> None:
     link = Link(CLIENT)
-    link.call([], {})
+    link.open([], {})
     link.receive(PREFACE + record(Frame.HELLO) + record(Frame.GOAWAY) + frame(Frame.STDOUT, 1, b"still"))
     assert link.leaving
     assert 1 in link.channels

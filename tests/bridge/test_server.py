@@ -468,7 +468,7 @@ def test_status_without_a_server(tmp_path: Path) -> None:
 def test_explain_shows_what_would_be_run(tmp_path: Path) -> None:
     done = BridgeHost(tmp_path).tell("explain", "--", "-p", "hello you", "--setting-sources", "project")
     assert done.returncode == 0
-    assert '"--setting-sources="' in done.stdout
+    assert '"--setting-sources=user"' in done.stdout
     refused = BridgeHost(tmp_path).tell("explain", "--", "--settings", "x.json")
     assert (refused.returncode, refused.stdout[:6]) == (126, "refuse")
 

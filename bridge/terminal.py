@@ -1,0 +1,59 @@
+"""The client's terminal in an interactive session: raw while the session has it, as it was in every other moment."""
+
+from __future__ import annotations
+
+import os
+import termios
+
+INPUT = 0
+
+LEAVE = (
+    b"\x1b[?1049l"  # the alternate screen
+    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1016l"  # the mouse
+    b"\x1b[?2004l\x1b[?1004l\x1b[?2031l"  # pasting, focus and colour scheme as events
+    b"\x1b[<u\x1b[>4;0m"  # the keyboard's extensions
+    b"\x1b[?25h\x1b[0m\r\n"  # the cursor, the colours
+)
+"""Ends every mode that the interface may have left on, when it could not do so itself."""
+
+
+class Terminal:
+    """The terminal on standard input and output."""
+
+    def __init__(self) -> None:
+        self._saved = termios.tcgetattr(INPUT)
+        self._raw = False
+
+    def take(self) -> None:
+        """Pass every byte on as it is typed."""
+        iflag, oflag, cflag, lflag, ispeed, ospeed, chars = termios.tcgetattr(INPUT)
+        iflag &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.INPCK)
+        iflag &= ~(termios.ISTRIP | termios.IXON | termios.PARMRK)
+        oflag &= ~termios.OPOST
+        cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+        lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
+        chars = [*chars]
+        chars[termios.VMIN], chars[termios.VTIME] = 1, 0
+        termios.tcsetattr(INPUT, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])
+        self._raw = True
+
+    def give_back(self, was_cut_off: bool = False) -> None:
+        """Restore what was; if the interface was cut off in the middle, end its modes as well."""
+        if not self._raw:
+            return
+        self._raw = False
+        try:
+            if was_cut_off:
+                os.write(1, LEAVE)
+            termios.tcsetattr(INPUT, termios.TCSADRAIN, self._saved)
+        except (OSError, termios.error):
+            return  # the terminal itself has gone
+
+
+def size() -> tuple[int, int]:
+    """Rows and columns; 24 and 80 where the terminal does not know."""
+    try:
+        found = os.get_terminal_size(1)
+    except OSError:
+        return 24, 80
+    return found.lines or 24, found.columns or 80

@@ -1,0 +1,343 @@
+"""Hands in the box: what Claude runs, and the project's hooks and servers, in the container; with both versions.
+
+The container is the lightest one (tests/support/bridge_host.py), known by /app, which nothing else has; the images'
+own turn comes in test_containers.py. What must be gone is looked for on the whole machine, by an argument of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bridge.conftest import RealHost
+from tests.bridge.test_real_cli import STREAM, ask, messages, read, user
+from tests.support.bridge_host import OWNER, SECRET, Place
+from tests.support.fake_messages_api import Say, Use, in_turn
+from tests.support.waiting import wait_until
+
+FREE = "--dangerously-skip-permissions"
+GONE_WITHIN_S = 2.0
+
+
+def bash(command: str, **more: Any) -> Use:
+    return Use("Bash", {"command": command, "description": "x", **more})
+
+
+def tell(real: RealHost, place: Place, *commands: str) -> list[str]:
+    """What Claude is told of the commands, run one after another in one call."""
+    real.api.part = in_turn(*(bash(command) for command in commands), Say("done"))
+    done = place.run("-p", "go on", FREE)
+    assert done.returncode == 0, done.stderr
+    return real.api.prompts[-1].results
+
+
+def alive(word: str) -> list[int]:
+    """Processes of the machine, in any container or none, that have the word as an argument."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                words = (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if word.encode() in words:
+                found.append(int(path.name))
+    return found
+
+
+def write(place: Place, name: str, content: str | dict[str, Any]) -> None:
+    path = place.workspace / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    for made in (path, *path.parents):
+        if place.workspace in made.parents:
+            os.chown(made, OWNER, OWNER)
+
+
+# What runs, and where
+
+
+def test_command_runs_in_the_container(real: RealHost) -> None:
+    (told,) = tell(real, real.place(), "ls /; pwd")
+    assert "app" in told.split()
+    assert "claude" not in told.split()
+    assert told.split()[-1] == "/workspace"
+
+
+def test_command_s_files_belong_to_the_workspace(real: RealHost) -> None:
+    place = real.place()
+    tell(real, place, "echo made > made.txt")
+    assert (place.workspace / "made.txt").read_text() == "made\n"
+
+
+def test_exit_code_and_both_outputs(real: RealHost) -> None:
+    (told,) = tell(real, real.place(), "echo out; echo err >&2; exit 7")
+    assert told.startswith("Exit code 7")
+    assert {"out", "err"} <= set(told.split())
+
+
+def test_directory_persists(real: RealHost) -> None:
+    place = real.place()
+    (place.workspace / "sub").mkdir()
+    assert tell(real, place, "cd sub", "pwd")[1] == "/workspace/sub"
+
+
+def test_directory_outside_of_the_workspace_is_left_again(real: RealHost) -> None:
+    first, second = tell(real, real.place(), "cd /app && pwd", "pwd")
+    assert first.startswith("/app")
+    assert second == "/workspace"
+
+
+def test_five_megabytes(real: RealHost) -> None:
+    (told,) = tell(real, real.place(), "head -c 5000000 /dev/zero | tr '\\0' x")
+    assert "xxxxxxxx" in told
+
+
+def test_environment_is_the_container_s_and_holds_no_secret(real: RealHost) -> None:
+    (told,) = tell(real, real.place(), "env")
+    assert "CLAUDECODE=1" in told
+    assert SECRET not in told
+    for name in ("ANTHROPIC", "PROXY", "CLAUDE_CONFIG_DIR", "MESSAGING", "DESCRIPTOR"):
+        assert name not in told
+
+
+def test_background_command_outlives_the_one_that_left_it(real: RealHost) -> None:
+    first, second = tell(real, real.place(), "(sleep 0.3; echo late > late.txt) & echo begun", "sleep 1; cat late.txt")
+    assert first == "begun"
+    assert second == "late"
+
+
+def test_background_task(real: RealHost) -> None:
+    place = real.place()
+    real.api.part = in_turn(bash("sleep 0.5; touch late.txt", run_in_background=True), Say("done"))
+    assert place.run("-p", "go on", FREE).returncode == 0
+    assert (place.workspace / "late.txt").exists()
+
+
+def test_without_permission_nothing_runs(real: RealHost) -> None:
+    place = real.place()
+    real.api.part = in_turn(bash("touch made.txt"), Say("done"))
+    assert place.run("-p", "go on").returncode == 0
+    assert not (place.workspace / "made.txt").exists()
+
+
+def test_claude_is_told_where_it_lives(real: RealHost) -> None:
+    place = real.place()
+    assert place.run("-p", "hi you", "--append-system-prompt", "And speak of otters.").returncode == 0
+    system = real.api.prompts[-1].system
+    assert "/workspace, which are the very same files" in system
+    assert "And speak of otters." in system
+
+
+def test_claude_is_told_by_an_sdk_s_own_initialize(real: RealHost) -> None:
+    with real.place().start(*STREAM) as running:
+        running.stdin.write(ask("initialize", hooks=None, appendSystemPrompt="And speak of otters.") + user("hi you"))
+        running.stdin.flush()
+        next(read(running.line, lambda m: m["type"] == "result"))
+        running.end()
+    system = real.api.prompts[-1].system
+    assert "/workspace, which are the very same files" in system
+    assert "And speak of otters." in system
+
+
+# The project's settings
+
+
+def test_hook_of_the_project(real: RealHost) -> None:
+    place = real.place()
+    hook = {"type": "command", "command": "cat > heard.json; ls / > root.txt"}
+    write(place, ".claude/settings.json", {"hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [hook]}]}})
+    tell(real, place, "true")
+    assert json.loads((place.workspace / "heard.json").read_text())["tool_name"] == "Bash"
+    assert "app" in (place.workspace / "root.txt").read_text().split()
+
+
+def test_permissions_of_the_project(real: RealHost) -> None:
+    place = real.place()
+    write(place, ".claude/settings.json", {"permissions": {"allow": ["Bash(touch:*)"]}})
+    real.api.part = in_turn(bash("touch made.txt"), Say("done"))
+    place.run("-p", "go on")
+    assert (place.workspace / "made.txt").exists()
+
+
+SERVER = """
+import json, os, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["method"] == "initialize":
+        said = {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                "serverInfo": {"name": "here", "version": "1"}}
+    elif message["method"] == "tools/list":
+        said = {"tools": [{"name": "where", "inputSchema": {"type": "object", "properties": {}}}]}
+    elif message["method"] == "tools/call":
+        text = " ".join([*os.listdir("/"), os.environ["GREETING"]])
+        said = {"content": [{"type": "text", "text": text}]}
+    else:
+        said = {}
+    if "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": said}), flush=True)
+"""
+
+
+def test_server_of_the_project(real: RealHost) -> None:
+    place = real.place()
+    write(place, "server.py", SERVER)
+    entry = {"command": "python3", "args": ["server.py"], "env": {"GREETING": "it's ${WHO:-you}"}}
+    write(place, ".mcp.json", {"mcpServers": {"here": entry}})
+    real.api.part = in_turn(Use("mcp__here__where"), Say("done"))
+    done = place.run("-p", "go on", FREE)
+    (told,) = real.api.prompts[-1].results
+    assert "app" in told.split(), done.stderr
+    assert told.endswith("it's you")
+
+
+@pytest.mark.parametrize("kind", ["commands/x.md", "skills/x/SKILL.md"])
+def test_command_of_the_project(real: RealHost, kind: str) -> None:
+    place = real.place()
+    write(place, f".claude/{kind}", "---\nname: x\ndescription: x\nallowed-tools: Bash\n---\nhere: !`ls -m /`\n")
+    assert place.run("-p", "/x").returncode == 0
+    assert "here: app" in real.api.prompts[-1].everything
+
+
+def test_agent_of_the_project(real: RealHost) -> None:
+    place = real.place()
+    write(place, ".claude/agents/x.md", "---\nname: x\ndescription: knows of otters\n---\nSpeak of otters.")
+    place.run("-p", "hi you", "--agent", "x")
+    assert "Speak of otters." in real.api.prompts[-1].system
+
+
+def test_what_is_left_out_is_told_line_by_line(real: RealHost) -> None:
+    place = real.place()
+    write(place, ".claude/settings.json", {"apiKeyHelper": "x", "env": {"A": "b"}, "model": "sonnet"})
+    write(place, ".claude/settings.local.json", "no JSON")
+    said = place.run("-p", "hi you").stderr.decode().splitlines()
+    assert [line.split(" is left out")[0] for line in said] == [
+        "bridge: .claude/settings.json: apiKeyHelper",
+        "bridge: .claude/settings.json: env",
+        "bridge: .claude/settings.local.json",
+    ]
+
+
+def test_settings_do_not_count_when_the_client_says_so(real: RealHost) -> None:
+    place = real.place()
+    hook = {"type": "command", "command": "touch hooked"}
+    write(place, ".claude/settings.json", {"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}})
+    place.run("-p", "hi you", "--setting-sources=")
+    assert not (place.workspace / "hooked").exists()
+    place.run("-p", "hi you")
+    assert (place.workspace / "hooked").exists()
+
+
+# Cancel and death: `sleep N` with an N of its own, gone from the machine within 2 s
+
+WAIT = "perl -e 'sleep 900' {n}"
+"""Not `sleep`: the CLI refuses a long one that stands alone."""
+
+LONG = [f"{WAIT} & setsid {WAIT} & nohup {WAIT} >/dev/null 2>&1 & {WAIT}", f"trap '' TERM INT HUP; {WAIT}"]
+
+
+@pytest.fixture(params=LONG, ids=["daemons", "ignores"])
+def long_command(request: pytest.FixtureRequest) -> tuple[str, str]:
+    number = str(100_000 + time.monotonic_ns() % 800_000)
+    return request.param.format(n=number), number
+
+
+def gone(number: str) -> None:
+    wait_until(lambda: not alive(number), GONE_WITHIN_S, "every process of the command to be gone")
+
+
+def test_interrupt_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:
+    command, number = long_command
+    real.api.part = in_turn(bash(command), Say("done"))
+    with real.place().start(*STREAM, FREE) as running:
+        running.stdin.write(user("go on"))
+        running.stdin.flush()
+        wait_until(lambda: alive(number), 20, "the command")
+        running.stdin.write(ask("interrupt"))
+        running.stdin.flush()
+        gone(number)
+        running.end()
+
+
+def test_time_out_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:
+    """A hook's: a command of the Bash tool that takes too long is moved to the background by the newest CLI."""
+    command, number = long_command
+    place = real.place()
+    hook = {"type": "command", "command": command, "timeout": 1}
+    write(place, ".claude/settings.json", {"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}})
+    with place.start("-p", "go on") as running:
+        wait_until(lambda: alive(number), 20, "the command")
+        assert running.end()[0] == 0
+        gone(number)
+
+
+@pytest.mark.parametrize("number_of_signal", [signal.SIGTERM, signal.SIGKILL])
+def test_client_s_end_ends_the_command(
+    real: RealHost, long_command: tuple[str, str], number_of_signal: signal.Signals
+) -> None:
+    command, number = long_command
+    real.api.part = in_turn(bash(command), Say("done"))
+    place = real.place()
+    with place.start("-p", "go on", FREE) as running:
+        wait_until(lambda: alive(number), 20, "the command")
+        (client,) = [
+            pid for pid in alive("/app/claude") if b"python3" in Path(f"/proc/{pid}/cmdline").read_bytes()[:24]
+        ][:1]
+        os.kill(client, number_of_signal)
+        gone(number)
+        wait_until(lambda: not real.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
+        running.process.wait(10)
+
+
+def test_server_s_end_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:
+    command, number = long_command
+    real.api.part = in_turn(bash(command), Say("done"))
+    with real.place().start("-p", "go on", FREE) as running:
+        wait_until(lambda: alive(number), 20, "the command")
+        real.host.end(signal.SIGKILL)
+        try:
+            gone(number)
+            assert running.end()[0] == 125
+        finally:
+            real.host.start()
+
+
+# Attacks on the executor
+
+
+ATTACKS = {
+    "kills its keeper": "kill -9 $PPID; sleep {n}",
+    "kills its client": "kill -9 $(ps -o ppid= -p $PPID); sleep {n}",
+    "leaves daemons": "for i in 1 2 3; do (setsid sh -c 'trap \"\" TERM HUP; sleep {n}' &) ; done; true",
+    "closes everything": "exec 0<&- 1>&- 2>&- 99>&-; sleep 0.2; setsid sleep {n} & true",
+    "writes the protocol": "printf '\\211magents-bridge\\n\\0\\0\\0\\0\\022\\200\\0\\0\\0'; setsid sleep {n} & true",
+    "tells a place of its own": "echo /etc >&99; setsid sleep {n} & true",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_attack_on_the_executor_leaves_nothing(real: RealHost, attack: str) -> None:
+    number = str(100_000 + time.monotonic_ns() % 800_000)
+    place = real.place()
+    real.api.part = in_turn(bash(attack.format(n=number)), bash("echo still here"), Say("done"))
+    with place.start("-p", "go on", FREE) as running:
+        running.end(timeout=40)
+        gone(number)
+    wait_until(lambda: not real.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
+    assert tell(real, place, "echo and again") == ["and again"]
+
+
+def test_flood_of_output_is_bounded(real: RealHost) -> None:
+    real.api.part = in_turn(bash("timeout 5 yes"), Say("done"))
+    done = real.place().run("-p", "go on", FREE, "--output-format", "json", timeout=60)
+    assert messages(done.stdout)[-1]["result"] == "done"
+
+
+def test_command_that_waits_for_input_gets_its_end(real: RealHost) -> None:
+    assert tell(real, real.place(), "cat; echo over") == ["over"]
