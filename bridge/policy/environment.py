@@ -53,6 +53,7 @@ OWN = {
     b"TMPDIR": TMP,
     b"CLAUDE_CONFIG_DIR": CONFIG,
     b"DISABLE_AUTOUPDATER": b"1",
+    b"DISABLE_INSTALLATION_CHECKS": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",
     # The workspace's .git/config is the container's: git must not run what it names.
     b"GIT_CONFIG_NOSYSTEM": b"1",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import time
@@ -186,10 +187,19 @@ class Call:
             scratch,
             self._scope.hands,
             self._is_interactive,
+            self._offer(),
         )
         if service.is_confined:
             return confinement.in_namespace(job, service.state, self._scope)
         return confinement.without_namespace(job, service.state, scratch.name)
+
+    def _offer(self) -> str:
+        """What the interface says above its first prompt, when there is a conversation to go on with."""
+        if self._is_interactive and not {"--continue", "--resume"} & self._plan.flags.keys():
+            private = self.peer.service.state.private(self.peer.grant)
+            if any(private.glob(f"projects/{re.sub('[^a-zA-Z0-9]', '-', self.cwd)}/*.jsonl")):
+                return "Type /resume to go on with an earlier conversation."
+        return ""
 
     def place_inside(self, path: bytes) -> bytes:
         """A directory of the CLI's, as the container knows it: the same, unless there is no namespace."""

@@ -110,6 +110,8 @@ class Job:
     """A directory for this call alone, where its socket `hands` is; removed after the call."""
     hands: bool = False
     interactive: bool = False
+    offer: str = ""
+    """What the interface says at its start."""
 
 
 def in_namespace(job: Job, state: State, scope: Scope) -> Command:
@@ -169,7 +171,7 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
     program.write_bytes(hand(interpreter()[0] if not interpreter()[1] else sys.executable))
     program.chmod(0o755)
     (scratch / ".claude.json").write_bytes(_first_start(job))
-    (scratch / "settings.json").write_text(json.dumps(job.project.settings))
+    (scratch / "settings.json").write_bytes(_settings(job))
     for name, text in job.project.files.items():
         path = scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,9 +207,19 @@ def _first_start(job: Job) -> bytes:
         "autoUpdates": False,
         "theme": "dark",
         "bypassPermissionsModeAccepted": True,
+        "hasSeenAutoDefaultNotice": True,
+        "hasSeenAutoDefaultNudge": True,
         "projects": dict.fromkeys([WORKSPACE, job.cwd, job.grant.workspace], trusted),
     }
     return json.dumps(answers).encode()
+
+
+def _settings(job: Job) -> bytes:
+    """The project's settings; with hands also that nobody has to accept the mode in which nothing is asked."""
+    own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if job.hands else {}
+    if job.offer:
+        own["companyAnnouncements"] = [job.offer]
+    return json.dumps(own | job.project.settings).encode()
 
 
 def _attach(command: Command, job: Job) -> None:
@@ -262,7 +274,7 @@ def _identity(command: Command, job: Job) -> list[str | bytes]:
     # What is written into /tmp and the home directory would never be seen in the container. And what the CLI could
     # be told to write there (a picture of its memory) could be read.
     for directory in ("/tmp", environment.HOME):  # noqa: S108
-        words += ["--perms", "0777", "--tmpfs", directory, "--remount-ro", directory]
+        words += ["--perms", "1777", "--tmpfs", directory, "--remount-ro", directory]
     words += ["--size", str(MEMORY_LIMIT), "--perms", "0777", "--tmpfs", CONFIG_AT]
     return [*words, "--perms", "0777", "--dir", environment.TMP]
 
@@ -271,7 +283,7 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
     words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(job))]
     words.append(f"{CONFIG_AT}/.claude.json")
     # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
-    settings = {"settings.json": json.dumps(job.project.settings).encode()}
+    settings = {"settings.json": _settings(job)}
     for name, text in (settings | job.project.files).items():
         words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
     for name in ("settings.json", *{name.partition("/")[0] for name in job.project.files}):

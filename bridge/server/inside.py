@@ -91,6 +91,7 @@ def attend(words: list[str]) -> None:
     import signal
 
     os.dup2(0, 2)
+    os.setsid()
     fcntl.ioctl(0, TIOCSCTTY, 0)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     sock = connect()

@@ -14,7 +14,8 @@ from tests.support import agent_sdk
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER, SECRET
 from tests.support.containers import Agents
-from tests.support.fake_messages_api import Say, Use, echo
+from tests.support.fake_messages_api import Say, Use, echo, in_turn
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,53 @@ def test_server_s_restart_leaves_containers_alone(newest_host: RealHost, box: Bo
     newest_host.host.start()
     assert (gone.returncode, b"bridge: " in gone.stderr) == (125, True)
     assert box.run("claude-code", "-p", "hi you").returncode == 0
+
+
+# Hands in the box, with the images' own tools
+
+
+def test_commands_run_in_the_container(newest_host: RealHost, box: Box) -> None:
+    """A file is made, run by three of the image's tools; the directory persists; 7 is 7; the place is the box."""
+    commands = [
+        "mkdir -p made && cd made && printf 'console.log(40+2)' > a.js && node a.js",
+        "printf 'print(40+3)' > a.py && python3 a.py && pwd",
+        "printf '#include <cstdio>\\nint main(){std::puts(\"44\");}' > a.cc && g++ -o /tmp/a a.cc && /tmp/a",
+        "hostname; id -u; ls -d /agent /shared; test ! -e /claude",
+        "head -c 5000000 /dev/zero | tr '\\0' x; exit 7",
+        "(sleep 0.5; touch /workspace/late) & sleep 1; ls /workspace/late",
+    ]
+    uses = [Use("Bash", {"command": command, "description": "x"}) for command in commands]
+    newest_host.api.part = in_turn(*uses, Say("done"))
+    done = box.run("claude-code", "-p", "go on", "--dangerously-skip-permissions")
+    assert done.returncode == 0, done.stderr
+    told = newest_host.api.prompts[-1].results
+    assert told[0] == "42"
+    assert told[1].split() == ["43", "/workspace/made"]
+    assert told[2] == "44"
+    assert told[3].split() == [box.agent.id[:12], str(OWNER), "/agent", "/shared"]
+    assert told[4].startswith("Exit code 7")
+    assert told[5] == "/workspace/late"
+
+
+def test_agent_whose_command_is_claude(newest_host: RealHost, agents: Agents) -> None:
+    """Its tmux session is Claude at work; a stop ends it, and the next start offers the conversation."""
+    newest_host.api.part = echo
+    box = Box(agents, newest_host.place(), environment={"AGENT_COMMAND": "claude-code"})
+
+    def screen() -> str:
+        return box.run("tmux", "capture-pane", "-p", "-t", "agent").stdout.decode()
+
+    wait_until(lambda: "❯" in screen(), 30, "the interface")
+    assert "claude-code" in box.run("agent-status").stdout.decode()
+    box.run("tmux", "send-keys", "-t", "agent", "-l", "hello there")
+    wait_until(lambda: "hello there" in screen(), 10, "what was typed")
+    box.run("tmux", "send-keys", "-t", "agent", "Enter")
+    wait_until(lambda: "heard: hello there" in screen(), 20, "the answer")
+    box.agent.container.stop(timeout=30)
+    box.agent.container.start()
+    box.agent.wait_healthy()
+    wait_until(lambda: "/resume" in screen(), 30, "the offer to go on")
+    wait_until(lambda: newest_host.host.status()["running"], 5, "one call")
 
 
 # Both SDKs
