@@ -38,7 +38,20 @@ code = process.wait()
 print(taken if sys.argv[1] == "first" else time.monotonic() - begun)
 sys.exit(code or not first)
 """
+# The same in the container as the scripted CLI's step `hands`: the median seconds of commands under bash.
+COMMANDS = """
+import os, sys, time
+taken = []
+for _ in range(int(sys.argv[1])):
+    begun = time.monotonic()
+    os.waitpid(os.posix_spawn("/bin/bash", ["bash", "-c", "true"], os.environ), 0)
+    taken.append(time.monotonic() - begun)
+print(sorted(taken)[len(taken) // 2])
+"""
+COMMANDS_AT_ONCE = 25
 ASKED = ["-p", "out x"]
+HANDED = ["claude-code", "-p", f"hands {COMMANDS_AT_ONCE}"]
+PLAIN = ["python3", "-c", COMMANDS, str(COMMANDS_AT_ONCE)]
 
 
 def measure(_: docker.DockerClient) -> Iterator[Figure]:
@@ -62,6 +75,9 @@ def measure(_: docker.DockerClient) -> Iterator[Figure]:
             name = f"first byte over the bridge, later than from the same namespace ({direct * 1000:.0f} ms)"
             yield Figure(name, (bridged - direct) * 1000, "ms", 60, 30)
             yield Figure("first byte over the bridge / directly", bridged / direct, "x", 3)
+            handed, plain = paired(partial(_printed, box, *HANDED), partial(_printed, box, *PLAIN), 5)
+            name = f"a command through the hands, later than in the container itself ({plain * 1000:.1f} ms)"
+            yield Figure(name, (handed - plain) * 1000, "ms", 60, 30)
             taken = min(_in_container(box, "all", "claude-code", "-p", f"flood {SIZE}") for _ in range(3))
             yield Figure("relay of a call's output", SIZE / 1e6 / taken, "MB/s", 200, 300, more_is_better=True)
         finally:
@@ -70,6 +86,12 @@ def measure(_: docker.DockerClient) -> Iterator[Figure]:
 
 def _in_container(box: Box, until: str, *command: str) -> float:
     done = box.run("python3", "-c", TIMED, until, *command)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def _printed(box: Box, *command: str) -> float:
+    done = box.run(*command)
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
 

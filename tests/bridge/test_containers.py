@@ -10,6 +10,7 @@ import pytest
 
 from tests.bridge.conftest import RealHost
 from tests.bridge.test_real_cli import STREAM, messages, user
+from tests.bridge.test_terminal import READY
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER, SECRET
@@ -148,7 +149,7 @@ def test_agent_whose_command_is_claude(newest_host: RealHost, agents: Agents) ->
     def screen() -> str:
         return box.run("tmux", "capture-pane", "-p", "-t", "agent").stdout.decode()
 
-    wait_until(lambda: "❯" in screen(), 30, "the interface")
+    wait_until(lambda: READY in screen(), 30, "the interface")
     assert "claude-code" in box.run("agent-status").stdout.decode()
     box.run("tmux", "send-keys", "-t", "agent", "-l", "hello there")
     wait_until(lambda: "hello there" in screen(), 10, "what was typed")

@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 DRAWN_WITHIN_S = 20.0
 FREE = "--dangerously-skip-permissions"
-READY = "❯"
+READY = "❯"  # noqa: RUF001 - the interface's own
 
 
 class Screen:

@@ -2,7 +2,8 @@
 """A program that stands where the host's Claude Code is expected, and does what its prompt says.
 
 The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
-`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `exit N`, `die N`.
+`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `exit N`, `die N`,
+`hands N` (N commands through the shell prefix, and their median seconds).
 """
 
 # It starts as fast as it can.
@@ -139,7 +140,18 @@ def touch(name: str) -> None:
         file.write("here")
 
 
+def hands(count: str) -> None:
+    prefix = os.environ["CLAUDE_CODE_SHELL_PREFIX"]
+    taken = []
+    for _ in range(int(count)):
+        begun = time.monotonic()
+        os.waitpid(os.posix_spawn(prefix, [prefix, "true"], os.environ), 0)
+        taken.append(time.monotonic() - begun)
+    put(1, b"%f" % sorted(taken)[len(taken) // 2])
+
+
 STEPS = {
+    "hands": hands,
     "out": lambda text: put(1, text.encode()),
     "err": lambda text: put(2, text.encode()),
     "ready": lambda _: put(1, b"ready\n"),
