@@ -103,6 +103,7 @@ def _directly(state: Path, place: Place) -> float:
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         scratch = Path(name)
         listener.bind(str(scratch / "hands"))
+        (scratch / "hands").chmod(0o666)
         listener.listen()
         threading.Thread(target=_answer, args=(listener,), daemon=True).start()
         begun = time.monotonic()
