@@ -98,6 +98,22 @@ def field(real: RealHost, secret: Path) -> Iterator[Range]:
         yield Range(real, evil, secret)
 
 
+def approve_everything(field: Range, *argv: str) -> None:
+    """A conversation of one turn, whose client says yes to whatever it is asked."""
+    with field.place.start(*STREAM, "--permission-prompt-tool", "stdio", *argv) as running:
+        running.stdin.write(ask("initialize", hooks=None) + user("go on"))
+        running.stdin.flush()
+        while raw := running.line():
+            message = json.loads(raw)
+            if message.get("request", {}).get("subtype") == "can_use_tool":
+                allowed = {"behavior": "allow", "updatedInput": message["request"]["input"]}
+                running.stdin.write(reply(message, allowed))
+                running.stdin.flush()
+            if message["type"] == "result":
+                break
+        running.end()
+
+
 # The traps snap
 
 
@@ -259,18 +275,7 @@ def test_write_outside_of_the_workspace_is_refused_with_a_sentence(field: Range,
     path = path.format(home=Path.home())
     before = Path(path).exists()
     field.real.api.part = in_turn(Use("Write", {"file_path": path, "content": "attack"}), Say("done"))
-    with field.place.start(*STREAM, "--permission-prompt-tool", "stdio", "--allowedTools", "Write") as running:
-        running.stdin.write(ask("initialize", hooks=None) + user("write it"))
-        running.stdin.flush()
-        while raw := running.line():
-            message = json.loads(raw)
-            if message.get("request", {}).get("subtype") == "can_use_tool":
-                allowed = {"behavior": "allow", "updatedInput": message["request"]["input"]}
-                running.stdin.write(reply(message, allowed))
-                running.stdin.flush()
-            if message["type"] == "result":
-                break
-        running.end()
+    approve_everything(field, "--allowedTools", "Write")
     (told,) = field.real.api.prompts[-1].results
     assert "success" not in told
     assert len(told) > 20
@@ -351,7 +356,8 @@ def test_argument_is_refused_and_the_client_told_why(field: Range, argv: list[st
 def test_argument_that_lets_commands_run_lets_none_run_on_the_host(field: Range, argv: list[str]) -> None:
     field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
     field.call("-p", "run it", *argv)
-    assert field.real.api.prompts
+    if "--settings" not in argv and "--mcp-config" not in argv:  # the others do not permit commands as such
+        assert field.real.api.prompts[-1].results == ["ran"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -449,27 +455,19 @@ def test_control_message_that_lets_commands_run_lets_none_run_on_the_host(field:
 
 def test_client_that_approves_everything_gets_no_command_run_on_the_host(field: Range) -> None:
     field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
-    with field.place.start(*STREAM, "--permission-prompt-tool", "stdio") as running:
-        running.stdin.write(ask("initialize", hooks=None) + user("run it"))
-        running.stdin.flush()
-        while raw := running.line():
-            message = json.loads(raw)
-            if message.get("request", {}).get("subtype") == "can_use_tool":
-                allowed = {"behavior": "allow", "updatedInput": message["request"]["input"]}
-                running.stdin.write(reply(message, allowed))
-                running.stdin.flush()
-            if message["type"] == "result":
-                break
-        running.end()
+    approve_everything(field)
     assert field.real.api.prompts[-1].results == ["ran"]
     field.check("")
 
 
-@pytest.mark.parametrize("address", ["{evil}", "http://127.0.0.1:1", "http://169.254.169.254/latest/meta-data/"])
-def test_fetch_of_an_address_that_is_not_public(field: Range, address: str) -> None:
-    url = address.format(evil=field.evil.url)
-    field.real.api.part = in_turn(Use("WebFetch", {"url": url, "prompt": "x"}), Say("done"))
-    field.call("-p", "fetch it", "--dangerously-skip-permissions")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "169.254.169.254"])
+def test_server_on_an_address_that_is_not_public(field: Range, address: str) -> None:
+    """The CLI itself connects to a remote MCP server, so it has to ask the proxy."""
+    servers = {"mcpServers": {"x": {"type": "http", "url": f"http://{address}/latest/"}}}
+    field.call("-p", "hi you", "--mcp-config", json.dumps(servers))
+    told = [json.loads(line) for line in (field.real.host.state / "audit.jsonl").read_text().splitlines()]
+    mine = [entry for entry in told if entry.get("grant") == field.place.name]
+    assert any(address.partition(":")[0] in entry.get("network", "") for entry in mine)
 
 
 def test_agent_of_the_client_runs_its_commands_in_the_container(field: Range) -> None:
