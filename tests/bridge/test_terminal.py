@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -49,6 +50,16 @@ class Screen:
         finally:
             print(self.text)  # for the report of a test that failed
 
+    def resize(self, columns: int) -> None:
+        """Another width; tmux tells the terminal of it up to a quarter of a second later."""
+        self.tell("resize-window", "-x", str(columns), "-y", "30")
+        with Path(self.tell("display-message", "-p", "#{pane_tty}").strip()).open("rb") as tty:
+            wait_until(lambda: os.get_terminal_size(tty.fileno()).columns == columns, 5, f"{columns} columns")
+
+    def rules(self) -> set[int]:
+        """The lengths of the lines drawn from side to side; tmux itself folds and unfolds what was drawn before."""
+        return {len(line) for line in self.text.splitlines() if line and not line.strip("─")}
+
     def wait_for_shell(self) -> None:
         """The shell has the terminal."""
         wait_until(lambda: self.text.rstrip().endswith("shell>"), DRAWN_WITHIN_S, "the shell's prompt")
@@ -95,10 +106,10 @@ def test_session(screen: Screen) -> None:
     begin(screen)
     ask(screen, "hello there")
     screen.wait("heard: hello there")
-    screen.tell("resize-window", "-x", "60", "-y", "30")
-    wait_until(lambda: "─" * 60 in screen.text and "─" * 61 not in screen.text, DRAWN_WITHIN_S, "lines of 60")
-    screen.tell("resize-window", "-x", "100", "-y", "30")
-    wait_until(lambda: "─" * 100 in screen.text, DRAWN_WITHIN_S, "lines of 100")
+    for columns in (60, 90):
+        screen.resize(columns)
+        wait_until(lambda c=columns: screen.rules() == {c}, DRAWN_WITHIN_S, f"lines of {columns}")  # type: ignore[misc]
+    screen.resize(100)
     screen.type("", "C-c")
     screen.wait("again to exit")
     screen.type("", "C-c")
@@ -131,6 +142,8 @@ def test_server_s_loss_gives_the_terminal_back_and_says_how_to_go_on(
 ) -> None:
     before = screen.settings()
     begin(screen)
+    # 2.1.197 garbles the file of a conversation whose first answer comes before the question is in it.
+    real.api.part = in_turn(Say("heard: hello there", after=1.0))
     ask(screen, "hello there")
     screen.wait("heard: hello there")
     kept = real.host.state / "private" / place.name
