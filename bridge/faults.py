@@ -30,7 +30,7 @@ STEPS = {
     "workspace": ("mount the grant that belongs to this container's /workspace",),
     "full": (LOOK,),
     "timeout": (LOOK,),
-    "stopping": ("try again in a moment",),
+    "stopping": ("in a moment, begin again, or go on with `claude-code --continue`",),
     "lost": (LOOK, "then go on with `claude-code --continue -p ...`"),
     "revoked": ("ask the host's operator for a grant",),
     "login": ("on the host: `claude-bridge-server login`",),

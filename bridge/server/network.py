@@ -156,7 +156,7 @@ class Proxy:
                 kept = [field for field in rest.split(b"\r\n") if field and not _is_of_hop(field)]
                 lines = [f"{method} {path} {version}".encode("latin-1"), *kept, b"Connection: close", b"", b""]
                 upstream[1].write(b"\r\n".join(lines))
-            await _relay((reader, writer), upstream)
+            await (_relay if tunnel else _exchange)((reader, writer), upstream)
         finally:
             upstream[1].close()
 
@@ -216,6 +216,22 @@ async def _first(addresses: list[str], port: int) -> Pair:
         except (OSError, TimeoutError) as error:
             failed = error
     raise failed
+
+
+async def _exchange(client: Pair, server: Pair) -> None:
+    """Move one request and its answer, whose head is told that the connection ends with it: not every server says so."""
+    request = asyncio.create_task(_pump(client[0], server[1]))
+    try:
+        is_final = False
+        while not is_final:
+            status, *fields = (await server[0].readuntil(b"\r\n\r\n")).split(b"\r\n")
+            is_final = status[9:10] != b"1"  # HTTP/1.1 100 Continue
+            kept = [field for field in fields if field and not _is_of_hop(field)]
+            closing = [b"Connection: close"] if is_final else []
+            client[1].write(b"\r\n".join([status, *kept, *closing, b"", b""]))
+        await _pump(server[0], client[1])
+    finally:
+        request.cancel()
 
 
 async def _relay(one: Pair, other: Pair) -> None:

@@ -197,7 +197,7 @@ class Peer(asyncio.Protocol):
         call = Call(self, event.channel, event.fields)
         self.calls[event.channel] = call
         if self.service.stopping:
-            call.fail("stopping", "the bridge is stopping; try again when it is back")
+            call.fail("stopping", "the bridge is stopping, and this call was not started")
         elif call.judge():
             self.service.enter(call)
         if call.state == "judged":

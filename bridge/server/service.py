@@ -75,12 +75,12 @@ class Service:
             asyncio.get_running_loop().remove_reader(published.listener.fileno())
             published.withdraw()
         for call in self.calls("waiting"):
-            call.fail("stopping", "the bridge is stopping; try again when it is back")
+            call.fail("stopping", "the bridge is stopping, and this call was not started")
         for peer in list(self.peers):
             peer.leave()
         await self._until(lambda: not self.calls("running"), self.config.limits.stop_grace)
         for call in self.calls("running"):
-            call.fail("stopping", "the bridge has stopped in the middle of this call; try again when it is back")
+            call.fail("stopping", "the bridge has stopped in the middle of this call")
         await self._until(lambda: not self.queue.running, ENDED_WITHIN_S)
         for peer in list(self.peers):
             peer.close()

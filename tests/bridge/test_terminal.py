@@ -20,14 +20,18 @@ FREE = "--dangerously-skip-permissions"
 READY = "❯"  # noqa: RUF001 - the interface's own
 
 
+SHELL = ("bash", "--norc", "--noprofile")
+PROMPT = "PS1=shell> "
+
+
 class Screen:
     """A shell of the container's in a terminal of 100 by 30, on a tmux server of its own."""
 
-    def __init__(self, socket: Path, place: Place) -> None:
+    def __init__(self, socket: Path, shell: list[str], claude: str) -> None:
+        self.claude = claude
         self._tmux = ["tmux", "-u", "-S", str(socket), "-f", "/dev/null"]
-        variables = ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TERM=screen-256color", "PS1=shell> "]
-        shell = ["env", "-i", *variables, *place.box("bash", "--norc", "--noprofile")]
-        self.tell("new-session", "-d", "-x", "100", "-y", "30", *shell)
+        variables = ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TERM=screen-256color", PROMPT]
+        self.tell("new-session", "-d", "-x", "100", "-y", "30", "env", "-i", *variables, *shell)
         self.wait_for_shell()
 
     def tell(self, *words: str) -> str:
@@ -81,7 +85,7 @@ def place(real: RealHost) -> Place:
 
 @pytest.fixture
 def screen(tmp_path: Path, place: Place) -> Iterator[Screen]:
-    screen = Screen(tmp_path / "tmux", place)
+    screen = Screen(tmp_path / "tmux", place.box(*SHELL), "/app/claude")
     try:
         yield screen
     finally:
@@ -90,7 +94,7 @@ def screen(tmp_path: Path, place: Place) -> Iterator[Screen]:
 
 def begin(screen: Screen, *argv: str) -> None:
     """No question comes before the prompt: neither about the looks, nor the folder, nor the account."""
-    screen.type(" ".join(["clear; /app/claude", *argv]), "Enter")
+    screen.type(" ".join([f"clear; {screen.claude}", *argv]), "Enter")
     screen.wait(READY)
 
 
@@ -100,7 +104,7 @@ def ask(screen: Screen, text: str) -> None:
     screen.type("", "Enter")
 
 
-def test_session(screen: Screen) -> None:
+def play_session(screen: Screen) -> None:
     """Drawn, answered, drawn anew in another size, left; the terminal is as before."""
     before = screen.settings()
     begin(screen)
@@ -115,6 +119,10 @@ def test_session(screen: Screen) -> None:
     screen.type("", "C-c")
     screen.wait_for_shell()
     assert screen.settings() == before
+
+
+def test_session(screen: Screen) -> None:
+    play_session(screen)
 
 
 def test_command_of_a_session_runs_in_the_container(real: RealHost, place: Place, screen: Screen) -> None:
@@ -137,8 +145,9 @@ def test_ctrl_z_and_fg(screen: Screen) -> None:
     screen.wait("heard: hello again")
 
 
-def test_server_s_loss_gives_the_terminal_back_and_says_how_to_go_on(
-    real: RealHost, place: Place, screen: Screen
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["lost", "restarted"])
+def test_server_s_end_gives_the_terminal_back_and_says_how_to_go_on(
+    real: RealHost, place: Place, screen: Screen, number: int
 ) -> None:
     before = screen.settings()
     begin(screen)
@@ -148,7 +157,7 @@ def test_server_s_loss_gives_the_terminal_back_and_says_how_to_go_on(
     screen.wait("heard: hello there")
     kept = real.host.state / "private" / place.name
     wait_until(lambda: any("heard" in path.read_text() for path in kept.rglob("*.jsonl")), 5, "the conversation's file")
-    real.host.end(signal.SIGKILL)
+    real.host.end(number)
     try:
         screen.wait_for_shell()
         assert "bridge: " in screen.text

@@ -35,6 +35,10 @@ class Box:
         """Run a command in the container to its end."""
         return subprocess.run(self.command(*argv), input=stdin, capture_output=True, timeout=timeout, check=False)
 
+    def processes(self) -> list[list[str]]:
+        """Return the container's processes, as the host's engine lists them, without a new one among them."""
+        return list(self.agent.container.top()["Processes"])
+
     def begin(self, *argv: str) -> subprocess.Popen[bytes]:
         """Run a command in the container and go on; the caller waits for it."""
         return subprocess.Popen(self.command(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
