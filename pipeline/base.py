@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tarfile
@@ -32,6 +33,7 @@ NODES = ("20", "22", "24")
 REGISTRY_BASE = "node:{node}-slim"
 MADE_BASE = "magents/base"
 SUITE = "bookworm"
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 REGISTRY_ANSWER_S = 4.5  # the limit is 5 s for the decision
 DEBIAN_ROOT = (
     "--variant=minbase",
@@ -124,9 +126,15 @@ def _tag(node: str, architecture: str) -> str:
 
 
 def _make(reference: str, node: str, architecture: str, say: Say) -> None:
-    for tool, package in (("mmdebstrap", "mmdebstrap"), ("npm", "npm")):
+    foreign = architecture != MACHINES.get(platform.machine())
+    for tool in ("mmdebstrap", "npm", *(["arch-test"] if foreign else [])):
         if not shutil.which(tool):
-            _install(package, say)
+            _install(tool, say)
+    if foreign and subprocess.run(["arch-test", architecture], stdout=subprocess.DEVNULL).returncode:
+        raise Problem(
+            f"programs of {architecture} do not run here, so no base for it can be made; "
+            "run `apt-get install qemu-user-static binfmt-support`, or leave --platform out"
+        )
     locked = json.loads((ROOT / "docker" / "base" / "package-lock.json").read_text())["packages"]
     package = locked[f"node_modules/node-{node}-{architecture}"]
     with tempfile.TemporaryDirectory(prefix="magents-base-") as name:

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 REPOSITORY = "magents/agent"
 CA_VARIABLES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 Say = Callable[[str], None]
 
@@ -162,8 +161,8 @@ def ca_bundle(given: str | None) -> Path | None:
 
 
 def _architecture(wanted: str | None) -> str:
-    machine = wanted.removeprefix("linux/") if wanted else MACHINES.get(platform.machine(), platform.machine())
-    if machine not in MACHINES.values():
+    machine = wanted.removeprefix("linux/") if wanted else base.MACHINES.get(platform.machine(), platform.machine())
+    if machine not in base.MACHINES.values():
         raise Problem(f"--platform {wanted or machine} is not known; use linux/amd64 or linux/arm64", 64)
     return machine
 

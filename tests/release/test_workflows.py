@@ -17,7 +17,7 @@ import yaml
 
 from pipeline import registry as registries
 from pipeline import release, source
-from pipeline.image import MACHINES
+from pipeline.base import MACHINES
 from tests.release.conftest import ROOT
 from tests.support.registry import Registry
 
