@@ -41,6 +41,10 @@ const WARM_UP = [
 
 const FIXED_SEEDS = ["--hash-seed=1", "--random-seed=1"];
 
+// Who thinks where neither the project nor /shared says it: the host's Claude, over the bridge. Nothing is reported.
+const THINKER = { provider: "claude-code", modelId: "sonnet", maxTokens: 64000, temperature: 0.2 };
+const MODELS = { main: THINKER, research: THINKER, fallback: THINKER };
+
 const FONTS_USED = /\bfont:[`"']([^`"']+)[`"']/g;
 
 async function main(out) {
@@ -115,12 +119,19 @@ function wasmBytes() {
 /** Where each goes follows from how its reader looks for it, relative to OUT/lib/task-master.cjs. */
 function copyAssets(out) {
   cpSync(join(UPSTREAM, "dist", "assets"), join(out, "lib", "assets"), { recursive: true });
+  writeFileSync(join(out, "lib", "assets", "config.json"), configuration());
   cpSync(join(MODULES, "open", "xdg-open"), join(out, "lib", "xdg-open"));
   const policies = join(MODULES, "@google", "gemini-cli-core", "dist", "src", "policy", "policies");
   cpSync(policies, join(out, "lib", "policies"), { recursive: true });
   for (const font of fontsUsed()) {
     cpSync(join(MODULES, "figlet", "fonts", `${font}.flf`), join(out, "fonts", `${font}.flf`));
   }
+}
+
+/** Upstream's template, with a provider that needs no key. */
+function configuration() {
+  const template = JSON.parse(readFileSync(join(UPSTREAM, "dist", "assets", "config.json"), "utf8"));
+  return JSON.stringify({ ...template, models: MODELS, global: { ...template.global, anonymousTelemetry: false } }, null, 2);
 }
 
 function fontsUsed() {

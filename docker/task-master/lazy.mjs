@@ -3,7 +3,7 @@
 // Here each package that Task Master imports runs when the first of its exports is read.
 
 import { builtinModules } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, isAbsolute, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 import { sourceOf } from "./patches.mjs";
@@ -32,6 +32,7 @@ export function lazyPackages(upstream) {
       }));
       build.onResolve({ filter: /.*/, namespace: "upstream" }, async ({ path, kind, importer }) => {
         if (path.startsWith(".")) return { path: join(dirname(importer), path), namespace: "upstream" };
+        if (isAbsolute(path)) return { path }; // of ours, by a patch
         if (builtinModules.includes(path.replace(/^node:/, ""))) return { path, external: true };
         if (kind !== "import-statement") return build.resolve(path, { kind, resolveDir: dist });
         return { path, namespace: "lazy" };

@@ -14,6 +14,7 @@ ROOT = HERE.parents[2]
 CACHE = ROOT / ".cache" / "agent-sdk"
 PYTHON_LOCK = ROOT / "requirements" / "agent-sdk.txt"
 MOUNT = "/sdk"
+PLAYS = ("package.json", "package-lock.json", "play.py", "play.mjs", "mcp.mjs")
 
 SCENES = {
     "python": ["env", f"PYTHONPATH={MOUNT}/python", "python3", f"{MOUNT}/play.py"],
@@ -24,7 +25,7 @@ SCENES = {
 
 def installed() -> Path:
     """Return the directory to mount at `MOUNT`; made once for a state of the locks and the plays."""
-    sources = [PYTHON_LOCK, *(HERE / name for name in ("package.json", "package-lock.json", "play.py", "play.mjs"))]
+    sources = [PYTHON_LOCK, *(HERE / name for name in PLAYS)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
