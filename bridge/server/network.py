@@ -219,7 +219,7 @@ async def _first(addresses: list[str], port: int) -> Pair:
 
 
 async def _exchange(client: Pair, server: Pair) -> None:
-    """Move one request and its answer, whose head is told that the connection ends with it: not every server says so."""
+    """Move one request and its answer, and say in its head that the connection ends with it: not every server does."""
     request = asyncio.create_task(_pump(client[0], server[1]))
     try:
         is_final = False

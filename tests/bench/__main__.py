@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline import engine
 from pipeline.errors import Problem
 from pipeline.image import VARIANTS, require
-from tests.bench import bridge, images, starts, task_master
+from tests.bench import bridge, images, planning, starts, task_master
 from tests.bench.figures import Figure
 
 PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
     "starts": starts.measure,
     "bridge": bridge.measure,
     "task_master": task_master.measure,
+    "planning": planning.measure,
 }
 
 

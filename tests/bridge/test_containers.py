@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.bridge.conftest import RealHost
-from tests.bridge.test_real_cli import STREAM, messages, user
 from tests.bridge.test_hands import FREE, SERVER, WAIT, alive, bash, gone, write
+from tests.bridge.test_real_cli import STREAM, messages, user
 from tests.bridge.test_terminal import PROMPT, READY, SHELL, Screen, play_session
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box

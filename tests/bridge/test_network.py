@@ -206,7 +206,9 @@ def test_public(address: str, public: bool) -> None:
 def test_client_that_keeps_connections_is_told_that_this_one_ends(serve: Serve, site: tuple[str, int]) -> None:
     """A server need not say so. Without it the client's next request meets a connection that closes."""
     host, port = site
-    proxy = http.client.HTTPConnection("127.0.0.1", serve(Rules.of({"ANTHROPIC_BASE_URL": f"http://{host}:{port}"}, web=False)), timeout=10)
+    proxy = http.client.HTTPConnection(
+        "127.0.0.1", serve(Rules.of({"ANTHROPIC_BASE_URL": f"http://{host}:{port}"}, web=False)), timeout=10
+    )
     for path in ("/first", "/second"):
         proxy.request("GET", f"http://{host}:{port}{path}")
         answer = proxy.getresponse()

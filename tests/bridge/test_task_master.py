@@ -19,65 +19,15 @@ from tests.support import agent_sdk
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER
 from tests.support.containers import Agents
-from tests.support.fake_messages_api import Reply, Request, Say, Use
+from tests.support.fake_messages_api import Json, Reply, Request
+from tests.support.planner import DOCUMENT, REQUIREMENTS, SENTENCE, planner
 from tests.support.waiting import wait_until
 
-DOCUMENT = (Path(__file__).parent / "prd.md").read_text()
-"""Two pages; each of its requirements is a heading of the third order."""
-
-REQUIREMENTS = re.findall(r"^### (.*)$", DOCUMENT, re.MULTILINE)
-SENTENCE = "What the model says where a sentence is wanted"
 INIT = ("task-master", "init", "--yes", "--no-git", "--no-aliases", "--rules=claude")
 CONFIG, TASKS = ".taskmaster/config.json", ".taskmaster/tasks/tasks.json"
 SHARED = "/shared/taskmaster/config.json"
 VERSION_LIMIT_S = 1.0
 """Task Master's own limit for `claude --version`."""
-
-Json = dict[str, Any]
-
-
-# The model: it fills in whatever form Task Master hands out
-
-
-def planner(request: Request) -> Reply:
-    """Answer with a form that is filled in from what was asked."""
-    form = next((tool["input_schema"] for tool in request.body.get("tools") or [] if _is_form(tool)), None)
-    if form is None or request.results:
-        return Say("done")
-    answer = filled(form)
-    asked = request.everything.replace("\\n", "\n")
-    if "tasks" in answer:
-        titles = list(dict.fromkeys(re.findall(r"^### ((?:Read|Find|Print|Keep|Answer|Show) .*)$", asked, re.MULTILINE)))
-        answer["tasks"] = [{**answer["tasks"][0], "id": n, "title": title} for n, title in enumerate(titles, 1)]
-    if "subtasks" in answer:
-        answer["subtasks"] = [{**answer["subtasks"][0], "id": number} for number in (1, 2)]
-    if "task" in answer:
-        answer["task"] = {**answer["task"], "title": "Read the scale of steel", "subtasks": []}
-    if "complexityAnalysis" in answer:
-        one = answer["complexityAnalysis"][0]
-        answer["complexityAnalysis"] = [{**one, "taskId": n, "complexityScore": 7} for n in range(1, len(REQUIREMENTS) + 1)]
-    return Use("StructuredOutput", answer)
-
-
-def _is_form(tool: Json) -> bool:
-    return bool(tool["name"] == "StructuredOutput")
-
-
-def filled(schema: Json, name: str = "") -> Any:
-    """Return a small value that a JSON schema admits."""
-    if "const" in schema or "enum" in schema:
-        return schema.get("const", schema.get("enum", [None])[0])
-    if "anyOf" in schema:
-        return filled(schema["anyOf"][0], name)
-    kind = schema.get("type")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        return {key: filled(value, key) for key, value in schema.get("properties", {}).items()}
-    if kind == "array":
-        return [] if name == "dependencies" else [filled(schema["items"])]
-    simple = {"integer": 1, "number": 1, "boolean": False, "null": None}
-    return "pending" if name == "status" else simple.get(str(kind), SENTENCE)
-
 
 # Projects
 
@@ -103,7 +53,7 @@ def plan(box: Box, *argv: str) -> str:
 
 
 def command_lines(box: Box, word: bytes) -> list[list[str]]:
-    """The command lines in which a word stands, of processes that see this workspace as theirs: in the box, or the CLI."""
+    """The command lines with a word in them, of processes that see this workspace as theirs: the box's, and the CLI."""
     found = []
     for path in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # ignored because processes end
@@ -429,7 +379,12 @@ def alone(image: str, no_leftovers: None) -> Iterator[Any]:
         agents.close(show=False)
 
 
-NEEDS_A_MODEL = ["parse-prd prd.md --force", "add-task --prompt=x", "expand --id=1 --force", "update-task --id=1 --prompt=x"]
+NEEDS_A_MODEL = [
+    "parse-prd prd.md --force",
+    "add-task --prompt=x",
+    "expand --id=1 --force",
+    "update-task --id=1 --prompt=x",
+]
 NEEDS_NONE = [
     "list", "next", "show 1", "set-status --id=1 --status=done", "validate-dependencies",
     "add-task --title=x --description=y",
@@ -443,7 +398,9 @@ def test_command_that_needs_a_model_tells_the_bridge_s_sentence(alone: Any, comm
     alone.sh(f"cat > {TASKS} <<'E'\n{PLANNED}\nE\nseq {size} > prd.md")
     code, said = alone.try_run("task-master", *command.split())
     assert code == 1
-    assert "bridge: the host's bridge is not mounted: there is no directory /host; on the host: `invoke bridge.up`" in said
+    assert (
+        "bridge: the host's bridge is not mounted: there is no directory /host; on the host: `invoke bridge.up`" in said
+    )
     assert not re.search(r"^ +at .*[:(]", said, re.MULTILINE), "frames of Node's"
     assert "promptExcerpt" not in said
 

@@ -117,6 +117,7 @@ def test_grant_that_is_gone_is_an_error_and_no_folder_of_root_s(project: Project
 
 def test_every_value_is_in_the_example() -> None:
     template = (ROOT / "compose.yaml").read_text()
-    used = set(re.findall(r"\$\{([A-Z_]+)", template))
+    used = set(re.findall(r"\$\{([A-Z_]+)|^    ([A-Z_]+):$", template, re.MULTILINE))
+    used = {value or passed_on for value, passed_on in used}
     assert used == set(re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert yaml.safe_load(template)["services"]

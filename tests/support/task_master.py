@@ -30,6 +30,10 @@ RUNNER = (Path(__file__).parent / "one_command.py").read_text()
 COMMANDS = ("task-master", "task-master-mcp", "task-master-ai")
 
 UPSTREAM = "/opt/upstream"
+SHARED = "/shared/taskmaster/config.json"
+TEMPLATE = "node_modules/task-master-ai/dist/assets/config.json"
+"""Of the configuration that `init` writes, in upstream's install."""
+
 ENGINE_PATIENCE_S = 900
 """npm took 110 s for upstream on an idle machine, and one command may take the runner's whole limit."""
 
@@ -68,8 +72,8 @@ class Side:
 
 
 @contextlib.contextmanager
-def side(image: str, upstream: Path | None = None) -> Iterator[Side]:
-    """Give a side of `image`: its own Task Master, or the one at `upstream`."""
+def side(image: str, upstream: Path | None = None, shared: Path | None = None) -> Iterator[Side]:
+    """Give a side of `image`: its own Task Master, with a shared configuration if given, or the one at `upstream`."""
     engine = docker.from_env(timeout=ENGINE_PATIENCE_S)
     path = str(dict(entry.split("=", 1) for entry in engine.images.get(image).attrs["Config"]["Env"])["PATH"])
     container = engine.containers.run(
@@ -80,7 +84,9 @@ def side(image: str, upstream: Path | None = None) -> Iterator[Side]:
         detach=True,
         network_mode="none",
         tmpfs={PLACE: "mode=1777"},
-        volumes={str(upstream): {"bind": UPSTREAM, "mode": "ro"}} if upstream else {},
+        volumes={
+            str(path): {"bind": where, "mode": "ro"} for path, where in ((upstream, UPSTREAM), (shared, SHARED)) if path
+        },
         labels={LABEL: SESSION},
     )
     try:
