@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bridge.conftest import RealHost
-from tests.bridge.test_hands import FREE, SERVER, WAIT, alive, bash, gone, write
 from tests.bridge.test_real_cli import STREAM, messages, user
-from tests.bridge.test_terminal import PROMPT, READY, SHELL, Screen, play_session
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER, SECRET
 from tests.support.containers import Agents
-from tests.support.fake_messages_api import Say, Use, echo, in_turn
-from tests.support.waiting import wait_until
+from tests.support.fake_messages_api import Say, Use, echo
 
 
 @pytest.fixture(scope="module")
@@ -117,133 +111,6 @@ def test_server_s_restart_leaves_containers_alone(newest_host: RealHost, box: Bo
     newest_host.host.start()
     assert (gone.returncode, b"bridge: " in gone.stderr) == (125, True)
     assert box.run("claude-code", "-p", "hi you").returncode == 0
-
-
-# Hands in the box, with the images' own tools
-
-
-def test_commands_run_in_the_container(newest_host: RealHost, box: Box) -> None:
-    """A file is made, run by three of the image's tools; the directory persists; 7 is 7; the place is the box."""
-    commands = [
-        "mkdir -p made && cd made && printf 'console.log(40+2)' > a.js && node a.js",
-        "printf 'print(40+3)' > a.py && python3 a.py && pwd",
-        "printf '#include <cstdio>\\nint main(){std::puts(\"44\");}' > a.cc && g++ -o /tmp/a a.cc && /tmp/a",
-        "hostname; id -u; ls -d /agent /shared; test ! -e /claude",
-        "head -c 5000000 /dev/zero | tr '\\0' x; exit 7",
-        "(sleep 0.5; touch /workspace/late) & sleep 1; ls /workspace/late",
-    ]
-    uses = [Use("Bash", {"command": command, "description": "x"}) for command in commands]
-    newest_host.api.part = in_turn(*uses, Say("done"))
-    done = box.run("claude-code", "-p", "go on", "--dangerously-skip-permissions")
-    assert done.returncode == 0, done.stderr
-    told = newest_host.api.prompts[-1].results
-    assert told[0] == "42"
-    assert told[1].split() == ["43", "/workspace/made"]
-    assert told[2] == "44"
-    assert told[3].split() == [box.agent.id[:12], str(OWNER), "/agent", "/shared"]
-    assert told[4].startswith("Exit code 7")
-    assert told[5] == "/workspace/late"
-
-
-def test_interrupt_in_the_middle_of_a_command(newest_host: RealHost, box: Box) -> None:
-    number = str(100_000 + time.monotonic_ns() % 800_000)
-    newest_host.api.part = in_turn(bash(f"setsid {WAIT.format(n=number)} & {WAIT.format(n=number)}"), Say("done"))
-    with box.begin("claude-code", "-p", "go on", FREE) as process:
-        wait_until(lambda: alive(number), 20, "the command")
-        assert number.encode() in box.run("pgrep", "-af", "perl").stdout
-        box.run("pkill", "-INT", "-f", "claude-code -p")
-        gone(number)
-        out, _ = process.communicate(timeout=10)
-        assert b"Execution error" in out  # with 0: what the CLI makes of an interrupt
-    wait_until(lambda: not newest_host.host.status()["running"], 5, "the CLI to be gone")
-
-
-def test_project_s_hook_and_server_run_in_the_container(newest_host: RealHost, agents: Agents) -> None:
-    box = Box(agents, newest_host.place())
-    hook = {"type": "command", "command": "hostname > hooked.txt; id -u >> hooked.txt"}
-    write(box.place, ".claude/settings.json", {"hooks": {"PreToolUse": [{"matcher": "*", "hooks": [hook]}]}})
-    write(box.place, "server.py", SERVER.replace('os.environ["GREETING"]', "os.uname().nodename"))
-    write(box.place, ".mcp.json", {"mcpServers": {"here": {"command": "python3", "args": ["server.py"]}}})
-    newest_host.api.part = in_turn(Use("mcp__here__where"), Say("done"))
-    done = box.run("claude-code", "-p", "go on", FREE)
-    (told,) = newest_host.api.prompts[-1].results
-    assert {"agent", "shared", box.agent.id[:12]} <= set(told.split()), done.stderr
-    assert (box.place.workspace / "hooked.txt").read_text().split() == [box.agent.id[:12], str(OWNER)]
-
-
-def test_forks_without_end_are_the_container_s_own_and_end_with_the_call(newest_host: RealHost, agents: Agents) -> None:
-    """The limit of the container holds them; with the call they go, and the next call works."""
-    box = Box(agents, newest_host.place(), pids_limit=300)
-    box.agent.expect("see the pids limit")
-    newest_host.api.part = in_turn(bash("touch begun; b() { b | b & }; b 2>/dev/null; sleep 3"), Say("done"))
-    before = len(newest_host.host.children())
-    process = subprocess.Popen(box.command("claude-code", "-p", "go on", FREE))
-    try:
-        wait_until((box.place.workspace / "begun").exists, 20, "the command")
-        wait_until(lambda: len(box.processes()) > 250, 20, "many processes")
-        assert len(newest_host.host.children()) - before < 30, "and few of them are the host's"
-        process.wait(60)
-        wait_until(lambda: len(box.processes()) < 20, 2, "all processes of the call to be gone")
-    finally:
-        process.kill()
-        process.wait()
-    newest_host.api.part = in_turn(bash("echo still here"), Say("done"))
-    assert box.run("claude-code", "-p", "go on", FREE).returncode == 0
-    assert newest_host.api.prompts[-1].results == ["still here"]
-
-
-@pytest.fixture
-def screen(box: Box, tmp_path: Path) -> Iterator[Screen]:
-    """A terminal through `docker exec -it`."""
-    with terminal(box, tmp_path / "tmux") as screen:
-        yield screen
-
-
-@contextlib.contextmanager
-def terminal(box: Box, socket: Path) -> Iterator[Screen]:
-    """A person's terminal, in which `docker exec -it` runs a shell."""
-    screen = Screen(socket, ["docker", "exec", "-it", "-e", PROMPT, box.agent.id, *SHELL], "claude")
-    try:
-        yield screen
-    finally:
-        screen.close()
-
-
-def test_session_through_docker_exec(screen: Screen) -> None:
-    play_session(screen)
-
-
-def test_agent_whose_command_is_claude(newest_host: RealHost, agents: Agents, tmp_path: Path) -> None:
-    """Its tmux session is Claude at work and outlives who looks; a stop ends it, the next start offers to go on."""
-    newest_host.api.part = echo
-    box = Box(agents, newest_host.place(), environment={"AGENT_COMMAND": "claude-code"})
-
-    def screen() -> str:
-        return box.run("tmux", "capture-pane", "-p", "-t", "agent").stdout.decode()
-
-    wait_until(lambda: READY in screen(), 30, "the interface")
-    assert "claude-code" in box.run("agent-status").stdout.decode()
-    assert box.agent.get("/status")[1]["agent"]["runs"] == "claude-code"
-    with terminal(box, tmp_path / "tmux") as person:
-        person.type("tmux attach -t agent", "Enter")
-        person.wait(READY)
-        person.type("hello there")
-        person.wait("hello there")
-        person.type("", "Enter")
-        person.wait("heard: hello there")
-        person.type("", "C-b", "d")
-        person.wait("detached")
-        box.run("tmux", "send-keys", "-t", "agent", "-l", "while away")
-        wait_until(lambda: "while away" in screen(), 10, "what was typed")
-        box.run("tmux", "send-keys", "-t", "agent", "Enter")
-        wait_until(lambda: "heard: while away" in screen(), 20, "the answer")
-        person.type("clear; tmux attach -t agent", "Enter")
-        person.wait("heard: while away")
-    box.agent.container.stop(timeout=30)
-    box.agent.container.start()
-    box.agent.wait_healthy()
-    wait_until(lambda: "/resume" in screen(), 30, "the offer to go on")
-    wait_until(lambda: newest_host.host.status()["running"], 5, "one call")
 
 
 # Both SDKs

@@ -6,7 +6,6 @@ own turn comes in test_containers.py. What must be gone is looked for on the who
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -278,15 +277,6 @@ def test_time_out_ends_the_command(real: RealHost, long_command: tuple[str, str]
         gone(number)
 
 
-def is_client_of(place: Place, pid: int) -> bool:
-    """Or a keeper, which the client has forked. Other tests have clients, too."""
-    process = Path(f"/proc/{pid}")
-    with contextlib.suppress(OSError):
-        is_python = process.joinpath("exe").readlink().name.startswith("python3")
-        return is_python and process.joinpath("root/workspace").samefile(place.workspace)
-    return False
-
-
 @pytest.mark.parametrize("number_of_signal", [signal.SIGTERM, signal.SIGKILL])
 def test_client_s_end_ends_the_command(
     real: RealHost, long_command: tuple[str, str], number_of_signal: signal.Signals
@@ -296,11 +286,23 @@ def test_client_s_end_ends_the_command(
     place = real.place()
     with place.start("-p", "go on", FREE) as running:
         wait_until(lambda: alive(number), 20, "the command")
-        client = min(pid for pid in alive("/app/claude") if is_client_of(place, pid))
-        os.kill(client, number_of_signal)
+        clients = [pid for pid, line in place.processes().items() if "/app/claude" in line and line[0] != "bwrap"]
+        os.kill(min(clients), number_of_signal)  # a keeper, which the client has forked, has its command line
         gone(number)
         wait_until(lambda: not real.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
         running.process.wait(10)
+
+
+def test_cli_s_end_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:
+    command, number = long_command
+    real.api.part = in_turn(bash(command), Say("done"))
+    place = real.place()
+    with place.start("-p", "go on", FREE) as running:
+        wait_until(lambda: alive(number), 20, "the command")
+        for pid in place.cli():
+            os.kill(pid, signal.SIGKILL)
+        gone(number)
+        assert running.end()[0] == 128 + signal.SIGKILL
 
 
 def test_server_s_end_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -52,17 +51,6 @@ def plan(box: Box, *argv: str) -> str:
     return said
 
 
-def command_lines(box: Box, word: bytes) -> list[list[str]]:
-    """The command lines with a word in them, of processes that see this workspace as theirs: the box's, and the CLI."""
-    found = []
-    for path in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # ignored because processes end
-            line = (path / "cmdline").read_bytes().split(b"\0")[:-1]
-            if word in line and (path / "root/workspace").samefile(box.place.workspace):
-                found.append([os.fsdecode(word) for word in line])
-    return found
-
-
 class Planning:
     """A project in which four commands ran one after another, with what each said, and who ran meanwhile."""
 
@@ -83,9 +71,9 @@ class Planning:
     def _part(self, request: Request) -> Reply:
         """While the CLI waits for an answer, look at its command line and the wrapper's."""
         if request.tools and not request.results:
-            self.asked += [line[3:] for line in command_lines(self.box, b"/usr/local/bin/claude")]
-            cli_and_its_namespace = command_lines(self.box, b"--strict-mcp-config")
-            self.started += [line for line in cli_and_its_namespace if line[0] != "bwrap"]
+            lines = self.box.place.processes().values()
+            self.asked += [line[3:] for line in lines if "/usr/local/bin/claude" in line]
+            self.started += self.box.place.cli().values()
         return planner(request)
 
 

@@ -64,6 +64,22 @@ class Place:
         env = {"PATH": "/usr/bin:/bin", **(env or {})}
         return subprocess.run(words, capture_output=True, env=env, timeout=timeout, check=False, **source)
 
+    def processes(self) -> dict[int, list[str]]:
+        """The command lines of processes that see this workspace as /workspace: the container's, and the CLI in its
+        namespace."""
+        found = {}
+        for path in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # ignored because processes end
+                if path.name.isdigit() and (path / "root/workspace").samefile(self.workspace):
+                    words = (path / "cmdline").read_bytes().split(b"\0")[:-1]
+                    found[int(path.name)] = [os.fsdecode(word) for word in words]
+        return found
+
+    def cli(self) -> dict[int, list[str]]:
+        """Those of the CLI alone."""
+        lines = self.processes().items()
+        return {pid: line for pid, line in lines if "--strict-mcp-config" in line and line[0] != "bwrap"}
+
     @contextlib.contextmanager
     def start(self, *argv: str, words: list[str] | None = None) -> Iterator[Running]:
         """Call the wrapper, or another command in a container of ours, and go on; it is ended with the
