@@ -48,9 +48,9 @@ def pairs(image: str, upstream_task_master: Path, request: pytest.FixtureRequest
     chosen = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
     forget_other_locks()
     with (
-        # Both shall have the same to go by where a project has no configuration; tests/bridge/test_task_master.py holds
-        # what the image does otherwise.
-        task_master.side(image, shared=upstream_task_master / task_master.TEMPLATE) as bundled,
+        # Both go by the same where a project has no configuration, and none is broken: tests/bridge/test_task_master.py
+        # holds what the image does of its own there.
+        task_master.side(image, shared=task_master.DEFAULTS) as bundled,
         task_master.side(image, upstream_task_master) as upstream,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):

@@ -31,8 +31,8 @@ COMMANDS = ("task-master", "task-master-mcp", "task-master-ai")
 
 UPSTREAM = "/opt/upstream"
 SHARED = "/shared/taskmaster/config.json"
-TEMPLATE = "node_modules/task-master-ai/dist/assets/config.json"
-"""Of the configuration that `init` writes, in upstream's install."""
+DEFAULTS = Path(__file__).parent / "task_master_defaults.json"
+"""What upstream goes by where a project has no configuration: the image has a default of its own."""
 
 ENGINE_PATIENCE_S = 900
 """npm took 110 s for upstream on an idle machine, and one command may take the runner's whole limit."""

@@ -238,7 +238,6 @@ CASES = [
     Case("list", EMPTY, note="without_project"),
     Case("list", LEGACY, note="legacy"),
     Case("list", {**PROJECT, TASKS: "{ broken"}, note="broken_tasks"),
-    Case("list", {**PROJECT, CONFIG: "{ broken"}, note="broken_config"),
     Case("list", {**PROJECT, TASKS: json.dumps({"master": {"tasks": [], "metadata": TAG}})}, note="empty"),
     Case("list", env={"TASKMASTER_SKIP_AUTO_UPDATE": ""}, note="update_check_without_network"),
     Case("list", env={"TASKMASTER_TAG": "feature-x"}, note="tag_by_variable"),
@@ -286,7 +285,6 @@ CASES = [
     Case("delete-tag feature-x --yes"),
     # Models
     Case("models"),
-    Case("models", EMPTY, note="without_project"),
     Case("models --set-main=opus --claude-code"),
     Case("models --set-main=no-such-model"),
     Case("lang --response=Deutsch"),
