@@ -38,6 +38,9 @@ PLACE_FD = 99
 ASK_S = 0.7
 """From TERM to KILL: all is gone within 2 s of a cancel, as promised."""
 
+PIPE_SIZE = 64 * 1024
+"""Bytes that a pipe of Linux holds, unless somebody makes it larger."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -99,6 +102,7 @@ class _Run:
         pipes = [os.pipe() for _ in range(7)]
         inputs, self._input = pipes[0]
         self._outputs = {Frame.STDOUT: pipes[1][0], Frame.STDERR: pipes[2][0]}
+        self._last = dict.fromkeys(self._outputs, PIPE_SIZE)
         self._place, self._status = pipes[3][0], pipes[4][0]
         control, self._control = pipes[5]
         self._woken, self._wake = pipes[6]
@@ -206,16 +210,16 @@ class _Run:
         _close(self._input)
         self._input = -1
 
-    def _read(self, fd: int) -> bool:
-        """Pass on what a pipe holds, within the credit; whether there was anything."""
+    def _read(self, fd: int) -> int:
+        """Pass on what a pipe holds, within the credit; how many bytes."""
         stream = next(stream for stream, mine in self._outputs.items() if mine == fd)
         size = MAX_DATA if self._over else self._allowance(stream)
         try:
             data = os.read(fd, size) if size else b""
         except BlockingIOError:
-            return False
+            return 0
         if not size:
-            return False
+            return 0
         if not data:
             _close(fd)
             self._outputs[stream] = -1
@@ -223,15 +227,18 @@ class _Run:
             with self._hands.lock:
                 sent = self._hands.link.data(self._number, stream, data)
             self._send(sent)
-        return bool(data)
+        return len(data)
 
     def _finish(self) -> None:
-        """Bash has ended: what it wrote before goes first, then how it ended."""
+        """Bash has ended: what it wrote before goes first, then how it ended.
+
+        What it left in the background may go on writing for ever, so no more is read than a pipe can have held.
+        """
         for stream, fd in self._outputs.items():
-            while fd >= 0 and self._outputs[stream] >= 0 and self._read(fd):
-                pass
-        if any(fd >= 0 and not self._allowance(stream) and _readable(fd) for stream, fd in self._outputs.items()):
-            return  # there is more, for which there is no credit yet
+            while self._last[stream] > 0 and self._outputs[stream] >= 0 and (size := self._read(fd)):
+                self._last[stream] -= size
+            if self._last[stream] > 0 and self._outputs[stream] >= 0 and not self._allowance(stream) and _readable(fd):
+                return  # there is more, for which there is no credit yet
         self._over = True
         how = os.waitstatus_to_exitcode(self._code or 0)
         fields = {"signal": -how} if how < 0 else {"code": how}
@@ -334,6 +341,7 @@ def _become(theirs: list[int], fields: Fields) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
         for fd, number in zip(theirs, (0, 1, 2, PLACE_FD), strict=True):
             os.dup2(fd, number)
+            os.set_inheritable(number, True)  # which dup2 leaves as it is where both are the same
         _close_all_but(0, 1, 2, PLACE_FD)
         environment = dict(os.environb)
         for entry in fields.all("env"):

@@ -32,6 +32,14 @@ class Plan:
         return self.flags.get("--input-format", ["text"])[-1:] == ["stream-json"]
 
     @property
+    def servers(self) -> set[str]:
+        """The names of the MCP servers in it."""
+        configured = [
+            json.loads(value).get("mcpServers") or {} for value in self.flags.get("--mcp-config", []) if value
+        ]
+        return {*self.project.servers, *(name for servers in configured for name in servers)}
+
+    @property
     def prints(self) -> bool:
         """Whether the client asked for print mode itself, so that a terminal makes no difference."""
         return "--print" in self.flags or self.controls

@@ -9,6 +9,7 @@ where it was asked; a line that is no message at all ends the call, as it does i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
@@ -63,12 +64,17 @@ REQUESTS = {
 """Control requests that are passed on, with their fields. Any other field that holds something is refused."""
 
 
+ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
+
+
 class ControlFilter:
     """The stream of one call's stdin."""
 
-    def __init__(self, scope: Scope, told: str = "") -> None:
-        """`told` is what the bridge adds to the system prompt, which a request of the client would replace."""
+    def __init__(self, scope: Scope, told: str = "", servers: Iterable[str] = ()) -> None:
+        """`told` is what the bridge adds to the system prompt, which a request of the client would replace; `servers`
+        are the names of the MCP servers that were judged with the arguments."""
         self._scope = scope
+        self._servers = set(servers)
         self._prompt = told
         self._rest = bytearray()
         self._searched = 0
@@ -145,7 +151,19 @@ class ControlFilter:
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
         if self._prompt and isinstance(judged.get("appendSystemPrompt"), str):
             judged["appendSystemPrompt"] = self._prompt + "\n\n" + judged["appendSystemPrompt"]
-        return _narrow(judged, self._scope)
+        judged = _narrow(judged, self._scope)
+        self._check_server(judged)
+        return judged
+
+    def _check_server(self, request: Json) -> None:
+        """A request about a server names one that was judged: the CLI would look for others where it pleases."""
+        if request["subtype"] == "mcp_set_servers":
+            self._servers |= request["servers"].keys()
+        elif request["subtype"] == "initialize":
+            named = request.get("sdkMcpServers")
+            self._servers.update(map(str, named if isinstance(named, list) else []))
+        elif request["subtype"] in ABOUT_A_SERVER and request.get("serverName") not in self._servers:
+            raise PolicyError(f"there is no MCP server {str(request.get('serverName'))[:60]!r} in this call")
 
 
 def _narrow(request: Json, scope: Scope) -> Json:

@@ -51,6 +51,9 @@ OWN = {
     b"SHELL": b"/bin/bash",
     b"PATH": b"/usr/bin:/bin",
     b"TMPDIR": TMP,
+    # Ctrl-G would start the host's own editor in the namespace, and an editor starts anything.
+    b"EDITOR": b"/bin/false",
+    b"VISUAL": b"/bin/false",
     b"CLAUDE_CONFIG_DIR": CONFIG,
     b"DISABLE_AUTOUPDATER": b"1",
     b"DISABLE_INSTALLATION_CHECKS": b"1",

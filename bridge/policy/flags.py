@@ -47,15 +47,16 @@ def matching(pattern: str) -> Check:
 
 def offered_tools(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Of the built-in tools that the client asks for, those on offer; none when there are none."""
-    names = _names(values)
+    names, offered = _names(values), scope.tools
     if "default" in names:
-        return [",".join(scope.tools)]
-    return [",".join(name for name in names if name in scope.tools)]
+        return [",".join(offered)]
+    return [",".join(name for name in names if name in offered)]
 
 
 def tool_rules(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Permission rules; those for tools that are not on offer would only mislead whoever reads them."""
-    return [rule for rule in _names(values) if rule.partition("(")[0] not in scope.denied_tools]
+    denied = frozenset(scope.denied_tools)
+    return [rule for rule in _names(values) if rule.partition("(")[0] not in denied]
 
 
 def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
@@ -138,7 +139,18 @@ def agents(definitions: object) -> dict[str, Any]:
 
 def _names(values: list[str]) -> list[str]:
     """Names in a list that is separated by commas or blanks outside of parentheses."""
-    return [name for value in values for name in re.findall(r"[^\s,(]+(?:\([^)]*\))?", value)]
+    found = []
+    for value in values:
+        at, last = 0, value.rfind(")")
+        while word := _WORD.search(value, at):
+            at = word.end()
+            if at < last and value[at] == "(":
+                at = value.find(")", at) + 1
+            found.append(value[word.start() : at])
+    return found
+
+
+_WORD = re.compile(r"[^\s,(]+")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,9 @@ HOOKS = {
 }
 """Kinds of hooks, and their fields. The field `args` would start a program without a shell, so it is none."""
 
+OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
+"""Types of a hook's fields; the others are text."""
+
 OF_AGENT = frozenset({
     "background", "color", "description", "disallowedTools", "effort", "maxTurns", "model", "name", "skills", "tools",
 })  # fmt: skip
@@ -49,7 +52,22 @@ OF_COMMAND = frozenset({
 
 _FILE = re.compile(r"\.claude/(agents|commands|skills)/(?:(?!\.\.?/)[\w. +@-]{1,80}/){0,5}[\w. +@-]{1,80}\.md")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})(?::-([^}${]{0,1024}))?\}")
+
+MAX_FILES = 256
+MAX_FILE = 128 * 1024
+"""Of what a client sends: its own limits, which a client of somebody else's need not keep (bridge/project.py)."""
+MAX_HEAD = 8 * 1024
+MAX_HEADS = 64 * 1024
+"""Characters of YAML, of one file and of all: reading it costs a thousand times what reading JSON does."""
+MAX_VALUE = 256
+"""Bytes of a variable that may stand in a server's entry; the client sends none that is longer."""
+MAX_SERVER = 64 * 1024
+"""Characters of a server's entry, its variables put in."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises for heads that are none: dates that do not exist, numbers without end."""
 
 
 @dataclasses.dataclass
@@ -69,7 +87,13 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
     project = Project()
     if not scope.hands:
         return project
-    texts = dict(text.partition(b"\n")[::2] for text in files)
+    texts: dict[bytes, bytes] = {}
+    for path, _, text in (file.partition(b"\n") for file in files):
+        if len(texts) == MAX_FILES:
+            project.notes.append(f"files of .claude beyond {MAX_FILES} are left out: there are too many")
+            break
+        if len(text) <= MAX_FILE:
+            texts[path] = text
     chosen = sources.split(",")
     layers = []
     for name, source in ((".claude/settings.json", "project"), (".claude/settings.local.json", "local")):
@@ -77,10 +101,12 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
             layers.append(_settings(layer, name, scope, project))
     _merge(project, layers)
     if "project" in chosen:
-        variables = dict(entry.partition(b"=")[::2] for entry in env)
+        pairs = (entry.partition(b"=")[::2] for entry in env)
+        variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
+        heads = _Heads()
         for path, text in sorted(texts.items()):
-            _document(path.decode("utf-8", "replace"), text, project)
+            _document(path.decode("utf-8", "replace"), text, heads, project)
     return project
 
 
@@ -160,6 +186,10 @@ def _hook(hook: Any, event: str, complain: Any) -> Json | None:
     if unknown:
         complain(f"a hook of {event[:40]}", f"its field {unknown[0][:40]!r} is none that the bridge knows")
         return None
+    wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
+    if wrong:
+        complain(f"a hook of {event[:40]}", f"its field {wrong[0][:40]!r} is of another type")
+        return None
     return dict(hook)
 
 
@@ -189,9 +219,15 @@ def _servers(config: Json, layers: list[Json], env: Mapping[bytes, bytes], scope
         if name in off:
             continue
         try:
-            project.servers[name] = server(name, _expanded(entry, env), scope)
+            project.servers[name] = server(name, _bounded(name, _expanded(entry, env)), scope)
         except PolicyError as refusal:
             project.notes.append(f".mcp.json: {refusal}")
+
+
+def _bounded(name: str, entry: Any) -> Any:
+    if len(json.dumps(entry)) > MAX_SERVER:
+        raise PolicyError(f"the MCP server {name[:60]!r} is longer than {MAX_SERVER} characters")
+    return entry
 
 
 def servers(value: object, scope: Scope) -> Json:
@@ -266,40 +302,55 @@ def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
 # Agents, commands, skills
 
 
-def _document(name: str, text: bytes, project: Project) -> None:
+class _Heads:
+    """Reads the heads of files, as far as their sizes add up."""
+
+    def __init__(self) -> None:
+        self._left = MAX_HEADS
+
+    def read(self, head: str) -> Json:
+        """The fields of a head; one of _UNREADABLE when there are none."""
+        self._left -= len(head)
+        if len(head) > MAX_HEAD or self._left < 0:
+            raise ValueError("it is too long")
+        try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_LOADER)):
+                raise ValueError("it repeats itself by name")  # each repetition may hold others, without end
+            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C where there is one
+        except yaml.YAMLError:
+            # People write `description: does this: that`, and the CLI takes it.
+            lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]
+            value = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+        return value if isinstance(value, dict) else {}
+
+
+def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
     found = _FILE.fullmatch(name)
     if not found:
         return
     kind = found[1]
     if kind == "skills" and not name.endswith("/SKILL.md"):
         return
-    try:
-        head, body = _front_matter(text.decode())
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
-        project.notes.append(f"{name} is left out: its head is no YAML")
-        return
     known = OF_AGENT if kind == "agents" else OF_COMMAND
+    try:
+        head, body = _front_matter(text.decode(), heads)
+        kept = {key: value for key, value in head.items() if key in known}
+        top = f"---\n{yaml.safe_dump(kept, allow_unicode=True, width=10_000)}---\n" if kept else ""
+    except _UNREADABLE as error:
+        reason = str(error) if type(error) is ValueError else "its head is no YAML"
+        project.notes.append(f"{name} is left out: {reason}")
+        return
     for key in sorted(map(str, head.keys() - known)):
         project.notes.append(f"{name}: {key[:60]} is left out: the bridge does not carry it")
-    head = {key: value for key, value in head.items() if key in known}
     if kind == "skills":
         folder = name.removesuffix("/SKILL.md")
         body = f"(The files of this skill are in /workspace/{folder}.)\n\n{body}"
-    top = f"---\n{yaml.safe_dump(head, allow_unicode=True, width=10_000)}---\n" if head else ""
     project.files[name.removeprefix(".claude/")] = (top + body).encode()
 
 
-def _front_matter(text: str) -> tuple[Json, str]:
+def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
     """The head between two lines of hyphens, and the rest."""
     if not text.startswith("---\n"):
         return {}, text
     head, end, body = text[4:].partition("\n---")
-    if not end:
-        return {}, text
-    try:
-        value = yaml.safe_load(head)
-    except yaml.YAMLError:
-        # People write `description: does this: that`, and the CLI takes it.
-        pairs = (line.partition(":") for line in head.split("\n") if ":" in line and not line.startswith((" ", "-")))
-        value = {key.strip(): rest.strip() for key, _, rest in pairs}
-    return (value if isinstance(value, dict) else {}), body.partition("\n")[2]
+    return (heads.read(head), body.partition("\n")[2]) if end else ({}, text)

@@ -145,22 +145,24 @@ class Call:
         if self._wait_timer:
             self._wait_timer.cancel()
         with_stdin = self._fields.get("stdin") in (b"pipe", b"file")
-        scratch = service.state.scratch()
+        scratch = None
         try:
+            scratch = service.state.scratch()
             rules = Rules.of(service.operator_environment, self._scope.web) if service.is_confined else None
             self._hands = Hands(self, scratch / "hands", rules, self._stopped)
-            self._child = Child(self._command(scratch), with_stdin, self._exited)
-        except (OSError, StateError, NoCredentialsError, confinement.ConfinementError) as error:
+            self._child = Child(self._command(scratch, rules), with_stdin, self._exited)
+        except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
             kind = "login" if isinstance(error, NoCredentialsError) else "start"
             text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
             service.audit.write("failed", **self.peer.who, why=str(error))
-            shutil.rmtree(scratch, ignore_errors=True)
+            if scratch:
+                shutil.rmtree(scratch, ignore_errors=True)
             self.fail(kind, f"the host could not start Claude Code: {text}" if kind == "start" else text)
             self.over()
             return
         service.audit.write("started", **self.peer.who, argv=outline(self._plan.argv), child=self._child.pid)
         if self._plan.controls:
-            self._filter = ControlFilter(self._scope, self._plan.told)
+            self._filter = ControlFilter(self._scope, self._plan.told, self._plan.servers)
         self._input = InputPump(self._child.stdin, self._repay)
         self._outputs = [
             OutputPump(self._child.stdout, lambda: self._allowance(Frame.STDOUT), self._stdout),
@@ -170,8 +172,9 @@ class Call:
         self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
         self.kick()
 
-    def _command(self, scratch: Path) -> confinement.Command:
+    def _command(self, scratch: Path, rules: Rules | None) -> confinement.Command:
         service, grant = self.peer.service, self.peer.grant
+        operator = service.operator_environment
         program = service.cli.find()
         if program is None:
             raise StateError(service.cli.problem)
@@ -179,7 +182,7 @@ class Call:
             grant,
             Path(program),
             self._plan.argv,
-            environment.build(self._fields.all("env"), service.operator_environment),
+            environment.build(self._fields.all("env"), rules.disguised(operator) if rules else operator),
             self.cwd,
             self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
             service.credential(),

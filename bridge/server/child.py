@@ -45,10 +45,10 @@ class Child:
         uid, gid = command.identity or (None, None)
         self._terminal: int | None = None
         theirs: int | None = None
-        if command.terminal:
-            self._terminal, theirs = pty.openpty()
         pipe = subprocess.PIPE if with_stdin else subprocess.DEVNULL
         try:
+            if command.terminal:
+                self._terminal, theirs = pty.openpty()
             self._process = subprocess.Popen(
                 command.argv,
                 env=command.env,
@@ -70,8 +70,14 @@ class Child:
             if theirs is not None:
                 os.close(theirs)
         self.pid = self._process.pid
-        self.stdin, self.stdout, self.stderr = self._pipes()
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+            self.stdin, self.stdout, self.stderr = self._pipes()
+        except OSError:  # no descriptor is left for it
+            self._process.kill()
+            self._process.wait()
+            self._forget()
+            raise
         self._loop.add_reader(self._pidfd, self._reap)
 
     def _pipes(self) -> tuple[int | None, int, int]:

@@ -45,6 +45,9 @@ ETC = ("ca-certificates", "gai.conf", "host.conf", "hosts", "ld.so.cache", "loca
        "pki", "resolv.conf", "ssl")  # fmt: skip
 """Of /etc, what name resolution, TLS and the loader read. /etc/ssl/private is hidden again."""
 
+HIDDEN = ("git", "code", "ed", "emacs", "helix", "hx", "joe", "micro", "nano", "nvim", "pico", "vi", "vim")
+"""Programs of /usr/bin that the CLI starts itself: git, which runs what .git/config names, and editors."""
+
 CLI_AT = "/opt/claude"
 BRIDGE_AT = "/opt/bridge"
 HAND_AT = f"{BRIDGE_AT}/hand"
@@ -89,9 +92,17 @@ class Command:
     def document(self, data: bytes) -> bytes:
         """Hand some bytes down as a descriptor; its number there."""
         descriptor = os.memfd_create("bridge", os.MFD_CLOEXEC)
+        number = self.inherit(descriptor)
         os.write(descriptor, data)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        return self.inherit(descriptor)
+        return number
+
+    def abandon(self) -> None:
+        """Close everything: it is not going to be started."""
+        self.close()
+        if self.status is not None:
+            os.close(self.status)
+            self.status = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +129,15 @@ def in_namespace(job: Job, state: State, scope: Scope) -> Command:
     """The job under bubblewrap."""
     env = environment.through_proxy(job.env, network.PORT)
     command = Command([b"bwrap"], env, scratch=job.scratch, terminal=job.interactive)
+    try:
+        _confine(command, job, state, scope)
+    except BaseException:
+        command.abandon()
+        raise
+    return command
+
+
+def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
     visible, program = files_of(job.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
     python, binds = interpreter()
@@ -139,7 +159,6 @@ def in_namespace(job: Job, state: State, scope: Scope) -> Command:
         command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = HAND_AT.encode()
     _attach(command, job)
     command.argv += [os.fsencode(word) for word in (*words, inside, *job.argv)]
-    return command
 
 
 def hand(python: str) -> bytes:
@@ -253,8 +272,10 @@ def _system() -> list[str]:
             words += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
-    if Path("/usr/bin/git").exists():
-        words += ["--ro-bind", "/dev/null", "/usr/bin/git"]
+    for name in HIDDEN:
+        path = Path("/usr/bin", name)
+        if path.exists() and not path.is_symlink():  # a link of Debian's alternatives leads nowhere in here
+            words += ["--ro-bind", "/dev/null", str(path)]
     for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, "/home"):
         words += ["--perms", "0755", "--dir", directory]
     for name in ETC:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.protocol import Event, Frame, ProtocolError, frame
+from bridge.server.accepting import Acceptor
 from bridge.server.network import Proxy, Rules
 from bridge.server.pumps import InputPump, OutputPump
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 512 * 1024
 """Bytes of a request of the prefix: a command is one argument, of which Linux allows 128 KiB."""
 
-MAX_FILE = 32 * 1024 * 1024
-"""Bytes of output that go into a file of the namespace's memory; what comes after is dropped. Claude is shown
-some 30 kB of it."""
+MAX_FILE = 8 * 1024 * 1024
+"""Bytes of output that go into a file of the namespace's memory, which has 64 MiB; what comes after is dropped.
+Claude is shown some 30 kB of it."""
 
 DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
@@ -52,11 +53,11 @@ class Hands:
         self._listener.listen(64)
         self._listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._acceptor = Acceptor(self._listener, self._take)
 
     def close(self) -> None:
         """The call is over: so is everything that it began."""
-        self._loop.remove_reader(self._listener.fileno())
+        self._acceptor.close()
         self._listener.close()
         for run in list(self.runs.values()):
             run.cancel()
@@ -72,13 +73,10 @@ class Hands:
             self._loop.remove_reader(sock.fileno())
             sock.close()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # ignored because the process may have gone again
-            sock, _ = self._listener.accept()
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_MESSAGE)
-            self._socks.add(sock)
-            self._loop.add_reader(sock.fileno(), self._hear, sock)
+    def _take(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_MESSAGE)
+        self._socks.add(sock)
+        self._loop.add_reader(sock.fileno(), self._hear, sock)
 
     def _hear(self, sock: socket.socket) -> None:
         try:

@@ -9,7 +9,7 @@ beside it. The server answers a command with `exit N` or `signal N` and the dire
 process is killed, its connection closes, and the server ends the command where it runs.
 """
 
-# ruff: noqa: PTH109, PTH123 - pathlib would cost every command 5 ms
+# ruff: noqa: PTH109 - pathlib would cost every command 5 ms
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def hand(command: bytes) -> int:
     """Have the command run in the container; its exit code, or minus a signal."""
     at = command.rfind(PLACE)
     place = command[at + len(PLACE) :].strip(b"'\"") if at >= 0 else b""
-    if place and b" " not in place:
+    if is_place(place):
         command = command[:at] + b" && pwd -P >&99"
+    else:
+        place = b""
     sock = connect()
     variables = [name + b"=" + os.environb[name] for name in PASSED if name in os.environb]
     send(sock, [b"run", command, os.getcwdb(), *variables], (0, 1, 2))
@@ -56,11 +58,24 @@ def hand(command: bytes) -> int:
         os.write(2, b"bridge: the container has gone, and the command with it\n")
         return 125
     how, where = answer.split(b"\0")[:2]
-    if place and where:
-        with open(place, "wb") as file:
-            file.write(where + b"\n")
+    if place and where.startswith(b"/") and b"\n" not in where:
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        os.write(descriptor, where + b"\n")
+        os.close(descriptor)
     kind, number = how.split()
     return int(number) if kind == b"exit" else -int(number)
+
+
+def is_place(path: bytes) -> bool:
+    """Whether it is where the CLI itself reads a command's last directory from.
+
+    Hooks and servers are the container's words, and so is the directory: neither may name another file of the CLI's.
+    """
+    directory, _, name = path.rpartition(b"/")
+    middle = name[len(b"claude-") : -len(b"-cwd")]
+    named = name.startswith(b"claude-") and name.endswith(b"-cwd") and middle.isalnum() and b"/." not in path
+    home = os.environb.get(b"TMPDIR", b"")
+    return bool(named and home and (directory + b"/").startswith(home + b"/"))
 
 
 def launch(words: list[str]) -> None:

@@ -52,6 +52,7 @@ class Peer(asyncio.Protocol):
         self.who: dict[str, Any] = {"grant": grant.name}
         self._held: list[Event] | None = None
         self._may_call = False
+        self._has_workspace = False
         self._quiet_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -165,6 +166,7 @@ class Peer(asyncio.Protocol):
             self.refuse("workspace", text)
             return
         self._may_call = True
+        self._has_workspace = bool(fields.get("workspace"))
         self.send(self._greeting(fields))
 
     def _greeting(self, fields: Fields) -> bytes:
@@ -198,6 +200,8 @@ class Peer(asyncio.Protocol):
         self.calls[event.channel] = call
         if self.service.stopping:
             call.fail("stopping", "the bridge is stopping, and this call was not started")
+        elif not self._has_workspace:
+            call.fail("workspace", f"this container has no /workspace; grant {self.grant.name} belongs to one")
         elif call.judge():
             self.service.enter(call)
         if call.state == "judged":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 
 
@@ -67,6 +68,7 @@ class InputPump:
         self._buffer = bytearray()
         self._writing = False
         self._ended = False
+        self._is_file = fd is not None and stat.S_ISREG(os.fstat(fd).st_mode)
 
     @property
     def pending(self) -> int:
@@ -93,6 +95,8 @@ class InputPump:
             return
         try:
             written = os.write(self._fd, self._buffer)
+            while self._is_file and written < len(self._buffer):  # nearly full; no event tells of room in a file
+                written += os.write(self._fd, self._buffer[written:])
         except BlockingIOError:
             written = 0
         except OSError:  # the reader has gone, or the disk is full: what comes is nobody's any more

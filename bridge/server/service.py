@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 
 from bridge.policy import Scope
 from bridge.server import credentials
+from bridge.server.accepting import Acceptor
 from bridge.server.audit import Audit
 from bridge.server.call import Call
 from bridge.server.config import Config
@@ -44,6 +44,7 @@ class Service:
         self.started = time.time()
         self.served = 0
         self._published: dict[str, Published] = {}
+        self._acceptors: dict[str, Acceptor] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._adopted: dict[Path, Published] = {}
         self._use(self.config)
@@ -62,6 +63,9 @@ class Service:
         """Publish every grant; from here on clients are served."""
         # A core file of the CLI would hold the credential, and could land in the workspace.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # A call may need two hundred descriptors; the usual limit of 1024 is one of select()'s, which is not used here.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         await self.cli.ask()
         self._adopted = adopt(dict(os.environ))
         self.audit.write("serving", pid=os.getpid(), cli=self.cli.version)
@@ -71,8 +75,8 @@ class Service:
     async def stop(self) -> None:
         """Nobody new; waiting calls are told; running ones get their grace; nothing is left behind."""
         self.stopping = True
-        for published in self._published.values():
-            asyncio.get_running_loop().remove_reader(published.listener.fileno())
+        for name, published in self._published.items():
+            self._acceptors[name].close()
             published.withdraw()
         for call in self.calls("waiting"):
             call.fail("stopping", "the bridge is stopping, and this call was not started")
@@ -130,13 +134,13 @@ class Service:
         directory = self.state.add(grant)
         published = self._adopted.get(directory / SOCKET_NAME) or publish(directory)
         self._published[grant.name] = published
-        asyncio.get_running_loop().add_reader(published.listener.fileno(), self._accept, published, grant)
+        self._acceptors[grant.name] = Acceptor(published.listener, lambda accepted: self._take(accepted, grant))
 
     def _withdraw(self, name: str) -> None:
         """Revoke: the socket goes, and so do the calls of everyone who came through it."""
         del self.grants[name]
         published = self._published.pop(name)
-        asyncio.get_running_loop().remove_reader(published.listener.fileno())
+        self._acceptors.pop(name).close()
         published.withdraw()
         for peer in [peer for peer in self.peers if peer.grant.name == name]:
             for call in list(peer.calls.values()):
@@ -144,13 +148,10 @@ class Service:
             peer.refuse("revoked", f"the grant {name} was revoked on the host")
         self.audit.write("revoked", grant=name)
 
-    def _accept(self, published: Published, grant: Grant) -> None:
-        with contextlib.suppress(BlockingIOError):
-            accepted, _ = published.listener.accept()
-            accepted.setblocking(False)
-            task = asyncio.get_running_loop().create_task(self._connect(accepted, grant))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+    def _take(self, accepted: socket.socket, grant: Grant) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(accepted, grant))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, accepted: socket.socket, grant: Grant) -> None:
         """Hand the socket to a Peer, which `peers` keeps alive from then on."""

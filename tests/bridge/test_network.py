@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import http.server
+import ipaddress
 import socket
 import threading
 import urllib.error
@@ -16,6 +18,7 @@ import pytest
 
 from bridge.server import network
 from bridge.server.network import Proxy, Rules, is_public
+from tests.support.waiting import wait_until
 
 PUBLIC = "93.184.216.34"
 
@@ -29,7 +32,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         if leads:
             self.send_header("Location", f"http://{self.path[4:]}/inside")
         self.end_headers()
-        self.wfile.write(self.path.encode())
+        self.wfile.write((self.headers["Host"] if self.path == "/host" else self.path).encode())
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -77,10 +80,17 @@ def serve() -> Iterator[Serve]:
     loop.close()
 
 
-def fetch(proxy: int, url: str) -> tuple[int, str]:
+def serve_named(serve: Serve, site: tuple[str, int], web: bool = True) -> tuple[int, str]:
+    """A proxy whose operator names the site as the API, and the address that the CLI is told for it."""
+    environment = {"ANTHROPIC_BASE_URL": f"http://{site[0]}:{site[1]}"}
+    rules = Rules.of(environment, web)
+    return serve(rules), rules.disguised(environment)["ANTHROPIC_BASE_URL"]
+
+
+def fetch(proxy: int, url: str, **headers: str) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://127.0.0.1:{proxy}"}))
     try:
-        with opener.open(url, timeout=10) as answer:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -98,15 +108,27 @@ def tunnel(proxy: int, host: str, port: int) -> int:
 
 
 def test_address_that_the_operator_named_is_reached(serve: Serve, site: tuple[str, int]) -> None:
-    host, port = site
-    proxy = serve(Rules.of({"ANTHROPIC_BASE_URL": f"http://{host}:{port}"}, web=False))
-    assert fetch(proxy, f"http://{host}:{port}/hello?x=1") == (200, "/hello?x=1")
-    assert tunnel(proxy, host, port) == 200
+    proxy, url = serve_named(serve, site)
+    assert fetch(proxy, f"{url}/hello?x=1") == (200, "/hello?x=1")
+    assert tunnel(proxy, url.removeprefix("http://").removesuffix(":80"), 80) == 200
+
+
+def test_address_that_the_operator_named_is_no_one_s_but_the_cli_s(serve: Serve, site: tuple[str, int]) -> None:
+    """A container may know it, and have the CLI ask there: a remote MCP server, a redirect."""
+    proxy, url = serve_named(serve, site)
+    assert fetch(proxy, f"http://{site[0]}:{site[1]}/admin")[0] == 403
+    assert fetch(proxy, f"{url}/to/{site[0]}:{site[1]}")[0] == 403
+
+
+def test_name_of_the_server_is_its_own(serve: Serve, site: tuple[str, int]) -> None:
+    """Also where the CLI was told another, and whatever it says itself."""
+    proxy, url = serve_named(serve, site)
+    assert fetch(proxy, f"{url}/host", Host="elsewhere.example") == (200, f"{site[0]}:{site[1]}")
 
 
 INSIDE = ["127.0.0.1", "localhost", "0.0.0.0", "2130706433", "0x7f.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
           "10.0.0.1", "172.17.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "fd00:ec2::254", "fe80::1",
-          "224.0.0.1", "255.255.255.255"]  # fmt: skip
+          "224.0.0.1", "255.255.255.255", "168.63.129.16", "192.0.0.192"]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", INSIDE)
@@ -129,11 +151,10 @@ def test_refusal_is_a_sentence(serve: Serve, host: str) -> None:
 
 
 def test_redirect_does_not_lead_inside(serve: Serve, site: tuple[str, int]) -> None:
-    host, port = site
+    proxy, url = serve_named(serve, site)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        proxy = serve(Rules.of({"ANTHROPIC_BASE_URL": f"http://{host}:{port}"}, web=True))
-        code, text = fetch(proxy, f"http://{host}:{port}/to/127.0.0.1:{other.server_address[1]}")
+        code, text = fetch(proxy, f"{url}/to/127.0.0.1:{other.server_address[1]}")
         other.shutdown()
     assert (code, "/inside" in text) == (403, False)
 
@@ -143,7 +164,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str
     connected: list[list[str]] = []
     left = list(turns)
 
-    async def resolve(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+    def resolve(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
         addresses = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
 
@@ -151,7 +172,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str
         connected.append(addresses)
         raise OSError(port)
 
-    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", resolve)
+    monkeypatch.setattr(network, "_resolve", resolve)
     monkeypatch.setattr(network, "_first", connect)
     return connected
 
@@ -203,14 +224,59 @@ def test_public(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
+def test_address_of_this_machine_s_own_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is public for everyone else: what listens there may count on a firewall."""
+    assert network._is_own(ipaddress.ip_address("127.0.0.1"))
+    assert not network._is_own(ipaddress.ip_address(PUBLIC))
+    monkeypatch.setattr(network, "_is_own", lambda address: str(address) == PUBLIC)
+    assert not is_public(PUBLIC)
+
+
 def test_client_that_keeps_connections_is_told_that_this_one_ends(serve: Serve, site: tuple[str, int]) -> None:
     """A server need not say so. Without it the client's next request meets a connection that closes."""
-    host, port = site
-    proxy = http.client.HTTPConnection(
-        "127.0.0.1", serve(Rules.of({"ANTHROPIC_BASE_URL": f"http://{host}:{port}"}, web=False)), timeout=10
-    )
+    port, url = serve_named(serve, site, web=False)
+    proxy = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     for path in ("/first", "/second"):
-        proxy.request("GET", f"http://{host}:{port}{path}")
+        proxy.request("GET", url + path)
         answer = proxy.getresponse()
         assert (answer.read().decode(), answer.getheader("Connection")) == (path, "close")
     proxy.close()
+
+
+def test_server_that_never_comes_to_an_answer_is_left(serve: Serve) -> None:
+    """It could fill memory with heads that announce another one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy, url = serve_named(serve, listener.getsockname())
+        with socket.create_connection(("127.0.0.1", proxy), 10) as sock:
+            sock.sendall(f"GET {url}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            accepted, _ = listener.accept()
+            with accepted, contextlib.suppress(OSError):
+                for _ in range(10_000):
+                    accepted.sendall(b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
+            received = 0
+            while data := sock.recv(65536):
+                received += len(data)
+    assert received < 20 * 10_000
+
+
+def test_names_that_nobody_answers_for_keep_few_threads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go = [], threading.Event()
+
+    def resolve(host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        go.wait(20)
+        raise OSError(host)
+
+    monkeypatch.setattr(network, "_resolve", resolve)
+    proxy = serve(Rules(web=True))
+    before = threading.active_count()
+    requests = [socket.create_connection(("127.0.0.1", proxy), 10) for _ in range(20)]
+    for number, sock in enumerate(requests):
+        sock.sendall(f"CONNECT n{number}.example:443 HTTP/1.1\r\n\r\n".encode())
+    wait_until(lambda: len(asked) == network.MAX_LOOKUPS, 5, "the first names")
+    assert threading.active_count() - before <= network.MAX_LOOKUPS
+    go.set()
+    assert [sock.recv(12) for sock in requests] == [b"HTTP/1.1 502"] * 20
+    for sock in requests:
+        sock.close()
+    assert len(asked) == 20

@@ -25,6 +25,10 @@ from tests.support.waiting import wait_until
 INIT = ("task-master", "init", "--yes", "--no-git", "--no-aliases", "--rules=claude")
 CONFIG, TASKS = ".taskmaster/config.json", ".taskmaster/tasks/tasks.json"
 SHARED = "/shared/taskmaster/config.json"
+ONE_TASK = {
+    "id": 1, "title": "Weigh the parcel", "description": "x", "status": "pending", "dependencies": [],
+    "priority": "high", "details": "x", "testStrategy": "x", "subtasks": [],
+}  # fmt: skip
 VERSION_LIMIT_S = 1.0
 """Task Master's own limit for `claude --version`."""
 
@@ -185,8 +189,9 @@ def test_role_that_the_shared_file_leaves_out_is_the_host_s_claude(box: Box) -> 
 def test_project_s_file_wins_and_is_left_as_it_is(box: Box) -> None:
     put(box, SHARED, OPUS)
     put(box, CONFIG, HAIKU)
-    put(box, TASKS, json.dumps({"tasks": []}))  # of the old form, which is taken over at the first look
+    put(box, TASKS, json.dumps({"tasks": [ONE_TASK]}))  # of the old form, which is taken over at the first look
     put(box, "prd.md", DOCUMENT)
+    assert "Weigh the parcel" in plan(box, "list")
     assert models(box) == ["claude-code/haiku"] * 3
     plan(box, "parse-prd", "prd.md", "--num-tasks=6", "--force")
     assert (box.place.workspace / CONFIG).read_text() == HAIKU
@@ -195,6 +200,17 @@ def test_project_s_file_wins_and_is_left_as_it_is(box: Box) -> None:
 def test_init_gives_the_project_what_counted_before(box: Box) -> None:
     put(box, SHARED, OPUS)
     assert box.run(*INIT).returncode == 0
+    assert box.run("rm", SHARED).returncode == 0
+    assert models(box) == ["claude-code/opus"] * 3
+
+
+def test_init_by_an_mcp_client_does_so_as_well(box: Box, tmp_path: Path) -> None:
+    put(box, SHARED, OPUS)
+    call = ["initialize_project", {"projectRoot": "/workspace", "yes": True, "initGit": False, "addAliases": False}]
+    exec_ = ["docker", "exec", "-i", "-e", "TASK_MASTER_TOOLS=all", box.agent.id, "task-master-mcp"]
+    play = agent_sdk.installed() / "mcp.mjs"
+    command = ["node", str(play), str(tmp_path / "said"), json.dumps([call]), *exec_]
+    subprocess.run(command, check=True, timeout=90)
     assert box.run("rm", SHARED).returncode == 0
     assert models(box) == ["claude-code/opus"] * 3
 
@@ -292,10 +308,6 @@ CALLS = json.dumps([
     ["get_tasks", {"projectRoot": "/workspace"}],
     ["expand_task", {"projectRoot": "/workspace", "id": "1", "num": "2"}],
 ])  # fmt: skip
-ONE_TASK = {
-    "id": 1, "title": "Weigh the parcel", "description": "x", "status": "pending", "dependencies": [],
-    "priority": "high", "details": "x", "testStrategy": "x", "subtasks": [],
-}  # fmt: skip
 PLANNED = json.dumps({"master": {"tasks": [ONE_TASK], "metadata": {"created": "2026-01-01T00:00:00Z"}}})
 EXAMPLE = json.loads((Path(__file__).parents[2] / "docs" / "examples" / "mcp.json").read_text())["mcpServers"]
 

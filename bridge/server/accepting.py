@@ -1,0 +1,45 @@
+"""A listening socket whose connections are taken in, and which waits when the process has no descriptor left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+RETRY_S = 0.1
+"""Until the next look, when accept() fails: a listener stays readable, and asking at once again would be all we do."""
+
+
+class Acceptor:
+    """Calls `take` with each connection; it belongs to `take` then, and does not block."""
+
+    def __init__(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._take = take
+        self._timer: asyncio.TimerHandle | None = None
+        self._resume()
+
+    def close(self) -> None:
+        """Take in no more; the listener stays its owner's."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(ValueError):  # ignored because it has been closed
+            self._loop.remove_reader(self._listener.fileno())
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
+            self._loop.remove_reader(self._listener.fileno())
+            self._timer = self._loop.call_later(RETRY_S, self._resume)
+            return
+        accepted.setblocking(False)
+        self._take(accepted)

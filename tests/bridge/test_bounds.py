@@ -1,0 +1,202 @@
+"""What one call asks for takes nothing from the others: descriptors, turns, memory, and the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import errno
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridge.policy import Scope
+from bridge.policy.argv import rewrite
+from bridge.policy.project import MAX_FILES, read
+from bridge.server import confinement
+from bridge.server.accepting import Acceptor
+from bridge.server.pumps import InputPump
+from bridge.server.state import Grant, State
+from tests.bridge.conftest import HostMaker
+from tests.support.bridge_host import FAKE_CLI, OWNER
+
+HANDS = Scope(hands=True, web=True)
+AT_ONCE_S = 1.0
+
+
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def skill(number: int, head: str) -> bytes:
+    return b".claude/skills/s%d/SKILL.md\n---\n%s\n---\ntext" % (number, head.encode())
+
+
+# Descriptors
+
+
+def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(tmp_path / "state")
+    state.prepare()
+    (tmp_path / "workspace").mkdir()
+    os.chown(tmp_path / "workspace", OWNER, OWNER)
+    plan = rewrite(["-p", "hi"], HANDS, files=[skill(n, "name: x") for n in range(50)])
+    job = confinement.Job(
+        Grant("alpha", str(tmp_path / "workspace")),
+        FAKE_CLI,
+        plan.argv,
+        {},
+        "/workspace",
+        b"",
+        None,
+        plan.project,
+        tmp_path,
+    )
+    make, made = os.memfd_create, []
+
+    def few(*arguments: object) -> int:
+        made.append(arguments)
+        if len(made) > 20:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make("few")
+
+    monkeypatch.setattr(os, "memfd_create", few)
+    before = descriptors()
+    with pytest.raises(OSError, match="Too many"):
+        confinement.in_namespace(job, state, HANDS)
+    assert len(descriptors()) == len(before)
+
+
+def test_files_of_a_client_that_keeps_no_limit_are_counted() -> None:
+    project = read([skill(n, "name: x") for n in range(2 * MAX_FILES)], [], HANDS)
+    assert len(project.files) <= MAX_FILES
+    assert "too many" in " ".join(project.notes)
+
+
+def test_listener_waits_while_nothing_can_be_accepted() -> None:
+    """And does not ask again and again meanwhile, for that would be all that the server does."""
+
+    class Exhausted(socket.socket):
+        asked = 0
+
+        def accept(self) -> tuple[socket.socket, object]:
+            Exhausted.asked += 1
+            if Exhausted.asked == 1:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    async def play() -> int:
+        taken: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        with Exhausted() as listener, socket.socket() as client:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            listener.setblocking(False)
+            acceptor = Acceptor(listener, taken.set_result)
+            client.connect(listener.getsockname())
+            (await asyncio.wait_for(taken, 5)).close()
+            acceptor.close()
+        return Exhausted.asked
+
+    assert asyncio.run(play()) == 2
+
+
+# Turns
+
+
+def test_call_that_cannot_be_started_gives_its_turn_back(host_per_test: HostMaker) -> None:
+    host = host_per_test(limits={"running": 2, "per_grant": 2})
+    place = host.grant("alpha")
+    scratch = host.state / "scratch"
+    scratch.rename(host.state / "away")  # as a full disk would: no directory can be made
+    assert [place.run("-p", "out x").returncode for _ in range(4)] == [125] * 4
+    (host.state / "away").rename(scratch)
+    assert host.status()["running"] == 0
+    assert place.run("-p", "out x").stdout == b"x"
+
+
+def test_container_without_a_workspace_may_not_call(host_per_test: HostMaker) -> None:
+    place = host_per_test().grant("alpha")
+    words = [word for word in place.claude("-p", "out x", cwd="/") if word != "/workspace"]
+    words.remove("--bind")
+    words.remove(str(place.workspace))
+    done = subprocess.run(words, capture_output=True, env={"PATH": "/usr/bin:/bin"}, timeout=20, check=False)
+    assert (done.returncode, b"has no /workspace" in done.stderr) == (125, True), done.stderr
+
+
+# The loop
+
+
+def nested(levels: int) -> str:
+    lines = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, levels)]
+    return "\n".join(["a0: &a0 {x: 1}", *lines])
+
+
+PATIENCE = {
+    "merged keys": [skill(1, nested(12))],
+    "long heads": [skill(n, f"name: [{'a,' * 4000}]") for n in range(60)],
+    "defaults": [b'.mcp.json\n{"mcpServers": {"a": {"command": "%s"}}}' % (b"${a:-" * 20_000)],
+    "variables": [b'.mcp.json\n{"mcpServers": {"a": {"command": "%s"}}}' % (b"${A}" * 30_000)],
+}
+
+
+@pytest.mark.parametrize("files", PATIENCE.values(), ids=PATIENCE.keys())
+def test_project_that_is_made_to_take_long_does_not(files: list[bytes]) -> None:
+    begun = time.monotonic()
+    read(files, [b"A=" + b"x" * 100_000], HANDS)
+    assert time.monotonic() - begun < AT_ONCE_S
+
+
+def test_rules_that_are_made_to_take_long_do_not() -> None:
+    begun = time.monotonic()
+    rewrite(["-p", "hi", "--allowedTools", "a(" * 400_000], Scope(hands=True))
+    assert time.monotonic() - begun < AT_ONCE_S
+
+
+HEADS = ["version: 2024-13-45", "version: !!bool x", "version: " + "9" * 5000, "a: &a [*a]", "? [a]\n: b"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_odd_head_is_a_line_and_no_more(head: str) -> None:
+    project = read([skill(1, head), skill(2, "name: x")], [], HANDS)
+    assert "skills/s2/SKILL.md" in project.files
+    assert all("is left out: " in note for note in project.notes)
+
+
+def test_hook_whose_fields_are_no_text_is_left_out() -> None:
+    deep = b"[" * 900 + b"]" * 900
+    hook = b'{"type": "command", "command": "true", "if": %s}' % deep
+    settings = b'.claude/settings.json\n{"hooks": {"Stop": [{"hooks": [%s]}]}}' % hook
+    project = read([settings], [], HANDS)
+    assert "its field 'if' is of another type" in " ".join(project.notes)
+    assert dataclasses.asdict(project)["settings"] == {"hooks": {"Stop": [{"hooks": []}]}}
+
+
+# Memory
+
+
+@pytest.fixture
+def small() -> Iterator[Path]:
+    """A directory of memory that holds a megabyte."""
+    with tempfile.TemporaryDirectory() as name:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", name], check=True)
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", name], check=True)
+
+
+def test_output_for_a_file_that_is_nearly_full_ends_nothing(small: Path) -> None:
+    async def play() -> bool:
+        drained: list[bool] = []
+        pump = InputPump(os.open(small / "output", os.O_WRONLY | os.O_CREAT), lambda: drained.append(True))
+        pump.write(b"x" * 3_000_000)
+        pump.close()
+        return bool(drained)
+
+    assert asyncio.run(play())
+    assert (small / "output").stat().st_size > 900_000
