@@ -24,8 +24,7 @@ const PATCHES = [
   },
   {
     // What stands in for a project's configuration (configuration.mjs). And a project's own is written by those commands
-    // alone that are asked to: upstream also adds a user id with the first call of a model, the same for everybody, and a
-    // default tag when it takes over an old tasks.json.
+    // alone that are asked to: upstream also adds a user id, the same for everybody, with the first call of a model.
     file: /^task-master-ai\/dist\/config-manager-DTKWXIqv\.js$/,
     edits: [
       [/^/, `import * as __configuration from ${CONFIGURATION};`],
@@ -36,7 +35,6 @@ const PATCHES = [
       [/async loadGlobalConfig\(\)\{return null\}/, "async loadGlobalConfig(){return await this.hasLocalConfig()?null:__configuration.withoutProject()}"],
       [/return (s\.existsSync\(r\)\|\|s\.mkdirSync\(r,\{recursive:!0\}\),s\.writeFileSync\(a,JSON\.stringify\(e,null,2\)\),Kr=e,!0)/, "return !__configuration.isBroken(a)&&($1)"],
       [/t\.global\|\|=\{\},t\.global\.userId\|\|\(t\.global\.userId=`1234567890`,.*?\),t\.global\.userId\}/, "t.global?.userId||`1234567890`}"],
-      [/s\.existsSync\(n\)&&yr\(n\);/, ""],
     ],
   },
   {
