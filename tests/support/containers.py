@@ -154,6 +154,10 @@ class Agent:
         took = time.monotonic() - began
         return int(self.state()["ExitCode"]), took
 
+    def farewell_s(self) -> float:
+        """Return the seconds of the last stop as the supervisor says; what the engine takes comes on top."""
+        return float(re.findall(r"supervisor: stopped after ([0-9.]+) s", self.log())[-1])
+
     def unexpected(self) -> list[str]:
         """Return the troubles in the log that nobody declared."""
         lines = [line for line in self.log().splitlines() if TROUBLE.search(line)]
