@@ -309,6 +309,7 @@ def test_exhausted_pids_are_survived(agents: Agents) -> None:
 
 def test_pause_of_a_minute_is_no_failure(agents: Agents) -> None:
     agent = agents.healthy()
+    agent.wait_probed()
     agent.container.pause()
     let_pass(60)
     agent.container.unpause()
@@ -318,6 +319,7 @@ def test_pause_of_a_minute_is_no_failure(agents: Agents) -> None:
 
 def test_pause_does_not_count_towards_the_unhealthy_limit(agents: Agents) -> None:
     agent = agents.healthy(environment={"AGENT_UNHEALTHY_LIMIT": "6"}).expect("health: tmux")
+    agent.wait_probed()
     agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
     agent.wait_status("unhealthy", timeout=6)
     agent.container.pause()

@@ -154,6 +154,19 @@ class Agent:
         took = time.monotonic() - began
         return int(self.state()["ExitCode"]), took
 
+    def wait_probed(self) -> None:
+        """Wait until the engine's health probe has just run; the next one is ten seconds away.
+
+        For those who pause: a probe that is being started in a container while it is paused holds the engine's lock on
+        it for ever, and everybody who asks for a list of containers waits with it.
+        """
+
+        def probed() -> list[str]:
+            return [probe["End"] for probe in self.state()["Health"]["Log"]]
+
+        before = probed()
+        wait_until(lambda: probed() != before, 15, "a health probe")
+
     def farewell_s(self) -> float:
         """Return the seconds of the last stop as the supervisor says; what the engine takes comes on top."""
         return float(re.findall(r"supervisor: stopped after ([0-9.]+) s", self.log())[-1])
