@@ -58,7 +58,7 @@ MAX_FILES = 256
 MAX_FILE = 128 * 1024
 """Of what a client sends: its own limits, which a client of somebody else's need not keep (bridge/project.py)."""
 MAX_HEAD = 8 * 1024
-MAX_HEADS = 64 * 1024
+MAX_HEADS = 32 * 1024
 """Characters of YAML, of one file and of all: reading it costs a thousand times what reading JSON does."""
 MAX_VALUE = 256
 """Bytes of a variable that may stand in a server's entry; the client sends none that is longer."""

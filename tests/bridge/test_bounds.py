@@ -27,6 +27,7 @@ from tests.support.bridge_host import FAKE_CLI, OWNER
 
 HANDS = Scope(hands=True, web=True)
 AT_ONCE_S = 1.0
+"""Of this thread's own processor time: what else the machine does is no matter."""
 
 
 def descriptors() -> set[str]:
@@ -146,15 +147,15 @@ PATIENCE = {
 
 @pytest.mark.parametrize("files", PATIENCE.values(), ids=PATIENCE.keys())
 def test_project_that_is_made_to_take_long_does_not(files: list[bytes]) -> None:
-    begun = time.monotonic()
+    begun = time.thread_time()
     read(files, [b"A=" + b"x" * 100_000], HANDS)
-    assert time.monotonic() - begun < AT_ONCE_S
+    assert time.thread_time() - begun < AT_ONCE_S
 
 
 def test_rules_that_are_made_to_take_long_do_not() -> None:
-    begun = time.monotonic()
+    begun = time.thread_time()
     rewrite(["-p", "hi", "--allowedTools", "a(" * 400_000], Scope(hands=True))
-    assert time.monotonic() - begun < AT_ONCE_S
+    assert time.thread_time() - begun < AT_ONCE_S
 
 
 HEADS = ["version: 2024-13-45", "version: !!bool x", "version: " + "9" * 5000, "a: &a [*a]", "? [a]\n: b"]
