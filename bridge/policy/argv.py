@@ -12,6 +12,7 @@ from bridge.policy.project import Project, read
 from bridge.policy.scope import WORKSPACE, Decision, PolicyError, Scope
 
 BARE_WORD = re.compile(r"[\w:.-]+")
+LOOKS_LIKE_A_FLAG = re.compile(r"-|[A-Za-z][\w+.-]*://")
 
 
 @dataclasses.dataclass
@@ -231,11 +232,21 @@ def _add_prompt(plan: Plan, prompts: list[str]) -> None:
         return
     if prompts[0] in SUBCOMMANDS:
         raise PolicyError(f"`claude {prompts[0]}` manages the host's own Claude Code; run it on the host")
-    plan.prompt = prompts[0]
-    # A word alone could be a command that only the next version of the CLI knows; with a line feed it is
-    # none.
-    text = prompts[0] + "\n" if BARE_WORD.fullmatch(prompts[0]) else prompts[0]
-    plan.argv += ["--", text, *prompts[1:]]
+    plan.prompt, *more = prompts
+    plan.argv += ["--", plain(plan.prompt)]
     plan.decisions.append(
-        Decision("keep", f"prompt of {len(prompts[0])} characters", "after --, so that it is no flag")
+        Decision("keep", f"prompt of {len(plan.prompt)} characters", "after --, so that it is no flag")
     )
+    if more:
+        plan.decisions.append(Decision("drop", f"{len(more)} words after the prompt", "the CLI takes one prompt"))
+
+
+def plain(prompt: str) -> str:
+    """The prompt, so that it can be nothing else.
+
+    The CLI looks for some flags in all of its arguments, also behind `--`, and by their beginning: a hyphen or an
+    address (cc://...) is kept from the beginning. A word alone could be a command that only the next version knows.
+    """
+    if LOOKS_LIKE_A_FLAG.match(prompt):
+        return "\n" + prompt
+    return prompt + "\n" if BARE_WORD.fullmatch(prompt) else prompt

@@ -35,6 +35,7 @@ from bridge.server.child import Child
 from bridge.server.credentials import NoCredentialsError
 from bridge.server.hands import Hands
 from bridge.server.network import Rules
+from bridge.server.places import PlaceError
 from bridge.server.pumps import InputPump, OutputPump
 from bridge.server.state import StateError
 
@@ -149,15 +150,14 @@ class Call:
         try:
             scratch = service.state.scratch()
             rules = Rules.of(service.operator_environment, self._scope.web) if service.is_confined else None
-            self._hands = Hands(self, scratch / "hands", rules, self._stopped)
+            self._hands = Hands(self, scratch / "hands", rules, self._stopped, self._moved)
             self._child = Child(self._command(scratch, rules), with_stdin, self._exited)
         except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
-            kind = "login" if isinstance(error, NoCredentialsError) else "start"
-            text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
+            kind, text = self._failure(error)
             service.audit.write("failed", **self.peer.who, why=str(error))
             if scratch:
                 shutil.rmtree(scratch, ignore_errors=True)
-            self.fail(kind, f"the host could not start Claude Code: {text}" if kind == "start" else text)
+            self.fail(kind, text)
             self.over()
             return
         service.audit.write("started", **self.peer.who, argv=outline(self._plan.argv), child=self._child.pid)
@@ -171,6 +171,21 @@ class Call:
         self._send(opening_state(self.number, self._plan.project.notes, self._is_interactive))
         self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
         self.kick()
+
+    def _failure(self, error: Exception) -> tuple[str, str]:
+        """Kind and sentence for the client of what kept the CLI from its start."""
+        if isinstance(error, NoCredentialsError):
+            return "login", str(error)
+        if isinstance(error, PlaceError):
+            return "changed", f"on the host, {self.peer.grant.changed or error.what}"
+        text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
+        return "start", f"the host could not start Claude Code: {text}"
+
+    def _moved(self) -> None:
+        """The namespace's directories are not what was granted: somebody exchanged one just now."""
+        self.peer.service.audit.write("failed", **self.peer.who, why="a directory was exchanged during the start")
+        what = self.peer.grant.changed or f"a directory of grant {self.peer.grant.name} was exchanged"
+        self.fail("changed", f"on the host, {what}")
 
     def _command(self, scratch: Path, rules: Rules | None) -> confinement.Command:
         service, grant = self.peer.service, self.peer.grant

@@ -1,29 +1,34 @@
 """The namespace: what exists for the CLI of one call, and nothing else of the host's.
 
     /workspace          the grant's workspace, the same path as in the container; its shares likewise
-    /claude             configuration of this call alone, in memory; what a conversation leaves is bound
-    into it /usr, parts of /etc read-only; /usr/local is hidden, and so is git, which would run what
-    .git/config names
+    /claude             configuration of this call alone, in memory; what a conversation leaves is bound into it
+    /usr, /etc          libraries, time zones and certificates, read-only; of programs there is none
     /tmp, /home/claude  empty and read-only: nothing is written where the container cannot see it
     /opt/claude         the CLI, read-only
-    /opt/bridge         the shell prefix and launcher (bridge/server/inside.py), and the socket of the call
+    /opt/bridge         the shell prefix and launcher (bridge/server/inside.py), and the socket of the call; /bin/sh and
+                        /bin/bash are the prefix, too: what the CLI gives to a shell goes to the container or nowhere
     (no network but a loopback of its own, where the server's proxy answers: bridge/server/network.py)
+
+The launcher makes sure that the workspace and the shares are what was granted, becomes the grant's user, and has
+Landlock allow nothing but the CLI and the prefix to be run, and no file of /proc to be read.
 
 The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
 corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
 
-As root, bubblewrap makes the namespaces itself and `setpriv` takes the workspace owner's identity inside;
-else the kernel has to allow user namespaces to this user.
+As root, bubblewrap makes the namespaces itself and inside.py becomes the grant's user there; else the kernel has
+to allow user namespaces to this user.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bridge.policy import Scope, environment
@@ -31,29 +36,37 @@ from bridge.policy.project import Project
 from bridge.policy.scope import WORKSPACE
 from bridge.server import network
 from bridge.server.credentials import Credential
-from bridge.server.hostcli import files_of
+from bridge.server.hostcli import files_of, interpreters_of
+from bridge.server.places import Place
 from bridge.server.state import KEPT, Grant, State
 
 MEMORY_LIMIT = 64 * 1024 * 1024
 """Bytes of each directory in memory."""
 
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
-"""What root keeps inside until `setpriv` has taken the owner's identity; the last one to enter the
-workspace."""
+"""What root keeps inside until the launcher has become the grant's user; the last one to enter the workspace."""
 
-ETC = ("ca-certificates", "gai.conf", "host.conf", "hosts", "ld.so.cache", "localtime", "nsswitch.conf",
-       "pki", "resolv.conf", "ssl")  # fmt: skip
-"""Of /etc, what name resolution, TLS and the loader read. /etc/ssl/private is hidden again."""
+LIBRARIES = ("lib", "lib32", "lib64", "libx32")
+OF_USR = (*LIBRARIES, "share/ca-certificates", "share/locale", "share/pki", "share/terminfo", "share/zoneinfo")
+"""Of /usr. No bin: a program that is not there is started by nobody."""
 
-HIDDEN = ("git", "code", "ed", "emacs", "helix", "hx", "joe", "micro", "nano", "nvim", "pico", "vi", "vim")
-"""Programs of /usr/bin that the CLI starts itself: git, which runs what .git/config names, and editors."""
+ETC = ("ca-certificates", "crypto-policies", "ld.so.cache", "localtime", "pki/ca-trust", "pki/tls/cert.pem",
+       "pki/tls/certs", "pki/tls/openssl.cnf", "ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf")  # fmt: skip
+"""Of /etc, what TLS and the loader read. Names are looked up by the server's proxy."""
+
+HOSTS = b"127.0.0.1 localhost claude\n::1 localhost\n"
+AUTHORITIES = b"NODE_EXTRA_CA_CERTS"
+"""The operator's variable that names a file of further authorities, and where that file is inside."""
+AUTHORITIES_AT = "/etc/ssl/operator.pem"
 
 CLI_AT = "/opt/claude"
 BRIDGE_AT = "/opt/bridge"
 HAND_AT = f"{BRIDGE_AT}/hand"
+SHELLS = ("/usr/bin/bash", "/usr/bin/sh")
 SOCKET_AT = f"{BRIDGE_AT}/hands"
 PROJECT_AT = f"{BRIDGE_AT}/project"
 PYTHON_AT = "/opt/python"
+SYSTEM_PYTHON = Path("/usr/bin/python3")
 INSIDE = Path(__file__).with_name("inside.py")
 CONFIG_AT = environment.CONFIG.decode()
 
@@ -141,24 +154,39 @@ def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
     visible, program = files_of(job.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
     python, binds = interpreter()
-    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(), *binds, *_identity(command, job)]
+    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, job)]
     words += _configuration(command, job, state, scope)
     words += ["--perms", "0755", "--ro-bind-data", command.document(hand(python)), HAND_AT]
     words += ["--ro-bind", str(job.scratch / "hands"), SOCKET_AT]
-    words += ["--bind", job.grant.workspace, WORKSPACE]
-    for share in job.grant.shares:
-        words += ["--ro-bind" if share.readonly else "--bind", share.source, share.target]
+    only = [python, HAND_AT, inside, *loaders()]
+    for name, path in interpreters_of(program).items():
+        words += ["--ro-bind", path, name]
+        only.append(name)
+    launcher: list[str] = []
+    for place, target, bind in _directories(job.grant):
+        descriptor = command.inherit(place.open()).decode()
+        words += [bind, f"/proc/self/fd/{descriptor}", target]
+        launcher += ["--at", target, f"{place.device}:{place.inode}", descriptor]
     words += ["--ro-bind", str(visible), inside if visible == program else CLI_AT]
     reading, writing = os.pipe2(os.O_CLOEXEC)
     command.status = reading
     words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", job.cwd, "--"]
+    launcher += ["--net", str(network.PORT)]
     if os.geteuid() == 0:
-        words += _become(*job.grant.owner)
-    words += [HAND_AT, "--net", str(network.PORT), *(["--tty"] if job.interactive else []), "--"]
+        launcher += ["--as", "{}:{}".format(*job.grant.user)]
+    launcher += [word for path in only for word in ("--only", path)]
+    words += [HAND_AT, *launcher, *(["--tty"] if job.interactive else []), "--"]
     if job.hands:
         command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = HAND_AT.encode()
     _attach(command, job)
     command.argv += [os.fsencode(word) for word in (*words, inside, *job.argv)]
+
+
+def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
+    """The directories of a grant: what, where, and how it is bound."""
+    yield grant.place, WORKSPACE, "--bind"
+    for share in grant.shares:
+        yield share.source, share.target, "--ro-bind" if share.readonly else "--bind"
 
 
 def hand(python: str) -> bytes:
@@ -166,13 +194,15 @@ def hand(python: str) -> bytes:
     return f"#!{python} -IS\n".encode() + INSIDE.read_bytes()
 
 
+@functools.cache
 def interpreter() -> tuple[str, list[str]]:
-    """A Python for the namespace, and what has to be bound for it."""
-    if Path("/usr/bin/python3").exists():
-        return "/usr/bin/python3", []
+    """A Python for the namespace, and what has to be bound for it. It is at no place where programs are looked for."""
+    if SYSTEM_PYTHON.exists():  # its library is in /usr/lib
+        inside = f"{PYTHON_AT}/bin/{SYSTEM_PYTHON.resolve().name}"
+        return inside, ["--ro-bind", str(SYSTEM_PYTHON.resolve()), inside]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     base = Path(sys.base_prefix)
-    words = ["--dir", PYTHON_AT]
+    words: list[str] = []
     for part in (f"bin/{version}", f"lib/{version}"):
         words += ["--ro-bind", str((base / part).resolve()), f"{PYTHON_AT}/{part}"]
     for library in (base / "lib").glob("libpython3*.so*"):
@@ -180,16 +210,22 @@ def interpreter() -> tuple[str, list[str]]:
     return f"{PYTHON_AT}/bin/{version}", words
 
 
+@functools.cache
+def loaders() -> list[str]:
+    """What loads programs with shared libraries: the kernel starts it first."""
+    return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
+
+
 def without_namespace(job: Job, state: State, call_id: str) -> Command:
     """The job as the workspace's owner, with nothing of the host hidden: the operator asked for it by
     name."""
-    uid, gid = job.grant.owner
+    uid, gid = job.grant.user
     scratch = job.scratch
     private = state.private(job.grant)
     program = scratch / "hand"
-    program.write_bytes(hand(interpreter()[0] if not interpreter()[1] else sys.executable))
+    program.write_bytes(hand(str(SYSTEM_PYTHON) if SYSTEM_PYTHON.exists() else sys.executable))
     program.chmod(0o755)
-    (scratch / ".claude.json").write_bytes(_first_start(job))
+    (scratch / ".claude.json").write_bytes(_first_start(job, job.grant.workspace))
     (scratch / "settings.json").write_bytes(_settings(job))
     for name, text in job.project.files.items():
         path = scratch / name
@@ -201,15 +237,16 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
         os.chown(path, uid, gid, follow_symlinks=False)
     env = {**job.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
     env |= {b"TMPDIR": os.fsencode(scratch), MARK: call_id.encode()}
-    cwd = job.cwd.replace(WORKSPACE, job.grant.workspace, 1)
     env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
     if job.hands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
     launcher = [str(program), "--tty", "--"] if job.interactive else []
     words = [os.fsencode(word) for word in (*launcher, str(job.program), *job.argv)]
-    command = Command(words, env, cwd, scratch=scratch, terminal=job.interactive)
+    command = Command(words, env, scratch=scratch, terminal=job.interactive)
     if os.geteuid() == 0:
-        command.identity = job.grant.owner
+        command.identity = job.grant.user
+    descriptor = command.inherit(job.grant.place.open()).decode()
+    command.directory = f"/proc/self/fd/{descriptor}{job.cwd.removeprefix(WORKSPACE)}"
     _attach(command, job)
     return command
 
@@ -218,8 +255,11 @@ MARK = b"CLAUDE_BRIDGE_CALL"
 """A variable by which the processes of a call without a namespace are found again."""
 
 
-def _first_start(job: Job) -> bytes:
-    """What the CLI would ask a person at its first start, answered: the operator has done so with the grant."""
+def _first_start(job: Job, *more: str) -> bytes:
+    """What the CLI would ask a person at its first start, answered: the operator has done so with the grant.
+
+    `more` are directories beside those of the namespace.
+    """
     trusted = {"hasTrustDialogAccepted": True, "hasCompletedProjectOnboarding": True}
     answers: dict[str, object] = {
         "hasCompletedOnboarding": True,
@@ -228,7 +268,7 @@ def _first_start(job: Job) -> bytes:
         "bypassPermissionsModeAccepted": True,
         "hasSeenAutoDefaultNotice": True,
         "hasSeenAutoDefaultNudge": True,
-        "projects": dict.fromkeys([WORKSPACE, job.cwd, job.grant.workspace], trusted),
+        "projects": dict.fromkeys([WORKSPACE, job.cwd, *more], trusted),
     }
     return json.dumps(answers).encode()
 
@@ -243,7 +283,7 @@ def _settings(job: Job) -> bytes:
 
 def _attach(command: Command, job: Job) -> None:
     if job.credential:
-        number = command.inherit(job.credential.descriptor(*job.grant.owner))
+        number = command.inherit(job.credential.descriptor(*job.grant.user))
         command.env[job.credential.variable.encode()] = number
 
 
@@ -264,30 +304,36 @@ def _namespaces() -> list[str]:
     return words
 
 
-def _system() -> list[str]:
-    words = ["--ro-bind", "/usr", "/usr", "--tmpfs", "/usr/local", "--remount-ro", "/usr/local"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+def _system(command: Command) -> list[str | bytes]:
+    words: list[str | bytes] = ["--perms", "0755", "--dir", "/usr/bin"]
+    for name in OF_USR:
+        words += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
+    for name in ("bin", "sbin"):
+        words += ["--symlink", "usr/bin", f"/{name}"]
+    for name in LIBRARIES:
         path = Path("/", name)
         if path.is_symlink():
             words += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
-    for name in HIDDEN:
-        path = Path("/usr/bin", name)
-        if path.exists() and not path.is_symlink():  # a link of Debian's alternatives leads nowhere in here
-            words += ["--ro-bind", "/dev/null", str(path)]
-    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, "/home"):
+    python = PYTHON_AT, f"{PYTHON_AT}/bin"
+    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, *python, "/home"):
         words += ["--perms", "0755", "--dir", directory]
+    for shell in SHELLS:
+        words += ["--symlink", HAND_AT, shell]
     for name in ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    if Path("/etc/ssl/private").is_dir():
-        words += ["--perms", "0000", "--tmpfs", "/etc/ssl/private", "--remount-ro", "/etc/ssl/private"]
+    words += ["--perms", "0644", "--ro-bind-data", command.document(HOSTS), "/etc/hosts"]
+    named = os.fsdecode(command.env.get(AUTHORITIES, b""))
+    if named and Path(named).is_file():
+        words += ["--ro-bind", named, AUTHORITIES_AT]
+        command.env[AUTHORITIES] = AUTHORITIES_AT.encode()
     return [*words, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
 
 
 def _identity(command: Command, job: Job) -> list[str | bytes]:
     """The names of the one user that there is, and directories of his."""
-    uid, gid = job.grant.owner
+    uid, gid = job.grant.user
     users = f"claude:x:{uid}:{gid}:Claude:{environment.HOME.decode()}:/bin/sh\n".encode()
     groups = f"claude:x:{gid}:\n".encode()
     words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
@@ -330,11 +376,6 @@ def managed_settings(scope: Scope) -> dict[str, object]:
         permissions["disableBypassPermissionsMode"] = "disable"
         settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
     return settings
-
-
-def _become(uid: int, gid: int) -> list[str]:
-    words = ["/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
-    return [*words, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"]
 
 
 def check() -> None:

@@ -43,7 +43,7 @@ class Control:
             if question == "status":
                 answer: dict[str, Any] = self._service.status()
             elif question == "reload":
-                answer = {"problem": self._service.reload()}
+                answer = {"problem": self._service.reload(), "grants": self._service.problems}
             else:
                 answer = {"problem": f"the server does not know {question!r}"}
             writer.write(json.dumps(answer).encode() + b"\n")
@@ -73,3 +73,11 @@ def ask(state: State, question: str) -> dict[str, Any] | None:
                 return found
         except (OSError, ValueError):
             raise StateError(f"the server behind {state.control} does not answer") from None
+
+
+def reload(state: State, name: str | None = None) -> None:
+    """Have the server that runs, if any, read everything anew; StateError when it cannot serve that, or grant `name`."""
+    answer = ask(state, "reload")
+    problem = answer and (answer["problem"] or answer["grants"].get(name))
+    if problem:
+        raise StateError(f"the running server says: {problem}")

@@ -37,13 +37,20 @@ DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
 
 class Hands:
-    """The socket of one call. `stopped` is called when the CLI has stopped itself (Ctrl-Z)."""
+    """The socket of one call.
 
-    def __init__(self, call: Call, path: Path, rules: Rules | None, stopped: Callable[[], None]) -> None:
+    `stopped` is called when the CLI has stopped itself (Ctrl-Z), `moved` when its directories are not those of the
+    grant.
+    """
+
+    def __init__(
+        self, call: Call, path: Path, rules: Rules | None, stopped: Callable[[], None], moved: Callable[[], None]
+    ) -> None:
         """Listen at `path`; OSError."""
         self._call = call
         self._rules = rules
         self._stopped = stopped
+        self._moved = moved
         self._proxy: Proxy | None = None
         self._socks: set[socket.socket] = set()
         self.runs: dict[int, Run] = {}
@@ -88,6 +95,8 @@ class Hands:
         fields = data.split(b"\0")[:-1]
         if fields[:1] == [b"stopped"]:
             self._stopped()
+        elif fields[:1] == [b"moved"]:
+            self._moved()
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
         elif fields[:1] == [b"run"] and len(files) == 3 and len(fields) >= 3 and not flags:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import stat
 from pathlib import Path
 
 PROBE_LIMIT_S = 20.0
@@ -105,9 +104,15 @@ def files_of(program: Path) -> tuple[Path, Path]:
     return program, program
 
 
-def is_program(path: Path) -> bool:
-    """Whether a path is a file that can be run."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode) and os.access(path, os.X_OK)
-    except OSError:
-        return False
+def interpreters_of(program: Path) -> dict[str, str]:
+    """What a script needs to be run: by the place where it is looked for, the file. A native program needs nothing."""
+    with program.open("rb") as file:
+        head = file.readline(256)
+    if not head.startswith(b"#!"):
+        return {}
+    words = os.fsdecode(head[2:]).split()
+    found = {words[0]: os.path.realpath(words[0])}
+    if Path(words[0]).name == "env" and len(words) > 1:
+        name = next(word for word in words[1:] if not word.startswith("-"))
+        found[f"/usr/bin/{name}"] = os.path.realpath(shutil.which(name) or name)
+    return found

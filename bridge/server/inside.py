@@ -1,8 +1,14 @@
 """What runs in the CLI's namespace beside the CLI: read-only there, and alone, without the rest of the package.
 
     inside.py COMMAND             the CLI's shell prefix: hands COMMAND over and ends as it ended
-    inside.py --net PORT -- CLI   gives the server a listener on this namespace's loopback, then becomes the CLI
-    inside.py --tty -- CLI        makes the terminal the CLI's own, and tells when the CLI has stopped (Ctrl-Z)
+    bash -c 'inside.py COMMAND'   the same: there is no shell in the namespace, this program stands where the CLI
+                                  looks for one, and takes nothing but a command for the container
+    inside.py OPTION... -- CLI    prepares the namespace, then becomes the CLI:
+        --at PATH DEV:INODE FD    end unless PATH is this directory; close the descriptor that it was mounted by
+        --net PORT                give the server a listener on this namespace's loopback
+        --as UID:GID              become this user, for good and without capabilities
+        --only PROGRAM            run no other program (and those of further --only), and read nothing in /proc
+        --tty                     make the terminal the CLI's own, and tell when the CLI has stopped (Ctrl-Z)
 
 A message is one packet of fields that end with NUL, the first of which says what is wanted; descriptors travel
 beside it. The server answers a command with `exit N` or `signal N` and the directory in which it ended. When this
@@ -78,26 +84,156 @@ def is_place(path: bytes) -> bool:
     return bool(named and home and (directory + b"/").startswith(home + b"/"))
 
 
+SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-")
+"""Characters that mean themselves to a shell wherever they stand."""
+
+
+def unquoted(text: str) -> str | None:
+    """The one word that a shell would make of the text; None when it would make anything else of it."""
+    word, at = [], 0
+    while at < len(text):
+        char = text[at]
+        if char == "'":
+            end = text.find("'", at + 1)
+            if end < 0:
+                return None
+            word.append(text[at + 1 : end])
+        elif char == '"':
+            end = at + 1
+            while text[end : end + 1] not in ('"', ""):
+                end += 2 if text[end] == "\\" else 1
+            inner = text[at + 1 : end]
+            if text[end : end + 1] != '"' or any(special in inner for special in "$`\\!"):
+                return None
+            word.append(inner)
+        elif char == "\\" and text[at + 1 : at + 2] not in ("", "\n"):
+            end = at + 1
+            word.append(text[end])
+        elif char in SAFE:
+            end = at
+            word.append(char)
+        else:
+            return None
+        at = end + 1
+    return "".join(word) if text else None
+
+
+def shell(words: list[str]) -> int:
+    """Stand in for a shell: hand the command for the container over, and run nothing else."""
+    prefix = os.environ.get("CLAUDE_CODE_SHELL_PREFIX", "") + " "
+    if words[:-1] in (["-c"], ["-c", "-l"]) and len(prefix) > 1 and words[-1].startswith(prefix):
+        command = unquoted(words[-1][len(prefix) :])
+        if command is not None:
+            return hand(os.fsencode(command))
+    return 126
+
+
 def launch(words: list[str]) -> None:
     """Prepare the namespace, and become the CLI."""
     interactive = False
-    while words[0] != "--":
-        if words[0] == "--net":
-            listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-            listener.bind(("127.0.0.1", int(words.pop(1))))
-            listener.listen(64)
-            sock = connect()
-            send(sock, [b"net"], (listener.fileno(),))
-            sock.recv(16)
-            sock.close()
-            listener.close()
-        elif words[0] == "--tty":
+    only: list[str] = []
+    while (option := words.pop(0)) != "--":
+        if option == "--tty":
             interactive = True
-        words.pop(0)
-    words.pop(0)
+            continue
+        value = words.pop(0)
+        if option == "--net":
+            listen(int(value))
+        elif option == "--at":
+            make_sure(value, words.pop(0), int(words.pop(0)))
+        elif option == "--as":
+            become(*map(int, value.split(":")))
+        elif option == "--only":
+            only.append(value)
+    if only:
+        restrict(only)
     if interactive:
         attend(words)
     os.execv(words[0], words)
+
+
+def make_sure(path: str, identity: str, descriptor: int) -> None:
+    """End unless the path is the directory that was granted: bubblewrap went by a name, which may lead elsewhere."""
+    os.close(descriptor)
+    found = os.lstat(path)
+    if f"{found.st_dev}:{found.st_ino}" != identity:
+        send(connect(), [b"moved", os.fsencode(path)])
+        os._exit(125)
+
+
+def listen(port: int) -> None:
+    """Give the server a listener on this namespace's loopback."""
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(64)
+    sock = connect()
+    send(sock, [b"net"], (listener.fileno(),))
+    sock.recv(16)
+    sock.close()
+    listener.close()
+
+
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+LAST_CAPABILITY, CAPABILITY_VERSION = 63, 0x20080522
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+"""Landlock's system calls, the same on every architecture."""
+EXECUTE, READ_FILE, REFER = 1 << 0, 1 << 2, 1 << 13
+
+
+OF_PROC = ("cpuinfo", "meminfo", "self/maps", "self/stat", "self/statm", "self/status", "stat", "version")
+"""What programs read of the machine and of themselves, and which tells nothing of anyone. Without it they go on, too."""
+
+
+def become(uid: int, gid: int) -> None:
+    """Be this user for good, without capabilities. Root without them is a user like others, but for its own files."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    for capability in range(LAST_CAPABILITY + 1):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # ignored where there is no such capability
+    os.setresuid(uid, uid, uid)
+    if libc.capset(CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)):
+        os._exit(125)
+
+
+def restrict(only: list[str]) -> None:
+    """By Landlock: run these programs alone, and read nothing in /proc but a few files, whatever leads there.
+
+    What the kernel tells in the others of the CLI (variables, arguments, memory, mounts) is the operator's. Without
+    Landlock there is the CLI's own rule against /proc, and nothing to run but what is listed.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(CREATE_RULESET, None, 0, 1)
+    if version < 1:
+        return
+    moving = REFER if version > 1 else 0
+    handled = (EXECUTE | READ_FILE | moving).to_bytes(8, sys.byteorder)
+    rules = libc.syscall(CREATE_RULESET, handled, len(handled), 0)
+
+    def allow(path: str, rights: int) -> None:
+        descriptor = os.open(path, os.O_PATH)
+        rule = rights.to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)
+        libc.syscall(ADD_RULE, rules, 1, rule, 0)
+        os.close(descriptor)
+
+    if moving:
+        allow("/", moving)
+    for name in os.listdir("/"):  # noqa: PTH208 - as above
+        if name != "proc":
+            allow("/" + name, READ_FILE)
+    for name in OF_PROC:
+        allow("/proc/" + name, READ_FILE)
+    for path in only:
+        allow(path, EXECUTE | READ_FILE)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if libc.syscall(RESTRICT_SELF, rules, 0):
+        os.write(2, b"bridge: the kernel refuses to restrict Claude Code\n")
+        os._exit(125)
+    os.close(rules)
 
 
 def attend(words: list[str]) -> None:
@@ -106,7 +242,8 @@ def attend(words: list[str]) -> None:
     import signal
 
     os.dup2(0, 2)
-    os.setsid()
+    if os.getsid(0) != os.getpid():  # without a namespace it is a session's leader already
+        os.setsid()
     fcntl.ioctl(0, TIOCSCTTY, 0)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     sock = connect()
@@ -138,10 +275,12 @@ def end(code: int) -> None:
     os._exit(code)
 
 
-if len(sys.argv) == 2:
-    try:
+try:
+    if sys.argv[0].rpartition("/")[2] in ("bash", "sh"):
+        end(shell(sys.argv[1:]))
+    elif len(sys.argv) == 2:
         end(hand(os.fsencode(sys.argv[1])))
-    except KeyboardInterrupt:
-        end(-2)
-else:
-    launch(sys.argv[1:])
+    else:
+        launch(sys.argv[1:])
+except KeyboardInterrupt:
+    end(-2)

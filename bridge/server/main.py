@@ -19,11 +19,14 @@ from bridge.policy.argv import rewrite
 from bridge.project import project_files
 from bridge.server import config, confinement, control, doctor, install
 from bridge.server.credentials import is_key
+from bridge.server.hostcli import HostCli
 from bridge.server.publish import point
 from bridge.server.service import Service
 from bridge.server.state import SOCKET_NAME, Grant, Share, State, StateError, default_root, replace_file
 
 OK, FAILED, REFUSED, USAGE = 0, 1, 126, 64
+
+USER_HELP = "whom Claude runs as for it, a number or a name (default: the owner of DIR now; root by name alone)"
 
 WELL_KNOWN = Path("/var/run/claude-code-bridge.sock")
 """Where a host's own programs find the default grant, when the server is root's."""
@@ -63,9 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 
     serving = add("serve", serve, "Serve until TERM; HUP reads configuration and grants anew.")
     serving.add_argument("--workspace", type=Path, metavar="DIR", help="make a grant `default` for it")
+    serving.add_argument("--user", metavar="UID[:GID]", help=USER_HELP)
     granting = add("grant", grant, "Let containers use Claude on one workspace; prints the directory to mount.")
     granting.add_argument("name", metavar="NAME")
     granting.add_argument("--workspace", type=Path, required=True, metavar="DIR")
+    granting.add_argument("--user", metavar="UID[:GID]", help=USER_HELP)
     granting.add_argument("--share", action="append", default=[], metavar="HOSTDIR:CONTAINERDIR[:ro]")
     revoking = add("revoke", revoke, "End a grant at once, its running calls included.")
     revoking.add_argument("name", metavar="NAME")
@@ -83,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", diagnose, "Check everything that a call needs.")
     installing = add("install", set_up, "Write a systemd user unit with socket activation.")
     installing.add_argument("--workspace", type=Path, metavar="DIR", help="make a grant `default` for it")
+    installing.add_argument("--user", metavar="UID[:GID]", help=USER_HELP)
     return top
 
 
@@ -92,10 +98,18 @@ def _state(options: argparse.Namespace) -> State:
     return state
 
 
-def _default_grant(state: State, workspace: Path | None) -> Path | None:
-    if workspace is None:
+def _default_grant(state: State, options: argparse.Namespace) -> Path | None:
+    if options.workspace is None:
         return None
-    return state.add(Grant("default", str(workspace.resolve())))
+    return state.add(Grant.of("default", options.workspace, user=options.user), own=_own(options))
+
+
+def _own(options: argparse.Namespace) -> list[Path]:
+    """What no container may write: the configuration, the CLI and this program."""
+    chosen = config.load(options.config)
+    cli = HostCli(chosen.claude).find()
+    path = options.config or config.default_path()
+    return [path, Path(__file__).parent.parent, *([cli] if cli else [])]
 
 
 # Commands
@@ -110,7 +124,7 @@ def serve(options: argparse.Namespace) -> int:
         state.open_for_owners()
     state.lock()
     state.clean()
-    directory = _default_grant(state, options.workspace)
+    directory = _default_grant(state, options)
     if directory and os.geteuid() == 0 and options.state is None:
         point(WELL_KNOWN, directory / SOCKET_NAME)
     return asyncio.run(_serve(Service(state, lambda: config.load(options.config))))
@@ -148,8 +162,9 @@ def grant(options: argparse.Namespace) -> int:
     if not options.workspace.is_dir():
         raise UsageError(f"{options.workspace} is no directory; name the workspace that the container mounts")
     shares = tuple(Share.parse(text) for text in options.share)
-    directory = state.add(Grant(options.name, str(options.workspace.resolve()), shares))
-    _reload(state)
+    wanted = Grant.of(options.name, options.workspace, shares, options.user)
+    directory = state.add(wanted, own=_own(options))
+    control.reload(state, options.name)
     print(directory)
     return OK
 
@@ -158,16 +173,10 @@ def revoke(options: argparse.Namespace) -> int:
     """End a grant."""
     state = _state(options)
     if not state.remove(options.name):
-        known = ", ".join(state.grants()) or "none"
+        known = ", ".join(state.registered()) or "none"
         raise UsageError(f"there is no grant {options.name!r}; there are: {known}")
-    _reload(state)
+    control.reload(state)
     return OK
-
-
-def _reload(state: State) -> None:
-    answer = control.ask(state, "reload")
-    if answer and answer["problem"]:
-        raise StateError(f"the running server says: {answer['problem']}")
 
 
 def status(options: argparse.Namespace) -> int:
@@ -206,7 +215,7 @@ def explain(options: argparse.Namespace) -> int:
     if options.grant:
         grants = _state(options).grants()
         if options.grant not in grants:
-            raise UsageError(f"there is no grant {options.grant!r}")
+            raise UsageError(f"there is no grant {options.grant!r} that can be read")
         shares = tuple(share.target for share in grants[options.grant].shares)
     try:
         web = chosen.confinement != "none" and chosen.network == "web"
@@ -248,7 +257,7 @@ def diagnose(options: argparse.Namespace) -> int:
 def set_up(options: argparse.Namespace) -> int:
     """Write the units."""
     state = _state(options)
-    _default_grant(state, options.workspace)
+    _default_grant(state, options)
     for line in install.write_units(state, options.config):
         print(line)
     return OK

@@ -24,8 +24,9 @@ from bridge.protocol import (
     record,
 )
 from bridge.server.call import Call
+from bridge.server.guesses import Guesses
 from bridge.server.hands import Run
-from bridge.server.state import Grant, StateError
+from bridge.server.state import Grant
 
 if TYPE_CHECKING:
     from bridge.server.service import Service
@@ -135,7 +136,7 @@ class Peer(asyncio.Protocol):
 
     def _on_hello(self, fields: Fields) -> None:
         self._timer.cancel()
-        if self.service.cli.is_current:
+        if self.service.cli.is_current and not self._guesses.wait():
             self._greet(fields)
             return
         self._held = []
@@ -145,8 +146,10 @@ class Peer(asyncio.Protocol):
         task.add_done_callback(self._tasks.discard)
 
     async def _greet_later(self, fields: Fields) -> None:
-        """The host's CLI has changed since it was asked for its version: ask first."""
+        """Ask the host's CLI for its version first, which has changed; let those wait whose grant guesses."""
         await self.service.cli.ask()
+        while wait := self._guesses.wait():  # noqa: ASYNC110 - others of the grant move the moment
+            await asyncio.sleep(wait)
         held, self._held = self._held or [], None
         self._transport.resume_reading()
         self._greet(fields)
@@ -161,9 +164,12 @@ class Peer(asyncio.Protocol):
             self.refuse("version", text)
             return
         if self._is_elsewhere(fields):
+            self._guesses.wrong()
             text = f"this socket belongs to another workspace; grant {self.grant.name} mounts its own"
+            if what := self.grant.changed:
+                text = f"on the host, {what}"
             self.service.audit.write("refused", **self.who, why=text)
-            self.refuse("workspace", text)
+            self.refuse("changed" if what else "workspace", text)
             return
         self._may_call = True
         self._has_workspace = bool(fields.get("workspace"))
@@ -184,14 +190,14 @@ class Peer(asyncio.Protocol):
         )
 
     def _is_elsewhere(self, fields: Fields) -> bool:
-        """Whether the client's /workspace is another directory than the grant's."""
+        """Whether the client's /workspace is another directory than the one that was granted."""
         if not fields.get("workspace"):
             return False  # it may greet; `_on_call` lets it do no more
-        device, _, inode = fields.text("workspace").partition(":")
-        try:
-            return (device, inode) != tuple(map(str, self.grant.identity))
-        except StateError:
-            return True
+        return fields.text("workspace") != "{}:{}".format(*self.grant.place.identity)
+
+    @property
+    def _guesses(self) -> Guesses:
+        return self.service.guesses[self.grant.name]
 
     def _on_call(self, event: Event) -> None:
         if not self._may_call:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +19,12 @@ from bridge.server.accepting import Acceptor
 from bridge.server.audit import Audit
 from bridge.server.call import Call
 from bridge.server.config import Config
+from bridge.server.guesses import Guesses
 from bridge.server.hostcli import HostCli
 from bridge.server.peer import Peer
 from bridge.server.publish import Published, adopt, publish
 from bridge.server.queue import FairQueue, QueueFullError
-from bridge.server.state import SOCKET_NAME, Grant, State
+from bridge.server.state import SOCKET_NAME, Grant, OpenPlaces, State, StateError
 
 ENDED_WITHIN_S = 2.0
 """For children that are being killed when the server ends."""
@@ -40,6 +43,10 @@ class Service:
         self.queue: FairQueue[Call] = FairQueue(self.config.limits)
         self.peers: set[Peer] = set()
         self.grants: dict[str, Grant] = {}
+        self.places: dict[str, OpenPlaces] = {}
+        self.problems: dict[str, str] = {}
+        """Why grants are not served, by name: one of them keeps no other from it."""
+        self.guesses: collections.defaultdict[str, Guesses] = collections.defaultdict(Guesses)
         self.stopping = False
         self.started = time.time()
         self.served = 0
@@ -70,6 +77,9 @@ class Service:
         self._adopted = adopt(dict(os.environ))
         self.audit.write("serving", pid=os.getpid(), cli=self.cli.version)
         self.refresh()
+        readable = [name for name, grant in self.state.registered().items() if isinstance(grant, Grant)]
+        if readable and not self.grants:
+            raise StateError(self.problems[readable[0]])
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
 
     async def stop(self) -> None:
@@ -119,27 +129,44 @@ class Service:
 
     def refresh(self) -> None:
         """Make what is published the same as what is registered."""
-        registered = self.state.grants()
+        registered = self.state.registered()
+        self.problems = {}
         for name in sorted(self.grants.keys() - registered.keys()):
             self._withdraw(name)
         for name, grant in registered.items():
-            if self.grants.get(name) == grant and name in self._published and self._published[name].is_there():
-                continue
-            if name in self.grants:
-                self._withdraw(name)
-            self.grants[name] = grant
-            self._publish(grant)
+            try:
+                if isinstance(grant, StateError):
+                    raise grant
+                self._serve(grant)
+            except (StateError, OSError) as error:
+                self._complain(name, str(error))
 
-    def _publish(self, grant: Grant) -> None:
-        directory = self.state.add(grant)
+    def _serve(self, grant: Grant) -> None:
+        """Publish a grant, unless it is published as it stands. One with a problem answers, and says which."""
+        published = self._published.get(grant.name)
+        if self.grants.get(grant.name) == grant and published and published.is_there():
+            return
+        if grant.name in self.grants:
+            self._withdraw(grant.name)
+        directory = self.state.prepare_mount(grant.name)
         published = self._adopted.get(directory / SOCKET_NAME) or publish(directory)
+        self.grants[grant.name] = grant
         self._published[grant.name] = published
         self._acceptors[grant.name] = Acceptor(published.listener, lambda accepted: self._take(accepted, grant))
+        self.places[grant.name] = OpenPlaces(grant)
+        if problem := grant.problem:
+            self._complain(grant.name, problem)
+
+    def _complain(self, name: str, problem: str) -> None:
+        self.problems[name] = problem
+        self.audit.write("failed", grant=name, why=problem)
+        print(f"bridge: grant {name}: {problem}", file=sys.stderr, flush=True)
 
     def _withdraw(self, name: str) -> None:
         """Revoke: the socket goes, and so do the calls of everyone who came through it."""
         del self.grants[name]
         published = self._published.pop(name)
+        self.places.pop(name).close()
         self._acceptors.pop(name).close()
         published.withdraw()
         for peer in [peer for peer in self.peers if peer.grant.name == name]:
@@ -241,6 +268,7 @@ class Service:
             "served": self.served,
             "stopping": self.stopping,
             "grants": {name: self._grant_status(grant) for name, grant in self.grants.items()},
+            "problems": {name: problem for name, problem in self.problems.items() if name not in self.grants},
         }
 
     def _grant_status(self, grant: Grant) -> dict[str, Any]:
@@ -253,4 +281,5 @@ class Service:
             "queued": len(self.queue.waiting.get(grant.name, ())),
             "calls": [{"state": call.state, "age_s": round(call.age, 1), **call.peer.who} for call in calls],
             "problem": grant.problem,
+            "wrong_workspaces": self.guesses[grant.name].count,
         }

@@ -15,15 +15,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
+import pwd
 import re
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.policy.scope import WORKSPACE
+from bridge.server.places import Place, PlaceError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SOCKET_NAME = "claude-bridge.sock"
@@ -46,7 +50,11 @@ RESERVED = (
     "/sys",
     "/opt",
     "/claude",
+    "/tmp",  # noqa: S108 - a name in the namespace
+    "/home",
+    "/run",
 )
+"""Places of the namespace: a share there could stand in for something of the CLI's own."""
 
 
 class StateError(Exception):
@@ -55,15 +63,15 @@ class StateError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A further directory of the host's that one grant's calls see."""
+    """A further directory of the host that the calls of one grant see."""
 
-    source: str
+    source: Place
     target: str
     readonly: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """Read HOSTDIR:CONTAINERDIR[:ro]."""
+        """Read HOSTDIR:CONTAINERDIR[:ro]; StateError."""
         source, colon, rest = text.partition(":")
         target, _, mode = rest.partition(":")
         if not colon or mode not in ("", "ro", "rw") or not source.startswith("/") or not target.startswith("/"):
@@ -71,40 +79,92 @@ class Share:
         target = os.path.normpath(target)
         if target == "/" or any((target + "/").startswith(taken + "/") for taken in (*RESERVED, WORKSPACE)):
             raise StateError(f"--share {text!r}: {target} belongs to the namespace itself; choose another directory")
-        return cls(os.path.realpath(source), target, mode == "ro")
+        return cls(_pinned(source), target, mode == "ro")
 
 
 @dataclasses.dataclass(frozen=True)
 class Grant:
-    """Who holds its socket may use the host's Claude on this workspace."""
+    """Who holds its socket may use the host's Claude on this workspace, as this user."""
 
     name: str
-    workspace: str
+    place: Place
+    user: tuple[int, int]
+    """User and group that the CLI runs as: the operator's word, whoever owns the workspace later."""
     shares: tuple[Share, ...] = ()
 
+    @classmethod
+    def of(
+        cls, name: str, workspace: str | os.PathLike[str], shares: tuple[Share, ...] = (), user: str | None = None
+    ) -> Grant:
+        """Pin the workspace as it is now. `user` is UID[:GID] or a name; without one it is the owner. StateError."""
+        place = _pinned(workspace)
+        return cls(name, place, _user(place, user), shares)
+
     @property
-    def identity(self) -> tuple[int, int]:
-        """Device and inode of the workspace as it is now; StateError when it is gone."""
-        try:
-            found = Path(self.workspace).stat()
-        except OSError as error:
-            raise StateError(f"the workspace of grant {self.name} is gone ({error.strerror})") from None
-        return found.st_dev, found.st_ino
+    def workspace(self) -> str:
+        """The workspace's path."""
+        return self.place.path
+
+    @property
+    def places(self) -> list[tuple[Place, bool]]:
+        """All its directories, and whether its containers write there."""
+        return [(self.place, True), *((share.source, not share.readonly) for share in self.shares)]
 
     @property
     def problem(self) -> str:
-        """Why its calls would be refused now, or nothing."""
-        try:
-            _ = self.identity
-        except StateError as error:
-            return str(error)
-        return ""
+        """Why its calls would be refused now, for the operator, or nothing."""
+        return next((str(error) for place, _ in self.places if (error := place.error())), "")
 
     @property
-    def owner(self) -> tuple[int, int]:
-        """User and group that the workspace belongs to."""
-        found = Path(self.workspace).stat()
-        return found.st_uid, found.st_gid
+    def changed(self) -> str:
+        """The same for the container, which knows its directories by other names."""
+        named = [(self.place, f"the workspace of grant {self.name}")]
+        named += [(share.source, f"the share {share.target} of grant {self.name}") for share in self.shares]
+        return next((f"{name} {error.what}" for place, name in named if (error := place.error())), "")
+
+
+def _pinned(path: str | os.PathLike[str]) -> Place:
+    if not Path(path).is_dir():
+        raise StateError(f"{path} is no directory")
+    try:
+        return Place.pin(path)
+    except PlaceError as error:
+        raise StateError(str(error)) from None
+
+
+def _user(place: Place, named: str | None) -> tuple[int, int]:
+    if named is None:
+        if place.owner == 0:
+            raise StateError(
+                f"{place.path} belongs to root, and Claude does not run as root by accident; give it to the user that "
+                "it should run as, or name one with --user (--user root for root itself)"
+            )
+        return place.owner, Path(place.path).stat().st_gid
+    name, _, group = named.partition(":")
+    try:
+        found = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        return found.pw_uid, int(group or found.pw_gid)
+    except KeyError:
+        if name.isdigit():
+            return int(name), int(group or name)
+    except (ValueError, OverflowError):
+        pass
+    raise StateError(f"--user {named!r}: no such user; UID, UID:GID or a name of this host is allowed")
+
+
+class OpenPlaces:
+    """The directories of a grant, held open while it is served, so that nothing else can get their numbers."""
+
+    def __init__(self, grant: Grant) -> None:
+        self._held: list[int] = []
+        for place, _ in grant.places:
+            with contextlib.suppress(PlaceError):  # ignored because each call of the grant tells it
+                self._held.append(place.open())
+
+    def close(self) -> None:
+        """Let them go."""
+        while self._held:
+            os.close(self._held.pop())
 
 
 def default_root() -> Path:
@@ -175,34 +235,69 @@ class State:
     # Grants
 
     def grants(self) -> dict[str, Grant]:
-        """All grants, by name."""
+        """All grants that can be read, by name."""
+        return {name: grant for name, grant in self.registered().items() if isinstance(grant, Grant)}
+
+    def registered(self) -> dict[str, Grant | StateError]:
+        """All grants by name; in place of one that cannot be read, why."""
         names = sorted(path.name for path in (self.root / "registry").iterdir() if NAME.fullmatch(path.name))
         return {name: grant for name in names if (grant := self._read(name))}
 
-    def _read(self, name: str) -> Grant | None:
+    def _read(self, name: str) -> Grant | StateError | None:
         try:
             data = json.loads((self.root / "registry" / name).read_text())
-            return Grant(name, data["workspace"], tuple(Share(**share) for share in data["shares"]))
+            shares = tuple(Share(Place(**share.pop("source")), **share) for share in data["shares"])
+            uid, gid = data["user"]
+            return Grant(name, Place(**data["place"]), (int(uid), int(gid)), shares)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StateError(f"the grant {name} cannot be read: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return StateError(f"grant {name} cannot be read (of an earlier version, perhaps); grant it anew")
 
-    def add(self, grant: Grant) -> Path:
-        """Register a grant, or change one; the directory that a container mounts."""
+    def add(self, grant: Grant, *, own: Iterable[str | os.PathLike[str]] = ()) -> Path:
+        """Register a grant, or change one; the directory that a container mounts. StateError.
+
+        `own` are paths that no container may write or hold: the server's configuration, the CLI.
+        """
         if not NAME.fullmatch(grant.name):
             raise StateError(f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are")
-        for path in (grant.workspace, *(share.source for share in grant.shares)):
-            if not Path(path).is_dir():
-                raise StateError(f"{path} is no directory")
-        if os.geteuid() not in (0, grant.owner[0]):
-            raise StateError(f"{grant.workspace} belongs to user {grant.owner[0]}; grant it as that user or as root")
-        directory = self.directory(grant.name)
+        if os.geteuid() not in (0, grant.place.owner):
+            raise StateError(f"{grant.workspace} belongs to user {grant.place.owner}; grant it as that user or as root")
+        if os.geteuid() not in (0, grant.user[0]):
+            raise StateError(f"this server cannot run Claude as user {grant.user[0]}; grant it as root")
+        self._check_places(grant, own)
+        directory = self.prepare_mount(grant.name)
+        replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
+        return directory
+
+    def prepare_mount(self, name: str) -> Path:
+        """Make the directory that a container mounts; StateError."""
+        directory = self.directory(name)
         if len(os.fsencode(directory / SOCKET_NAME)) > MAX_SOCKET_PATH:
             raise StateError(f"{directory / SOCKET_NAME} is longer than {MAX_SOCKET_PATH} bytes; shorten --state")
         own_directory(directory, 0o755)
-        replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
         return directory
+
+    def _check_places(self, grant: Grant, own: Iterable[str | os.PathLike[str]]) -> None:
+        """Refuse what one container could exchange under another, or under this server."""
+        for path in (self.root, *own):
+            real = Path(os.path.realpath(path))
+            held = Place(str(real if real.is_dir() else real.parent), -1, -1, -1)
+            for place, _ in grant.places:
+                within = path == self.root and place.is_inside(held)
+                if held.path == place.path or held.is_inside(place) or within:
+                    raise StateError(f"{place.path} holds {path}, which is the bridge's own; grant another directory")
+        for share in grant.shares:
+            for place, writes in grant.places:
+                if share.source.is_inside(place) and (writes or not share.readonly):
+                    raise StateError(f"the share {share.source.path} lies inside {place.path}; share one of them")
+            if grant.place.is_inside(share.source) and not share.readonly:
+                raise StateError(
+                    f"the workspace lies inside the share {share.source.path}; add :ro to it or leave it out"
+                )
+        for other in self.grants().values():
+            if other.name != grant.name:
+                _check_against(grant, other)
 
     def remove(self, name: str) -> bool:
         """Forget a grant. Its sessions stay, so that granting it again finds them."""
@@ -222,16 +317,22 @@ class State:
         return self.root / "grants" / name
 
     def private(self, grant: Grant) -> Path:
-        """The grant's sessions, belonging to the workspace's owner."""
-        directory = self.root / "private" / grant.name
-        uid, gid = grant.owner
-        for path in (directory, *(directory / name for name in KEPT)):
+        """The conversations of a grant on its workspace, belonging to the user that its calls run as.
+
+        By name and workspace: a name that is used again for another project brings no conversation along.
+        """
+        key = hashlib.sha256(os.fsencode(grant.workspace)).hexdigest()[:16]
+        above = self.root / "private" / grant.name
+        own_directory(above, 0o711)
+        directory = above / key
+        own_directory(directory, 0o711)
+        for path in (directory / name for name in KEPT):
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
             if path.is_symlink() or not path.is_dir():
                 raise StateError(f"{path} is not the directory that it should be; move it away")
-            if (path.stat().st_uid, path.stat().st_gid) != (uid, gid):
-                os.chown(path, uid, gid, follow_symlinks=False)
+            if (path.stat().st_uid, path.stat().st_gid) != grant.user:
+                os.chown(path, *grant.user, follow_symlinks=False)
         return directory
 
     def scratch(self) -> Path:
@@ -242,6 +343,20 @@ class State:
         """Remove what calls of a server that was killed have left."""
         for path in (self.root / "scratch").iterdir():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_against(grant: Grant, other: Grant) -> None:
+    """Refuse a grant that could exchange directories of another one, or the other way round."""
+    for mine, i_write in grant.places:
+        for theirs, they_write in other.places:
+            if not (i_write or they_write):
+                continue
+            for inner, outer in ((mine, theirs), (theirs, mine)):
+                if inner.is_inside(outer):
+                    raise StateError(
+                        f"{mine.path} cannot be granted: {inner.path} lies inside {outer.path}, and grant {other.name} "
+                        f"has {theirs.path}; grant separate directories, or revoke {other.name}"
+                    )
 
 
 def own_directory(path: Path, mode: int, or_else: int | None = None) -> None:

@@ -99,7 +99,7 @@ def _printed(box: Box, *command: str) -> float:
 def _directly(state: Path, place: Place) -> float:
     """Start the CLI as the server does, in the same namespace, and wait for its first byte."""
     scope = Scope()
-    grant = Grant(place.name, str(place.workspace))
+    grant = Grant.of(place.name, place.workspace)
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         scratch = Path(name)
         listener.bind(str(scratch / "hands"))

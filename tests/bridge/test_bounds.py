@@ -48,7 +48,7 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     os.chown(tmp_path / "workspace", OWNER, OWNER)
     plan = rewrite(["-p", "hi"], HANDS, files=[skill(n, "name: x") for n in range(50)])
     job = confinement.Job(
-        Grant("alpha", str(tmp_path / "workspace")),
+        Grant.of("alpha", tmp_path / "workspace"),
         FAKE_CLI,
         plan.argv,
         {},

@@ -19,7 +19,7 @@ import pytest
 
 from bridge.protocol import HEADER, PREFACE, SIZES, Frame, frame, record
 from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import FAKE_CLI, ROOT, BridgeHost, Place
+from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, Place
 from tests.support.waiting import wait_until
 
 
@@ -222,6 +222,7 @@ def test_default_grant_of_serve(tmp_path_factory: pytest.TempPathFactory) -> Non
     tmp_path = tmp_path_factory.mktemp("host")
     host = BridgeHost(tmp_path)
     (tmp_path / "ws").mkdir()
+    os.chown(tmp_path / "ws", OWNER, OWNER)
     host.start("--workspace", str(tmp_path / "ws"))
     try:
         place = Place("default", tmp_path / "ws", host.state / "grants" / "default")

@@ -75,7 +75,7 @@ def test_python_sdk_s_empty_system_prompt_stays_an_argument() -> None:
             ["-p", "x y", "--allowedTools", "Read", "Edit"],
             ["--allowedTools=Read", "--allowedTools=Edit", "--", "x y"],
         ),
-        (["-p", "--", "--settings x"], ["--", "--settings x"]),
+        (["-p", "--", "--settings x"], ["--", "\n--settings x"]),
         (["-p", "--model=opus", ""], ["--model=opus", "--", ""]),
         (["-p", "line\nfeed '\""], ["--", "line\nfeed '\""]),
         (["--add-dir", "/data/x", "sub"], ["--add-dir=/data/x", "--add-dir=sub"]),

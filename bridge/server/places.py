@@ -1,0 +1,135 @@
+"""Directories of the host that a grant opens to containers: pinned when they are granted.
+
+A place is a path together with what was there when the operator named it: device, inode and owner. Whoever can write a
+directory above it can put something else under that path later, a link for one. So a place is opened from the root
+down, one name at a time, and no link is followed; what is found there must be what was granted. The server keeps it
+open, and each call uses that descriptor, never the path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+
+class PlaceError(Exception):
+    """A directory is not, or no longer, what was granted: one line for the operator.
+
+    `what` is the same without the path, which is no business of the container's.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path} {what}; grant it anew")
+        self.what = what
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A directory as it was when it was granted."""
+
+    path: str
+    device: int
+    inode: int
+    owner: int
+    """The user's number."""
+
+    @classmethod
+    def pin(cls, path: str | os.PathLike[str]) -> Place:
+        """Take a directory as it is now, the links in its name resolved once; PlaceError."""
+        real = os.path.realpath(path)
+        descriptor, _ = _walk(real)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return cls(real, found.st_dev, found.st_ino, found.st_uid)
+
+    @property
+    def identity(self) -> Identity:
+        """What the client must see as its /workspace."""
+        return self.device, self.inode
+
+    def open(self) -> int:
+        """Open the directory; PlaceError unless it is the very one that was granted, with its owner."""
+        descriptor, _ = _walk(self.path)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino, found.st_uid) == (self.device, self.inode, self.owner):
+            return descriptor
+        os.close(descriptor)
+        if (found.st_dev, found.st_ino) != self.identity:
+            raise PlaceError(self.path, "is another directory than the one that was granted")
+        raise PlaceError(self.path, f"belonged to user {self.owner} when it was granted, and to {found.st_uid} now")
+
+    def error(self) -> PlaceError | None:
+        """Why it cannot be used now."""
+        try:
+            os.close(self.open())
+        except PlaceError as error:
+            return error
+        return None
+
+    def is_inside(self, other: Place) -> bool:
+        """Whether it lies below another one, by its name, by what is on the way to it, or by way of another mount."""
+        if self.identity == other.identity:
+            return False
+        if self.path.startswith(other.path.rstrip("/") + "/"):
+            return True
+        try:
+            descriptor, way = _walk(self.path)
+        except PlaceError:
+            return False  # it is gone; nothing is served from it until it is granted anew
+        os.close(descriptor)
+        if other.identity in way:
+            return True
+        mine, theirs = _on_its_file_system(self.path), _on_its_file_system(other.path)
+        return bool(mine and theirs and mine[0] == theirs[0] and mine[1].startswith(theirs[1].rstrip("/") + "/"))
+
+
+def _walk(path: str) -> tuple[int, list[Identity]]:
+    """Go to an absolute path and follow no link: a descriptor of its end, and what is on the way. PlaceError."""
+    way: list[Identity] = []
+    at = os.open("/", DIRECTORY)
+    for name in Path(path).parts[1:]:
+        found = os.fstat(at)
+        way.append((found.st_dev, found.st_ino))
+        try:
+            below = os.open(name, DIRECTORY, dir_fd=at)
+        except OSError as error:
+            raise PlaceError(path, f"is gone, or no directory any more ({error.strerror})") from None
+        finally:
+            os.close(at)
+        at = below
+    return at, way
+
+
+def _on_its_file_system(path: str) -> tuple[str, str] | None:
+    """The file system of a directory, and its path there: the same for all mounts of it. None when nobody can tell."""
+    try:
+        descriptor, _ = _walk(path)
+    except PlaceError:
+        return None
+    try:
+        facts = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
+        mount = facts[facts.index("mnt_id:") + 1]
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            number, _, device, root, point = line.split(" ")[:5]
+            if number == mount:
+                below = os.path.relpath(path, _unescaped(point))
+                return device, os.path.normpath(os.path.join(_unescaped(root), below))  # noqa: PTH118 - pure text
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _unescaped(text: str) -> str:
+    """A path of mountinfo, in which a blank and the like are octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
