@@ -140,7 +140,7 @@ def up(
         say(engine_setup.up(say))
         with engine.connected() as client:
             image.build(client, chosen, options, say)
-            mount = bridge.for_agent(agents.DEFAULT_NAME, folder, say)
+            mount = bridge.for_agent(agents.DEFAULT_NAME, folder, say, f"{owner.uid}:{owner.gid}")
             running = agents.up(client, chosen, agents.DEFAULT_NAME, folder, owner, say, mount)
     health = f"http://127.0.0.1:{running.port}/health"
     table = Table.grid(padding=(0, 2))
@@ -357,12 +357,14 @@ def describe(_: Context) -> None:
 
 
 @task(name="up", help={"workspace": "make a grant for this folder, too", "name": "the grant's name"})
-def bridge_up(_: Context, workspace: str | None = None, name: str = agents.DEFAULT_NAME) -> None:
+def bridge_up(
+    _: Context, workspace: str | None = None, name: str = agents.DEFAULT_NAME, user: str | None = None
+) -> None:
     """Serve this host's Claude Code to containers; print what to mount."""
     with problems_as_exit():
         print(bridge.up(say))
         if workspace:
-            mount = bridge.grant(name, Path(workspace).expanduser().resolve())
+            mount = bridge.grant(name, Path(workspace).expanduser().resolve(), user)
             print(f"grant {name}: mount {mount} at /host, read-only; for compose.yaml, in .env:\nAGENT_BRIDGE={mount}")
 
 

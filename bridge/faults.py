@@ -27,6 +27,7 @@ STEPS = {
     "foreign": ("check CLAUDE_BRIDGE_SOCKET", LOOK),
     "version": ("on the host: update this project and run `invoke build` and `invoke bridge.up`",),
     "protocol": ("on the host: update this project and run `invoke build` and `invoke bridge.up`",),
+    "stuck": ("in the container: `find /workspace -type p` lists the pipes",),
     "changed": ("on the host: `invoke up` for this agent, or `claude-bridge-server grant` with its folder",),
     "workspace": ("mount the grant that belongs to this container's /workspace",),
     "full": (LOOK,),

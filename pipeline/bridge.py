@@ -15,6 +15,7 @@ from pathlib import Path
 from bridge.server import config, confinement, control
 from bridge.server.hostcli import HostCli
 from bridge.server.main import main as command
+from bridge.server.main import own
 from bridge.server.state import Grant, State, StateError, default_root
 from pipeline import engine_setup
 from pipeline.errors import Problem
@@ -69,15 +70,20 @@ def doctor() -> int:
     return command(["doctor"])
 
 
-def grant(name: str, workspace: Path) -> Path:
-    """Let containers that mount the directory returned use the host's Claude Code on `workspace`."""
+def grant(name: str, workspace: Path, user: str | None = None) -> Path:
+    """Let containers that mount the directory returned use the host's Claude Code on `workspace`.
+
+    It runs as `user` (UID:GID), without one as the workspace's owner. A workspace that was replaced is granted anew.
+    """
     with _told_as_problems():
         state = _state()
         state.prepare()
         known = state.grants().get(name)
-        if known is None or known.workspace != str(workspace):  # its shares are the operator's
-            state.add(Grant(name, str(workspace)))
-            _reload(state)
+        shares = known.shares if known and known.workspace == str(workspace) else ()  # they are the operator's
+        wanted = Grant.of(name, workspace, shares, user)
+        if known != wanted:
+            state.add(wanted, own=own())
+            control.reload(state, name)
         return state.directory(name)
 
 
@@ -86,7 +92,7 @@ def revoke(name: str) -> None:
     with _told_as_problems():
         state = _state()
         if state.root.is_dir() and state.remove(name):
-            _reload(state)
+            control.reload(state)
 
 
 def forget(name: str) -> None:
@@ -96,14 +102,15 @@ def forget(name: str) -> None:
         _state().forget(name)
 
 
-def for_agent(name: str, workspace: Path, say: Say) -> Path | None:
+def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> Path | None:
     """Grant an agent its workspace and have the server running; returns the directory to mount.
 
+    `user` is whom Claude runs as for it (UID:GID), which is whom the agent runs as.
     Whatever is missing is said in one line: an agent lives without Claude Code, too.
     """
     directory = None
     try:
-        directory = grant(name, workspace)
+        directory = grant(name, workspace, user)
         say(up(say) if host_has_claude() else NO_CLAUDE)
     except Problem as problem:
         say(f"{problem}; going on without the host's Claude Code")
@@ -153,12 +160,6 @@ def _start(state: State) -> None:
     if process.poll() is not None:
         said = log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"]
         raise Problem(f"the bridge's server ended with {process.returncode}: {said[-1]}")
-
-
-def _reload(state: State) -> None:
-    answer = control.ask(state, "reload")
-    if answer and answer["problem"]:
-        raise Problem(f"bridge: the running server says: {answer['problem']}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+from collections.abc import Iterable, Iterator
 
 WORKSPACE = "/workspace"
 """Where the workspace is, in the container and in the namespace alike."""
@@ -33,14 +34,34 @@ Only names that the CLI knows: it complains on stderr about any other."""
 
 ALL_TOOLS = OFFERED_TOOLS + HANDS_TOOLS + WEB_TOOLS + WITHHELD_TOOLS
 
+
+def all_but(*names: str) -> Iterator[str]:
+    """Patterns, as in .gitignore, which together match every name but these."""
+    prefixes = sorted({name[:end] for name in names for end in range(len(name) + 1)})
+    for prefix in prefixes:
+        following = sorted({name[len(prefix)] for name in names if name.startswith(prefix) and name != prefix})
+        yield f"{prefix}{_any_but(following)}*" if following else f"{prefix}?*"
+        if prefix and prefix not in names:
+            yield prefix
+
+
+def _any_but(letters: Iterable[str]) -> str:
+    """A class of all characters but these, in either case: the CLI knows no negated one, and minds no case."""
+    edges = sorted({ord(form) for letter in letters for form in (letter.lower(), letter.upper())})
+    starts, ends = [1, *(edge + 1 for edge in edges)], [*(edge - 1 for edge in edges), 0xFFFF]
+    return "[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True) if a <= b) + "]"
+
+
 DENIED_PATHS = (
     "Read(//proc/*/**)", "Edit(//proc/**)", "Read(//dev/fd/**)",
-    *(f"Edit(//claude/{name})" for name in (".claude.json", "settings*.json")),
-    *(f"Edit(//claude/{name}/**)" for name in ("agents", "commands", "skills", "shell-snapshots", "tmp")),
+    *(f"Edit(//claude/{name})" for name in all_but("plans", "projects")),
+    f"Edit(//claude/projects/{_any_but('-')}*)",
+    *(f"Edit(//claude/projects/*/{name})" for name in all_but("memory")),
 )  # fmt: skip
 """Places of the namespace that are no business of the file tools: what the CLI's own process tells about the
-host (mounts, variables), and its own configuration. As few as can be: the CLI holds commands to the same rules,
-though they run elsewhere. What the container would not see cannot be written because it is mounted read-only."""
+host (mounts, variables), and all of its own directory but what the model is meant to write there: plans, and what it
+remembers of a project. As few as can be: the CLI holds commands to the same rules, though they run elsewhere. What the
+container would not see cannot be written because it is mounted read-only."""
 
 
 class PolicyError(Exception):

@@ -38,6 +38,7 @@ from bridge.server.network import Rules
 from bridge.server.places import PlaceError
 from bridge.server.pumps import InputPump, OutputPump
 from bridge.server.state import StateError
+from bridge.server.stuck import Watch
 
 if TYPE_CHECKING:
     from bridge.server.peer import Peer
@@ -75,6 +76,7 @@ class Call:
         self._child_is_young = True
         self._code: int | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
+        self._watch = Watch()
 
     @property
     def age(self) -> float:
@@ -218,6 +220,11 @@ class Call:
             if any(private.glob(f"projects/{re.sub('[^a-zA-Z0-9]', '-', self.cwd)}/*.jsonl")):
                 return "Type /resume to go on with an earlier conversation."
         return ""
+
+    def look_at_pipes(self) -> None:
+        """Let the CLI go where it waits at a pipe of the workspace's, or end it."""
+        if self._child is not None and self._watch.look(self._child.pid):
+            self.fail("stuck", "Claude Code reads a pipe in the workspace that nobody writes to; remove the pipe")
 
     def place_inside(self, path: bytes) -> bytes:
         """A directory of the CLI's, as the container knows it: the same, unless there is no namespace."""

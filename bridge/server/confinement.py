@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -363,9 +364,14 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
     managed = command.document(json.dumps(managed_settings(scope)).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
     if job.memory:
-        text = command.document(job.memory)
+        text = command.document(_IMPORT.sub(b"\\1@\xe2\x81\xa0", job.memory))
         words += ["--perms", "0644", "--file", text, "/etc/claude-code/CLAUDE.md"]
     return words
+
+
+_IMPORT = re.compile(rb"(^|\s)@(?=[/~])")
+"""How CLAUDE.md imports a file by its whole path. The client has done so already, in the container: a word joiner keeps
+the CLI from doing it again, by what the path leads to in here."""
 
 
 def managed_settings(scope: Scope) -> dict[str, object]:

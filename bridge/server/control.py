@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 from bridge.server.publish import Published, publish
@@ -13,6 +14,8 @@ from bridge.server.service import Service
 from bridge.server.state import State, StateError
 
 ANSWER_LIMIT_S = 10.0
+START_LIMIT_S = 45.0
+"""From the server's lock to its answer: two questions to a CLI on a cold disk, 20 s each at most."""
 MAX_QUESTION = 4096
 
 
@@ -56,7 +59,20 @@ class Control:
 
 
 def ask(state: State, question: str) -> dict[str, Any] | None:
-    """Ask the running server; None when none runs. StateError when one runs and does not answer."""
+    """Ask the running server, one that is starting when it is ready; None when none runs.
+
+    StateError when one runs and does not answer.
+    """
+    deadline = time.monotonic() + START_LIMIT_S
+    while True:
+        starts = state.server_pid() is not None
+        answer = _ask(state, question)
+        if answer or not starts or time.monotonic() > deadline:
+            return answer
+        time.sleep(0.02)
+
+
+def _ask(state: State, question: str) -> dict[str, Any] | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(ANSWER_LIMIT_S)
     with sock:
@@ -76,7 +92,7 @@ def ask(state: State, question: str) -> dict[str, Any] | None:
 
 
 def reload(state: State, name: str | None = None) -> None:
-    """Have the server that runs, if any, read everything anew; StateError when it cannot serve that, or grant `name`."""
+    """Have a running server read everything anew; StateError when it cannot, or cannot serve grant `name`."""
     answer = ask(state, "reload")
     problem = answer and (answer["problem"] or answer["grants"].get(name))
     if problem:

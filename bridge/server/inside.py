@@ -145,10 +145,9 @@ def launch(words: list[str]) -> None:
             become(*map(int, value.split(":")))
         elif option == "--only":
             only.append(value)
-    if only:
-        restrict(only)
     if interactive:
-        attend(words)
+        attend(words, only)
+    restrict(only)
     os.execv(words[0], words)
 
 
@@ -181,7 +180,7 @@ EXECUTE, READ_FILE, REFER = 1 << 0, 1 << 2, 1 << 13
 
 
 OF_PROC = ("cpuinfo", "meminfo", "self/maps", "self/stat", "self/statm", "self/status", "stat", "version")
-"""What programs read of the machine and of themselves, and which tells nothing of anyone. Without it they go on, too."""
+"""What programs read of the machine and of themselves; it tells nothing of anyone. They go on without it, too."""
 
 
 def become(uid: int, gid: int) -> None:
@@ -208,7 +207,7 @@ def restrict(only: list[str]) -> None:
 
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(CREATE_RULESET, None, 0, 1)
-    if version < 1:
+    if version < 1 or not only:
         return
     moving = REFER if version > 1 else 0
     handled = (EXECUTE | READ_FILE | moving).to_bytes(8, sys.byteorder)
@@ -236,7 +235,7 @@ def restrict(only: list[str]) -> None:
     os.close(rules)
 
 
-def attend(words: list[str]) -> None:
+def attend(words: list[str], only: list[str]) -> None:
     """Start the CLI as the terminal's foreground job, and follow it to its end."""
     import fcntl
     import signal
@@ -252,6 +251,7 @@ def attend(words: list[str]) -> None:
         os.setpgid(0, 0)
         os.tcsetpgrp(0, os.getpid())
         signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        restrict(only)  # here, because what it may read of /proc is this process's own
         os.execv(words[0], words)
     for number in FORWARDED:
         signal.signal(number, lambda number, _: os.kill(child, number))

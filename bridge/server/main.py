@@ -101,15 +101,13 @@ def _state(options: argparse.Namespace) -> State:
 def _default_grant(state: State, options: argparse.Namespace) -> Path | None:
     if options.workspace is None:
         return None
-    return state.add(Grant.of("default", options.workspace, user=options.user), own=_own(options))
+    return state.add(Grant.of("default", options.workspace, user=options.user), own=own(options.config))
 
 
-def _own(options: argparse.Namespace) -> list[Path]:
-    """What no container may write: the configuration, the CLI and this program."""
-    chosen = config.load(options.config)
-    cli = HostCli(chosen.claude).find()
-    path = options.config or config.default_path()
-    return [path, Path(__file__).parent.parent, *([cli] if cli else [])]
+def own(chosen: Path | None = None) -> list[Path]:
+    """What no container may write: the configuration (`chosen`, or the usual one), the CLI and this program."""
+    cli = HostCli(config.load(chosen).claude).find()
+    return [chosen or config.default_path(), Path(__file__).parent.parent, *([cli] if cli else [])]
 
 
 # Commands
@@ -135,6 +133,7 @@ async def _serve(service: Service) -> int:
     operator = control.Control(service)
     await service.start()
     await operator.open()
+    service.refresh()  # a grant that was made before anybody could tell this server of it
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _say_problem(service.reload()))
@@ -163,7 +162,7 @@ def grant(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.workspace} is no directory; name the workspace that the container mounts")
     shares = tuple(Share.parse(text) for text in options.share)
     wanted = Grant.of(options.name, options.workspace, shares, options.user)
-    directory = state.add(wanted, own=_own(options))
+    directory = state.add(wanted, own=own(options.config))
     control.reload(state, options.name)
     print(directory)
     return OK

@@ -25,6 +25,7 @@ from bridge.server.peer import Peer
 from bridge.server.publish import Published, adopt, publish
 from bridge.server.queue import FairQueue, QueueFullError
 from bridge.server.state import SOCKET_NAME, Grant, OpenPlaces, State, StateError
+from bridge.server.stuck import LOOK_EVERY_S
 
 ENDED_WITHIN_S = 2.0
 """For children that are being killed when the server ends."""
@@ -81,6 +82,7 @@ class Service:
         if readable and not self.grants:
             raise StateError(self.problems[readable[0]])
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
 
     async def stop(self) -> None:
         """Nobody new; waiting calls are told; running ones get their grace; nothing is left behind."""
@@ -124,6 +126,11 @@ class Service:
             if name in self.grants and not published.is_there() and not self.stopping:
                 self._withdraw(name)  # removed by hand: who removed the socket has revoked it
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
+
+    def _look_at_pipes(self) -> None:
+        for call in self.calls("running"):
+            call.look_at_pipes()
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
 
     # Grants
 
