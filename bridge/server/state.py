@@ -29,6 +29,9 @@ from pathlib import Path
 from bridge.policy.scope import WORKSPACE
 from bridge.server.places import Place, PlaceError
 
+NUMBER = re.compile(r"[0-9]{1,9}")
+"""Of a user or group, well below those that mean something special to the kernel."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SOCKET_NAME = "claude-bridge.sock"
 MAX_SOCKET_PATH = 107
@@ -140,16 +143,16 @@ def _user(place: Place, named: str | None) -> tuple[int, int]:
                 "it should run as, or name one with --user (--user root for root itself)"
             )
         return place.owner, Path(place.path).stat().st_gid
-    name, _, group = named.partition(":")
+    name, colon, group = named.partition(":")
+    if colon and not NUMBER.fullmatch(group):
+        raise StateError(f"--user {named!r}: {group!r} is no group's number")
     try:
-        found = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-        return found.pw_uid, int(group or found.pw_gid)
+        found = pwd.getpwuid(int(name)) if NUMBER.fullmatch(name) else pwd.getpwnam(name)
     except KeyError:
-        if name.isdigit():
+        if NUMBER.fullmatch(name):
             return int(name), int(group or name)
-    except (ValueError, OverflowError):
-        pass
-    raise StateError(f"--user {named!r}: no such user; UID, UID:GID or a name of this host is allowed")
+        raise StateError(f"--user {named!r}: no such user; UID, UID:GID or a name of this host is allowed") from None
+    return found.pw_uid, int(group or found.pw_gid)
 
 
 class OpenPlaces:

@@ -2,7 +2,7 @@
 """A program that stands where the host's Claude Code is expected, and does what its prompt says.
 
 The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
-`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `exit N`, `die N`,
+`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`, `exit N`, `die N`,
 `hands N` (N commands through the shell prefix, and their median seconds).
 """
 
@@ -150,6 +150,10 @@ def hands(count: str) -> None:
     put(1, b"%f" % sorted(taken)[len(taken) // 2])
 
 
+def listing(name: str) -> None:
+    put(1, json.dumps(sorted(os.listdir(name))).encode())
+
+
 STEPS = {
     "hands": hands,
     "out": lambda text: put(1, text.encode()),
@@ -165,6 +169,7 @@ STEPS = {
     "ignore": ignore,
     "orphan": orphan,
     "touch": touch,
+    "list": listing,
     "exit": lambda code: os._exit(int(code)),
     "die": die,
 }

@@ -1,0 +1,382 @@
+"""Directories of a grant: pinned when they are granted, and never another one later, whatever a container does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge.server.places import Place as Pinned
+from bridge.server.places import PlaceError
+from tests.bridge.conftest import HostMaker
+from tests.support.bridge_host import OWNER, BridgeHost, Place
+from tests.support.bridge_raw import RawClient
+from tests.support.waiting import wait_until
+
+SECRET = "text-of-root-s-own"
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Path:
+    """A directory of root's that is none of a container's business."""
+    directory = tmp_path / "vault"
+    directory.mkdir(mode=0o700)
+    (directory / "secret").write_text(SECRET)
+    return directory
+
+
+def folder(path: Path, owner: int = OWNER) -> Path:
+    path.mkdir(parents=True)
+    os.chown(path, owner, owner)
+    return path
+
+
+def grant(host: BridgeHost, name: str, workspace: Path, *words: str) -> Place:
+    done = host.tell("grant", name, "--workspace", str(workspace), *words)
+    assert done.returncode == 0, done.stderr
+    return Place(name, workspace, Path(done.stdout.strip()))
+
+
+def refused(host: BridgeHost, name: str, workspace: Path, *words: str) -> str:
+    """The one line by which a grant is refused."""
+    done = host.tell("grant", name, "--workspace", str(workspace), *words)
+    assert done.returncode in (1, 64), done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bridge: ")
+    assert name not in host.status()["grants"]
+    return line
+
+
+# Replaced
+
+
+def put_link(path: Path, target: Path) -> None:
+    path.rename(path.with_name("away"))
+    path.symlink_to(target)
+
+
+def put_directory(path: Path, target: Path) -> None:
+    path.rename(path.with_name("away"))
+    shutil.copytree(target, path)
+
+
+def put_link_above(path: Path, target: Path) -> None:
+    """Not the directory itself is exchanged, but one on the way to it."""
+    folder(target / path.name, 0)
+    (target / path.name / "secret").write_text(SECRET)
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.symlink_to(target)
+
+
+def remove(path: Path, _: Path) -> None:
+    path.rmdir()
+
+
+def mount_over(path: Path, target: Path) -> None:
+    subprocess.run(["mount", "--bind", str(target), str(path)], check=True)
+
+
+EXCHANGES = [put_link, put_directory, put_link_above, remove, mount_over]
+
+
+@pytest.mark.parametrize("claimed", ["the old one", "the new one"])
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.__name__)
+def test_workspace_that_was_exchanged_is_served_no_more(
+    host_per_test: HostMaker, tmp_path: Path, vault: Path, exchange: Callable[[Path, Path], None], claimed: str
+) -> None:
+    """The client claims to be where it was, or says what is there now."""
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "above" / "ws"))
+    old = f"{place.workspace.stat().st_dev}:{place.workspace.stat().st_ino}"
+    assert RawClient(place, old).call("-p", "out x").stdout == b"x"
+    exchange(place.workspace, vault)
+    try:
+        gone = not place.workspace.exists()
+        with RawClient(place, old if claimed == "the old one" or gone else place.workspace) as client:
+            heard = client.call("-p", f"cat {SECRET}; touch /workspace/planted; report")
+        assert (heard.code, heard.kind) == (125, "changed")
+        assert "granted" in heard.text or "gone" in heard.text
+        assert str(tmp_path) not in heard.text
+        assert SECRET.encode() not in heard.stdout
+        assert not (vault / "planted").exists()
+        assert "grant it anew" in host.status()["grants"]["one"]["problem"]
+    finally:
+        if exchange is mount_over:
+            subprocess.run(["umount", str(place.workspace)], check=True)
+
+
+@pytest.mark.parametrize("mode", ["rw", "ro"])
+@pytest.mark.parametrize("exchange", [put_link, put_directory, remove], ids=lambda exchange: exchange.__name__)
+def test_share_that_was_exchanged_is_served_no_more(
+    host_per_test: HostMaker, tmp_path: Path, vault: Path, exchange: Callable[[Path, Path], None], mode: str
+) -> None:
+    host = host_per_test()
+    share = folder(tmp_path / "shares" / "data")
+    place = grant(host, "one", folder(tmp_path / "ws"), "--share", f"{share}:/data:{mode}")
+    exchange(share, vault)
+    heard = RawClient(place).call("-p", "report")
+    assert (heard.code, heard.kind) == (125, "changed")
+    assert "the share /data" in heard.text
+    assert SECRET.encode() not in heard.stdout
+
+
+def test_directory_that_is_exchanged_while_a_call_starts(host_per_test: HostMaker, tmp_path: Path, vault: Path) -> None:
+    """Between the server's look and bubblewrap's mount: the launcher looks again, from inside."""
+    host = host_per_test(limits={"running": 4, "per_grant": 4})
+    workspace = folder(tmp_path / "above" / "ws")
+    place = grant(host, "one", workspace)
+    flip = "import os,sys\nwhile 1:\n os.rename(sys.argv[1],sys.argv[2]); os.symlink(sys.argv[3],sys.argv[1])\n"
+    flip += " os.unlink(sys.argv[1]); os.rename(sys.argv[2],sys.argv[1])\n"
+    words = ["python3", "-c", flip, str(workspace), str(workspace.with_name("away")), str(vault)]
+    heard = []
+    old = f"{workspace.stat().st_dev}:{workspace.stat().st_ino}"
+    with subprocess.Popen(words) as flipping:
+        try:
+            for _ in range(60):
+                with RawClient(place, old) as client:
+                    heard.append(client.call("-p", "out x; touch planted; report"))
+        finally:
+            flipping.kill()
+    assert {one.code for one in heard} <= {0, 125}
+    assert not (vault / "planted").exists()
+    assert not any(SECRET.encode() in one.stdout for one in heard)
+
+
+def test_number_of_a_directory_that_was_removed_is_given_to_no_other(host_per_test: HostMaker, tmp_path: Path) -> None:
+    """A file system gives it to the next directory at once, unless the server holds the old one."""
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "ws"))
+    number = place.workspace.stat().st_ino
+    place.workspace.rmdir()
+    assert folder(place.workspace).stat().st_ino != number
+
+
+def test_what_is_granted_anew_works(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "ws"))
+    place.workspace.rmdir()
+    folder(place.workspace)
+    assert RawClient(place).call("-p", "out x").code == 125
+    assert RawClient(grant(host, "one", place.workspace)).call("-p", "out x").stdout == b"x"
+
+
+# Whom the CLI runs as
+
+
+@pytest.mark.parametrize("owner", [0, 1234])
+@pytest.mark.parametrize("confinement", ["bubblewrap", "none"])
+def test_other_owner_is_a_refusal_and_no_other_user(
+    host_per_test: HostMaker, tmp_path: Path, owner: int, confinement: str
+) -> None:
+    tmp_path.chmod(0o755)
+    host = host_per_test(confinement=confinement)
+    place = grant(host, "one", folder(tmp_path / "ws"))
+    os.chown(place.workspace, owner, owner)
+    heard = RawClient(place).call("-p", "touch /workspace/planted")
+    assert (heard.code, heard.kind) == (125, "changed")
+    assert f"belonged to user {OWNER} when it was granted, and to {owner} now" in heard.text
+    os.chown(place.workspace, OWNER, OWNER)
+    assert RawClient(place).call("-p", "out x").stdout == b"x"
+
+
+def test_workspace_of_root_s_is_granted_by_name_alone(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    workspace = folder(tmp_path / "ws", 0)
+    assert "--user root" in refused(host, "one", workspace)
+    place = grant(host, "one", workspace, "--user", "root")
+    assert b'"ids": [0, 0' in RawClient(place).call("-p", "report").stdout
+
+
+@pytest.mark.parametrize(("user", "ids"), [("1234", [1234, 1234]), ("1234:99", [1234, 99]), ("nobody", [65534, 65534])])
+def test_user_is_the_operator_s_word(host_per_test: HostMaker, tmp_path: Path, user: str, ids: list[int]) -> None:
+    place = grant(host_per_test(), "one", folder(tmp_path / "ws"), "--user", user)
+    assert f'"ids": {ids}'.encode()[:-1] in RawClient(place).call("-p", "report").stdout
+
+
+@pytest.mark.parametrize("user", ["nobody-of-that-name", "1:2:3", "-1", "", "1000:x", "99999999999"])
+def test_user_that_is_none_is_one_line(host_per_test: HostMaker, tmp_path: Path, user: str) -> None:
+    assert "--user" in refused(host_per_test(), "one", folder(tmp_path / "ws"), f"--user={user}")
+
+
+# Grants within each other
+
+
+def test_grant_inside_another_or_around_it_is_refused(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    outer = folder(tmp_path / "outer")
+    inner = folder(outer / "a" / "inner")
+    grant(host, "outer", outer)
+    assert str(inner) in refused(host, "inner", inner)
+    host.tell("revoke", "outer")
+    grant(host, "inner", inner)
+    assert str(inner) in refused(host, "outer", outer)
+
+
+@pytest.mark.parametrize("mode", ["rw", "ro"])
+def test_share_inside_of_what_another_grant_writes_is_refused(
+    host_per_test: HostMaker, tmp_path: Path, mode: str
+) -> None:
+    host = host_per_test()
+    data = folder(tmp_path / "ws" / "data")
+    os.chown(data.parent, OWNER, OWNER)
+    grant(host, "one", data.parent)
+    refused(host, "two", folder(tmp_path / "other"), "--share", f"{data}:/data:{mode}")
+
+
+def test_read_only_share_around_a_workspace_of_another_grant_is_refused(
+    host_per_test: HostMaker, tmp_path: Path
+) -> None:
+    host = host_per_test()
+    grant(host, "one", folder(tmp_path / "mono" / "pkg"))
+    refused(host, "two", folder(tmp_path / "other"), "--share", f"{tmp_path}/mono:/mono:ro")
+
+
+def test_own_share_inside_the_workspace_or_around_it_is_refused(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    package = folder(tmp_path / "mono" / "pkg")
+    data = folder(package / "data")
+    refused(host, "one", package, "--share", f"{data}:/data")
+    refused(host, "one", package, "--share", f"{data}:/data:ro")
+    refused(host, "one", package, "--share", f"{tmp_path}/mono:/mono")
+    grant(host, "one", package, "--share", f"{tmp_path}/mono:/mono:ro")
+
+
+def test_grants_may_have_a_share_in_common(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    common = folder(tmp_path / "common")
+    for name in ("one", "two"):
+        grant(host, name, folder(tmp_path / name), "--share", f"{common}:/common")
+
+
+def test_another_mount_of_the_same_directory_is_recognised(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    inner = folder(tmp_path / "outer" / "inner dir")
+    os.chown(inner.parent, OWNER, OWNER)
+    elsewhere = folder(tmp_path / "elsewhere")
+    subprocess.run(["mount", "--bind", str(inner), str(elsewhere)], check=True)
+    try:
+        grant(host, "outer", inner.parent)
+        refused(host, "inner", elsewhere)
+    finally:
+        subprocess.run(["umount", str(elsewhere)], check=True)
+
+
+def test_links_in_the_name_are_resolved_when_it_is_granted(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    workspace = folder(tmp_path / "ws")
+    (tmp_path / "link").symlink_to(workspace)
+    grant(host, "one", tmp_path / "link")
+    assert host.status()["grants"]["one"]["workspace"] == str(workspace)
+    refused(host, "two", folder(workspace / "inner"))
+
+
+def test_directory_that_holds_what_is_the_bridge_s_own_is_refused(host_per_test: HostMaker) -> None:
+    host = host_per_test()
+    os.chown(host.directory, OWNER, OWNER)
+    assert "is the bridge's own" in refused(host, "one", host.directory)
+    inside = folder(host.state / "ws")
+    assert "is the bridge's own" in refused(host, "two", inside)
+
+
+# One bad grant
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "gone": lambda workspace: workspace.rmdir(),
+    "other owner": lambda workspace: os.chown(workspace, 0, 0),
+    "a link": lambda workspace: put_link(workspace, Path("/")),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD.values(), ids=BAD.keys())
+def test_one_bad_grant_keeps_no_other_from_being_served(
+    host_per_test: HostMaker, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """Neither at a start nor at a reload; each tells one line of it."""
+    host = host_per_test()
+    bad, good = grant(host, "bad", folder(tmp_path / "bad")), grant(host, "good", folder(tmp_path / "good"))
+    claimed = f"{bad.workspace.stat().st_dev}:{bad.workspace.stat().st_ino}"
+    spoil(bad.workspace)
+    host.end()
+    host.start()
+    assert RawClient(good).call("-p", "out x").stdout == b"x"
+    assert host.log.read_text().count("bridge: grant bad: ") == 1
+    third = grant(host, "third", folder(tmp_path / "third"))
+    assert RawClient(third).call("-p", "out x").stdout == b"x"
+    assert host.process is not None
+    host.process.send_signal(signal.SIGHUP)
+    assert RawClient(good).call("-p", "out x").stdout == b"x"
+    assert (RawClient(bad, claimed).call("-p", "out x").code) == 125
+    assert host.tell("status").returncode == 0
+
+
+def test_grant_that_cannot_be_read_is_one_line(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    good = grant(host, "good", folder(tmp_path / "good"))
+    (host.state / "registry" / "old").write_text('{"workspace": "/x", "shares": []}')
+    host.end()
+    host.start()
+    assert RawClient(good).call("-p", "out x").stdout == b"x"
+    assert "bridge: grant old: grant old cannot be read" in host.log.read_text()
+    assert host.tell("revoke", "old").returncode == 0
+
+
+# Conversations
+
+
+def test_name_that_is_used_again_brings_no_conversation_along(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    leave = "touch /claude/projects/left"
+    first, second = folder(tmp_path / "first"), folder(tmp_path / "second")
+    assert RawClient(grant(host, "again", first)).call("-p", leave).code == 0
+    host.tell("revoke", "again")
+    look = "list /claude/projects"
+    assert RawClient(grant(host, "again", second)).call("-p", look).stdout == b"[]"
+    assert RawClient(grant(host, "again", first)).call("-p", look).stdout == b'["left"]'
+
+
+# Guesses
+
+
+def test_wrong_workspaces_are_counted_and_slow_the_asker_down(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    place, other = grant(host, "one", folder(tmp_path / "one")), grant(host, "two", folder(tmp_path / "two"))
+    begun = time.monotonic()
+    for inode in range(8):
+        with RawClient(place, f"1:{inode}") as client:
+            assert client.call("-p", "out x").kind == "workspace"
+    assert time.monotonic() - begun > 1.0
+    assert host.status()["grants"]["one"]["wrong_workspaces"] == 8
+    begun = time.monotonic()
+    assert RawClient(other).call("-p", "out x").stdout == b"x"
+    assert time.monotonic() - begun < 1.0
+    assert RawClient(place).call("-p", "out x").stdout == b"x"  # a right one is not refused, only late
+
+
+def test_guesses_at_once_are_no_faster(host_per_test: HostMaker, tmp_path: Path) -> None:
+    """Nor does a right one among them answer sooner than the wrong ones."""
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "one"))
+    clients = [RawClient(place, f"1:{inode}") for inode in range(40)]
+    wait_until(lambda: host.status()["grants"]["one"]["wrong_workspaces"] > 3, 5, "the first guesses")
+    assert host.status()["grants"]["one"]["wrong_workspaces"] < 10
+    for client in clients:
+        client.sock.close()
+
+
+# The library
+
+
+def test_place_of_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    place = Pinned.pin(tmp_path / "ws")
+    (tmp_path / "ws").rename(tmp_path / "other")
+    (tmp_path / "ws").symlink_to(tmp_path / "other")
+    with pytest.raises(PlaceError, match="gone, or no directory"):
+        place.open()
