@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -79,10 +80,10 @@ def newest_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
 
 
 @contextmanager
-def real_server(directory: Path, version: str, **more: object) -> Iterator[RealHost]:
+def real_server(directory: Path, version: str, **more: Any) -> Iterator[RealHost]:
     """A server with a real CLI and its API; `more` is for bridge.yaml."""
     with FakeMessagesApi() as api:
-        environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
+        environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0", **more.pop("environment", {})}
         config = {"claude": str(installed(version)), "environment": environment, **more}
         with bridge_host(directory, **config) as host:
             yield RealHost(host, api, str(installed(version)))

@@ -16,12 +16,17 @@ from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import RealHost
+from tests.bridge.conftest import HostMaker, RealHost, real_server
 from tests.bridge.test_real_cli import STREAM, ask, messages, reply, user
+from tests.support.bridge_cli import NEWEST, VERSIONS, installed
 from tests.support.bridge_host import OWNER, SECRET, Place
+from tests.support.bridge_raw import RawClient
 from tests.support.fake_messages_api import FakeMessagesApi, Request, Say, Use, in_turn
 
 HOST_TEXT = "text-of-a-file-of-the-host"
+VARIABLE = "aws-secret-of-the-operator"
+OPERATOR = {"AWS_SECRET_ACCESS_KEY": VARIABLE}
+"""What the CLI takes in no other way than as a variable."""
 RUN = "test -d /app || touch marker"
 """Leaves the marker anywhere but in the container, which alone has /app: there a command harms nobody."""
 HOOK = {"hooks": [{"type": "command", "command": RUN}]}
@@ -64,6 +69,7 @@ class Range:
         assert not self.evil.requests, "the attacker's API was spoken to"
         heard = said + "".join(request.everything for request in self.real.api.requests)
         assert SECRET not in heard
+        assert VARIABLE not in heard
         assert HOST_TEXT not in heard
         assert "root:x:0" not in heard
 
@@ -80,6 +86,31 @@ class Range:
         subprocess.run(
             words, cwd=self.place.workspace, env=environment, input=stdin, capture_output=True, timeout=50, check=False
         )
+
+
+NONE = f"{NEWEST} without a namespace"
+
+
+@pytest.fixture(scope="module", params=[*VERSIONS, NONE])
+def real_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """A server for each version, and one with `confinement: none`, which holds in all rows but those about files."""
+    directory = tmp_path_factory.mktemp("real")
+    if request.param != NONE:
+        with real_server(directory, request.param, environment=OPERATOR) as host:
+            yield host
+        return
+    for above in (directory, *directory.parents):
+        above.chmod(above.stat().st_mode | 0o111)
+    with real_server(directory, NEWEST, confinement="none") as host:
+        yield host
+
+
+@pytest.fixture
+def confined(request: pytest.FixtureRequest, field: Range) -> Range:
+    """The same for rows that hold in a namespace alone: without one the file tools reach what the user reaches."""
+    if NONE in request.node.name:
+        pytest.skip("`confinement: none` lets the file tools reach what the user reaches")
+    return field
 
 
 @pytest.fixture

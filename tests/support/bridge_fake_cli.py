@@ -2,7 +2,7 @@
 """A program that stands where the host's Claude Code is expected, and does what its prompt says.
 
 The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
-`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`, `exit N`, `die N`,
+`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`, `walk`, `exit N`, `die N`,
 `hands N` (N commands through the shell prefix, and their median seconds).
 """
 
@@ -154,6 +154,24 @@ def listing(name: str) -> None:
     put(1, json.dumps(sorted(os.listdir(name))).encode())
 
 
+def walk(_: str) -> None:
+    """Try to run every program that a name leads to, and some that no name leads to: how each ended."""
+    ended = {}
+    folders = [*os.environ["PATH"].split(":"), "/sbin", "/usr/sbin", "/usr/local/bin", "/usr/games", "/workspace"]
+    for folder in [*folders, "/usr/lib/git-core", "/usr/libexec", "/opt/bridge", "/opt/python/bin"]:
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            ended[f"{folder}/{name}"] = run(f"{folder}/{name}")
+    put(1, json.dumps(ended).encode())
+
+
+def run(program: str) -> object:
+    try:
+        pid = os.posix_spawn(program, [program, "-c", "exit 0"], os.environ)
+    except OSError as error:
+        return error.strerror
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 STEPS = {
     "hands": hands,
     "out": lambda text: put(1, text.encode()),
@@ -169,6 +187,7 @@ STEPS = {
     "ignore": ignore,
     "orphan": orphan,
     "touch": touch,
+    "walk": walk,
     "list": listing,
     "exit": lambda code: os._exit(int(code)),
     "die": die,
