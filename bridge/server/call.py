@@ -32,7 +32,7 @@ from bridge.protocol import WINDOW, Event, Fields, Frame, opening_state, record
 from bridge.server import confinement
 from bridge.server.audit import outline
 from bridge.server.child import Child
-from bridge.server.credentials import NoCredentialsError
+from bridge.server.credentials import Credential, NoCredentialsError
 from bridge.server.hands import Hands
 from bridge.server.network import Rules
 from bridge.server.pumps import InputPump, OutputPump
@@ -148,9 +148,10 @@ class Call:
         scratch = None
         try:
             scratch = service.state.scratch()
-            rules = Rules.of(service.operator_environment, self._scope.web) if service.is_confined else None
+            credential = service.credential()
+            rules = service.rules(self.peer.grant, self._scope, credential) if service.is_confined else None
             self._hands = Hands(self, scratch / "hands", rules, self._stopped)
-            self._child = Child(self._command(scratch, rules), with_stdin, self._exited)
+            self._child = Child(self._command(scratch, rules, credential), with_stdin, self._exited)
         except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
             kind = "login" if isinstance(error, NoCredentialsError) else "start"
             text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
@@ -172,9 +173,9 @@ class Call:
         self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
         self.kick()
 
-    def _command(self, scratch: Path, rules: Rules | None) -> confinement.Command:
+    def _command(self, scratch: Path, rules: Rules | None, credential: Credential | None) -> confinement.Command:
         service, grant = self.peer.service, self.peer.grant
-        operator = service.operator_environment
+        operator = rules.disguise.told if rules else service.operator_environment
         program = service.cli.find()
         if program is None:
             raise StateError(service.cli.problem)
@@ -182,10 +183,10 @@ class Call:
             grant,
             Path(program),
             self._plan.argv,
-            environment.build(self._fields.all("env"), rules.disguised(operator) if rules else operator),
+            environment.build(self._fields.all("env"), operator),
             self.cwd,
             self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
-            service.credential(),
+            rules.credential(credential) if rules else credential,
             self._plan.project,
             scratch,
             self._scope.hands,
