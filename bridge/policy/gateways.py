@@ -116,7 +116,7 @@ class Gateway:
     host: str
     port: int
     tls: bool
-    prefix: str
+    prefix: str = dataclasses.field(repr=False)
     rows: tuple[Row, ...]
     secrets: Mapping[bytes, bytes] = dataclasses.field(default_factory=dict, repr=False)
     """What stands for each placeholder."""

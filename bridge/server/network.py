@@ -183,7 +183,7 @@ class Proxy:
         except FailedError as failure:
             await self._refuse(client, b"502 Bad Gateway", str(failure))
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            _say(client[1], b"502 Bad Gateway", b"")
+            _say(client[1], b"502 Bad Gateway", b"bridge: the server does not answer\n")
         finally:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 client[1].close()
