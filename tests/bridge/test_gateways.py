@@ -70,23 +70,29 @@ class Gate:
                 threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
-        heard, answered = bytearray(), False
         self.open += 1
         with contextlib.suppress(OSError), sock:
             sock.settimeout(10)
-            sock = self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
-            self.heard.append(heard)
-            while data := sock.recv(65536):
-                heard += data
-                is_whole = b"\r\n\r\n" in heard and (b"Length: 2\r\n" not in heard or b"\r\n\r\n{}" in heard)
-                if is_whole and not answered:
-                    answered = True
-                    if isinstance(self.answer, bytes):
-                        sock.sendall(self.answer)
-                        self._finish(sock)
-                    else:
-                        self.answer(sock)
+            if self._tls:
+                with self._tls.wrap_socket(sock, server_side=True) as inner:
+                    self._talk(inner)
+            else:
+                self._talk(sock)
         self.open -= 1
+
+    def _talk(self, sock: socket.socket) -> None:
+        heard, answered = bytearray(), False
+        self.heard.append(heard)
+        while data := sock.recv(65536):
+            heard += data
+            is_whole = b"\r\n\r\n" in heard and (b"Length: 2\r\n" not in heard or b"\r\n\r\n{}" in heard)
+            if is_whole and not answered:
+                answered = True
+                if isinstance(self.answer, bytes):
+                    sock.sendall(self.answer)
+                    self._finish(sock)
+                else:
+                    self.answer(sock)
 
 
 @pytest.fixture
