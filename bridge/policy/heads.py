@@ -16,7 +16,7 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[^\0\r\n]*[^\0\r\
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [^\0\r\n]*)?")
 _LENGTH = re.compile(rb"\d{1,15}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
-_URL = re.compile(r"http://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\\\[\]]{1,255})(?::(\d{1,5}))?((?:[/?][^#]*)?)")
+_URL = re.compile(r"http://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\\\[\]]{1,255})(?::(\d{1,5}))?((?:[/?][^#]*)?)", re.ASCII)
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^/?#@:\\\[\]]{1,255}):(\d{1,5})", re.ASCII)
 
 OF_HOP = frozenset({b"connection", b"host", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
