@@ -95,9 +95,7 @@ def _network(_state: State, chosen: Config) -> Iterator[Result]:
         yield Result(f"gateway {name}", True, "asked by the server; the CLI has another name for it, and no secret")
     for name in rules.authorities:
         if not os.access(name, os.R_OK):
-            yield Result(
-                "certificates", False, f"{name} cannot be read; {' and '.join(network.AUTHORITIES)} name files"
-            )
+            yield Result("certificates", False, f"{name} cannot be read; SSL_CERT_FILE or NODE_EXTRA_CA_CERTS names it")
 
 
 def _server(state: State, _chosen: Config) -> Iterator[Result]:

@@ -17,87 +17,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from pathlib import Path
-from urllib.parse import urlsplit
 
-from bridge.policy.gateways import API, TELLING, Disguise, Gateway, RefusedError, basic, disguise
-from bridge.policy.heads import Answer, HeadError, Request, chunk_size, split_authority, split_url, written
+from bridge.policy.gateways import API, Disguise, Gateway, RefusedError, disguise
+from bridge.policy.heads import HeadError, Request, split_authority, split_url
 from bridge.server.accepting import Acceptor
 from bridge.server.addresses import Lookups, is_public
 from bridge.server.credentials import Credential
+from bridge.server.exchange import CHUNK, MAX_HEAD, FailedError, Pair, exchange, head_of, relay, say
+from bridge.server.outward import AUTHORITIES, CONNECT_LIMIT_S, Upstream, first_of, lead, named, tls_context
 
 PORT = 3128
 """Of the proxy, on the namespace's own loopback."""
 
 WEB_PORTS = frozenset({80, 443})
 
-MAX_HEAD = 64 * 1024
-"""Bytes of a request's head: cookies and a token, with room."""
 MAX_CONNECTIONS = 64
 """Of one call: the CLI opens a handful."""
 HEAD_LIMIT_S = 20.0
-CONNECT_LIMIT_S = 15.0
 LINGER_S = 1.0
-MAX_INTERIM = 8
-"""Heads of answers before the final one, such as 100 Continue."""
-CHUNK = 64 * 1024
-
-AUTHORITIES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
-"""Variables of the operator's that name files with further authorities of TLS."""
 
 Target = tuple[str, int]
-Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class FailedError(Exception):
-    """A server that was asked for did not answer rightly; the text is a sentence without its name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Upstream:
-    """The operator's own proxy, which knows the way out of here."""
-
-    host: str
-    port: int
-    tls: bool = False
-    authorization: bytes = dataclasses.field(default=b"", repr=False)
-    direct: tuple[str, ...] = ()
-    """What it is not used for, as NO_PROXY says it."""
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Upstream | None:
-        """The proxy that the operator's variables name."""
-        direct = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-        for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
-            with contextlib.suppress(ValueError):
-                parts = urlsplit(environment.get(name, ""))
-                if parts.hostname and parts.scheme in ("http", "https"):
-                    tls = parts.scheme == "https"
-                    port = parts.port or (443 if tls else 80)
-                    login = basic(parts.username, parts.password)
-                    return cls(parts.hostname, port, tls, login, tuple(direct.replace(",", " ").split()))
-        return None
-
-    def leads_to(self, host: str, port: int) -> bool:
-        """Whether it is used for a target."""
-        is_local = host == "localhost" or host.startswith("127.") or host == "::1"
-        return not is_local and not any(_covers(entry.lower(), host, port) for entry in self.direct)
-
-
-def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY means a target: `*`, a name and all below it, an address, a network."""
-    if entry == "*":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
-    name, _, wanted = entry.partition(":")
-    name = name.removeprefix("*").removeprefix(".")
-    return wanted in ("", str(port)) and bool(name) and (host == name or host.endswith(f".{name}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +125,7 @@ class Proxy:
         except FailedError as failure:
             await self._refuse(client, b"502 Bad Gateway", str(failure))
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            _say(client[1], b"502 Bad Gateway", b"bridge: the server does not answer\n")
+            say(client[1], b"502 Bad Gateway", b"bridge: the server does not answer\n")
         finally:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 client[1].close()
@@ -191,7 +133,7 @@ class Proxy:
     async def _refuse(self, client: Pair, status: bytes, why: str) -> None:
         """Answer with a sentence. What still comes is read for a moment: closing at once would take the answer back."""
         self._note("refused", network=why)
-        _say(client[1], status, f"bridge: {why}\n".encode())
+        say(client[1], status, f"bridge: {why}\n".encode())
         with contextlib.suppress(OSError, TimeoutError):
             client[1].write_eof()
             async with asyncio.timeout(LINGER_S):
@@ -209,9 +151,9 @@ class Proxy:
         gateway = self._rules.disguise.gateways.get(host) if port == 80 else None
         if gateway is None:
             server = await self._connect(host, port, vouched_for=False)
-            await _exchange(client, server, request, _head(request, _named(host, port, 80), path, request.passed()))
+            await exchange(client, server, request, head_of(request, named(host, port, 80), path, request.passed()))
         elif gateway.is_greeting(request, path):
-            _say(client[1], b"200 OK", b"")
+            say(client[1], b"200 OK", b"")
         else:
             await self._ask(gateway, client, request, path)
 
@@ -219,14 +161,14 @@ class Proxy:
         server = await self._connect(host, port, vouched_for=(host, port) in self._rules.named)
         client[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         try:
-            await _relay(client, server)
+            await relay(client, server)
         finally:
             server[1].close()
 
     async def _ask(self, gateway: Gateway, client: Pair, request: Request, path: str) -> None:
         """Pass on what the API is asked for."""
         path, fields = gateway.judge(request, path)
-        name = _named(gateway.host, gateway.port, 443 if gateway.tls else 80)
+        name = named(gateway.host, gateway.port, 443 if gateway.tls else 80)
         try:
             server = await self._connect(gateway.host, gateway.port, vouched_for=True, tls=gateway.tls)
         except ssl.SSLError as error:
@@ -239,28 +181,28 @@ class Proxy:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             self._note("failed", network=f"{gateway.host}:{gateway.port}: {str(error) or type(error).__name__}")
             raise FailedError("the operator's gateway does not answer") from None
-        await _exchange(client, server, request, _head(request, name, path, fields), of_gateway=True)
+        await exchange(client, server, request, head_of(request, name, path, fields), of_gateway=True)
 
     async def _connect(self, host: str, port: int, vouched_for: bool, tls: bool = False) -> Pair:
         """A connection to a target, through the operator's own proxy where there is one."""
         addresses = [host] if vouched_for else await self._judged(host, port)
         upstream, files = self._rules.upstream, self._rules.authorities
-        context = await _context(files) if tls else None
+        context = await tls_context(files) if tls else None
         if upstream is None or not upstream.leads_to(host, port):
-            pair = await _first(addresses, port, context, host)
+            pair = await first_of(addresses, port, context, host)
         else:
-            pair = await _first(
-                [upstream.host], upstream.port, await _context(files) if upstream.tls else None, upstream.host
+            pair = await first_of(
+                [upstream.host], upstream.port, await tls_context(files) if upstream.tls else None, upstream.host
             )
             try:
                 async with asyncio.timeout(CONNECT_LIMIT_S):
-                    await _lead(pair, upstream, _named(addresses[0], port).encode())
+                    await lead(pair, upstream, named(addresses[0], port).encode())
                     if context is not None:
                         await pair[1].start_tls(context, server_hostname=host)
             except BaseException:
                 pair[1].close()
                 raise
-        self._note("connected", host=_named(host, port))
+        self._note("connected", host=named(host, port))
         return pair
 
     async def _judged(self, host: str, port: int) -> list[str]:
@@ -277,160 +219,3 @@ class Proxy:
         if not all(map(is_public, addresses)):
             raise RefusedError(f"{host} is not on the public internet; the container can be asked to fetch it")
         return addresses
-
-
-def _say(writer: asyncio.StreamWriter, status: bytes, body: bytes) -> None:
-    """Answer in place of a server."""
-    fields = [(b"Connection", b"close"), (b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(body))]
-    with contextlib.suppress(OSError):
-        writer.write(written(b"HTTP/1.1 " + status, fields) + body)
-
-
-def _named(host: str, port: int, usual: int = 0) -> str:
-    """A target as one word, without the port that is usual."""
-    name = f"[{host}]" if ":" in host else host
-    return name if port == usual else f"{name}:{port}"
-
-
-def _head(request: Request, name: str, path: str, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """A request as it goes to a server, which is named by us and not by the client."""
-    coding = [(b"Transfer-Encoding", b"chunked")] if request.length is None else []
-    own = [(b"Host", name.encode()), *fields, *coding, (b"Connection", b"close")]
-    return written(f"{request.method} {path} HTTP/1.1".encode(), own)
-
-
-async def _lead(pair: Pair, upstream: Upstream, wanted: bytes) -> None:
-    """Have the operator's proxy connect to a target; FailedError."""
-    login = [(b"Proxy-Authorization", upstream.authorization)] if upstream.authorization else []
-    pair[1].write(written(b"CONNECT " + wanted + b" HTTP/1.1", [(b"Host", wanted), *login]))
-    try:
-        answer = Answer.parse(await pair[0].readuntil(b"\r\n\r\n"))
-    except HeadError:
-        raise FailedError("the operator's proxy is none") from None
-    if answer.status != 200:
-        raise FailedError(f"the operator's proxy does not connect there: it answers {answer.status}")
-
-
-async def _first(addresses: list[str], port: int, context: ssl.SSLContext | None = None, name: str = "") -> Pair:
-    """A connection to the first address that answers; OSError when none does."""
-    failed: Exception = OSError("no address")
-    for address in addresses[:4]:
-        try:
-            async with asyncio.timeout(CONNECT_LIMIT_S):
-                return await asyncio.open_connection(
-                    address, port, limit=MAX_HEAD, ssl=context, server_hostname=name if context else None
-                )
-        except (OSError, TimeoutError) as error:
-            failed = error
-    raise failed
-
-
-async def _context(files: tuple[str, ...]) -> ssl.SSLContext:
-    """TLS with the system's authorities and those in some files; FailedError when one cannot be read."""
-    try:
-        return await asyncio.to_thread(_context_of, files)
-    except OSError:
-        raise FailedError(f"a file that {' or '.join(AUTHORITIES)} in bridge.yaml names cannot be used") from None
-
-
-def _context_of(files: tuple[str, ...]) -> ssl.SSLContext:
-    return _made_context(tuple((name, Path(name).stat().st_mtime_ns) for name in files))
-
-
-@lru_cache(4)
-def _made_context(files: tuple[tuple[str, int], ...]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    for name, _ in files:
-        context.load_verify_locations(name)
-    return context
-
-
-async def _exchange(client: Pair, server: Pair, request: Request, head: bytes, of_gateway: bool = False) -> None:
-    """Move one request and its answer. A client that goes away ends it, whether the server speaks or not."""
-    server[1].write(head)
-    asking = asyncio.create_task(_send_body(client[0], server[1], request.length))
-    answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway))
-    try:
-        await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
-        if answering.done() or asking.result():
-            await answering
-    finally:
-        asking.cancel()
-        answering.cancel()
-        server[1].close()
-
-
-async def _send_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None) -> bool:
-    """Pass on exactly the body; False when the client breaks off, then or later, and what it says more goes nowhere."""
-    try:
-        if length is None:
-            await _send_chunks(reader, writer)
-        else:
-            await _send_exactly(reader, writer, length)
-        return bool(await reader.read(1))
-    except (OSError, ValueError, HeadError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return False
-
-
-async def _send_exactly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int) -> None:
-    while length:
-        data = await reader.read(min(length, CHUNK))
-        if not data:
-            raise asyncio.IncompleteReadError(b"", length)
-        length -= len(data)
-        writer.write(data)
-        await writer.drain()
-
-
-async def _send_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while size := chunk_size(await reader.readuntil(b"\r\n")):
-        writer.write(b"%x\r\n" % size)
-        await _send_exactly(reader, writer, size)
-        if await reader.readexactly(2) != b"\r\n":
-            raise HeadError("a chunk has another length")
-        writer.write(b"\r\n")
-    if await reader.readexactly(2) != b"\r\n":
-        raise HeadError("fields behind the body")
-    writer.write(b"0\r\n\r\n")
-    await writer.drain()
-
-
-async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, of_gateway: bool) -> None:
-    """Bring the answer, and say in its head that the connection ends with it: not every server does. FailedError."""
-    for _ in range(MAX_INTERIM):
-        try:
-            answer = Answer.parse(await reader.readuntil(b"\r\n\r\n"))
-        except HeadError:
-            raise FailedError("the server's answer is not understood") from None
-        if answer.status == 100:
-            writer.write(written(answer.line, []))
-        elif answer.status == 101 or (of_gateway and answer.status // 100 == 3 and answer.status != 304):
-            raise FailedError(f"the server leads elsewhere with status {answer.status}, and nobody follows")
-        elif answer.status >= 200:
-            fields = [(k, v) for k, v in answer.passed() if not (of_gateway and k.lower() in TELLING)]
-            writer.write(written(answer.line, [*fields, (b"Connection", b"close")]))
-            await _pump(reader, writer)
-            return
-    raise FailedError("the server comes to no answer")
-
-
-async def _relay(one: Pair, other: Pair) -> None:
-    """Move bytes both ways until either side has had enough."""
-    tasks = [asyncio.create_task(_pump(one[0], other[1])), asyncio.create_task(_pump(other[0], one[1]))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.ALL_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
-    except OSError:
-        writer.close()  # nobody listens: let the other direction end as well

@@ -16,6 +16,7 @@ import pytest
 from bridge.server import addresses, network
 from bridge.server.credentials import Credential
 from bridge.server.network import Rules
+from bridge.server.outward import Upstream
 from tests.bridge.test_network import Serve, fetch, serve, tunnel
 from tests.support import certificate
 from tests.support.waiting import wait_until
@@ -568,14 +569,14 @@ NO_PROXY = [("*", True), ("gateway.example", True), (".example", True), ("exampl
 
 @pytest.mark.parametrize(("value", "direct"), NO_PROXY)
 def test_no_proxy_of_the_operator_s_is_obeyed(value: str, direct: bool) -> None:
-    upstream = network.Upstream.of({"HTTPS_PROXY": "http://proxy.example:8080", "NO_PROXY": value})
+    upstream = Upstream.of({"HTTPS_PROXY": "http://proxy.example:8080", "NO_PROXY": value})
     assert upstream is not None
     assert upstream.leads_to("gateway.example", 443) is not direct
 
 
 @pytest.mark.parametrize(("value", "direct"), [("10.0.0.0/8", True), ("10.1.2.3", True), ("10.1.2.3:80", False)])
 def test_no_proxy_knows_addresses(value: str, direct: bool) -> None:
-    upstream = network.Upstream.of({"HTTPS_PROXY": "http://proxy.example:8080", "no_proxy": value})
+    upstream = Upstream.of({"HTTPS_PROXY": "http://proxy.example:8080", "no_proxy": value})
     assert upstream is not None
     assert upstream.leads_to("10.1.2.3", 443) is not direct
     assert not upstream.leads_to("127.0.0.1", 443)

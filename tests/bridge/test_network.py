@@ -17,6 +17,7 @@ import pytest
 
 from bridge.server import addresses, network
 from bridge.server.addresses import MAX_LOOKUPS, Lookups, is_public
+from bridge.server.exchange import Pair
 from bridge.server.network import Proxy, Rules
 from tests.support.waiting import wait_until
 
@@ -133,12 +134,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str
         addresses = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
 
-    async def connect(addresses: list[str], port: int, *_: object) -> network.Pair:
+    async def connect(addresses: list[str], port: int, *_: object) -> Pair:
         connected.append(addresses)
         raise OSError(port)
 
     monkeypatch.setattr(addresses, "_resolve", resolve)
-    monkeypatch.setattr(network, "_first", connect)
+    monkeypatch.setattr(network, "first_of", connect)
     return connected
 
 

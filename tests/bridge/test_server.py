@@ -293,8 +293,8 @@ def test_reload_takes_new_limits_and_refuses_mistakes(host_per_test: HostMaker) 
 
 
 MISTAKES = ["x: 1", "limits: {x: 1}", "limits: {running: 0}", "confinement: yes", "- a", "a: [", "claude: 7",
-            "environment: {A: [1]}", "policy: {allow: x}", "audit: {size: 1}",
-            "web_ports: 8080", "web_ports: [0]", "web_ports: [65536]", "web_ports: [x]", "web_ports: [yes]"]  # fmt: skip
+            "environment: {A: [1]}", "policy: {allow: x}", "audit: {size: 1}", "web_ports: 8080",
+            "web_ports: [0]", "web_ports: [65536]", "web_ports: [x]", "web_ports: [yes]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", MISTAKES)
