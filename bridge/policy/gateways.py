@@ -122,6 +122,8 @@ class Gateway:
     """What stands for each placeholder."""
     headers: tuple[tuple[bytes, bytes], ...] = dataclasses.field(default=(), repr=False)
     """What the operator has put in, in place of what the CLI says."""
+    basic: bytes = dataclasses.field(default=b"", repr=False)
+    """The field Authorization of the name and password in the URL, for requests that carry no secret there."""
 
     def is_greeting(self, request: Request, path: str) -> bool:
         """Whether a CLI warms up a connection with it (2.1.197); it carries nothing, and nobody needs the answer."""
@@ -131,17 +133,21 @@ class Gateway:
         """The path and the fields to send on, or RefusedError."""
         if not any(row.method == request.method and re.fullmatch(row.path, path, re.ASCII) for row in self.rows):
             raise RefusedError(f"{request.method} {path[:80]} is nothing that Claude asks its gateway for")
-        fields, is_ours = [], False
+        fields, carriers = [], set()
         for name, value in request.passed():
             for placeholder, secret in self.secrets.items():
                 if name.lower() in (b"x-api-key", b"authorization", CALL.lower()) and placeholder in value:
-                    is_ours, value = True, value.replace(placeholder, secret)
+                    carriers.add(name.lower())
+                    value = value.replace(placeholder, secret)
             fields.append((name, value))
-        if not is_ours:
+        if not carriers:
             raise RefusedError(f"{request.method} {path[:80]} did not come from Claude itself")
-        replaced = {CALL.lower(), *(name.lower() for name, _ in self.headers)}
+        own = dict(self.headers)
+        if self.basic and b"authorization" not in carriers:
+            own.setdefault(b"Authorization", self.basic)
+        replaced = {CALL.lower(), *(name.lower() for name in own)}
         kept = [(name, value) for name, value in fields if name.lower() not in replaced]
-        return (self.prefix.rstrip("/") + path if path != "/" else self.prefix or "/"), [*kept, *self.headers]
+        return (self.prefix.rstrip("/") + path if path != "/" else self.prefix or "/"), [*kept, *own.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +187,10 @@ def disguise(environment: Mapping[str, str], login: str) -> Disguise:
             told.pop(name, None)
         told[variable] = f"http://{alias}"
         pairs = {placeholder.encode(): "".join(secret.split()).encode() for placeholder, secret in known.items()}
-        headers = _headers(environment, kind, address, TOKEN in mine)
-        gateways[alias] = Gateway(address.host, address.port, address.tls, address.prefix, kind.rows, pairs, headers)
+        headers = _headers(environment, kind)
+        gateways[alias] = Gateway(
+            address.host, address.port, address.tls, address.prefix, kind.rows, pairs, headers, address.basic
+        )
     login_told = placeholders.pop(LOGIN, "")
     told |= {name: _telling(name, placeholder) for name, placeholder in placeholders.items()}
     return Disguise(told, gateways, frozenset(signed), login_told)
@@ -233,9 +241,7 @@ def basic(name: str | None, password: str | None) -> bytes:
     return b"Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password or '')}".encode())
 
 
-def _headers(
-    environment: Mapping[str, str], kind: Kind, address: _Address, has_token: bool
-) -> tuple[tuple[bytes, bytes], ...]:
+def _headers(environment: Mapping[str, str], kind: Kind) -> tuple[tuple[bytes, bytes], ...]:
     """The fields that the operator has put into each request to a gateway."""
     found: dict[str, str] = {}
     for variable in kind.headers:
@@ -244,6 +250,4 @@ def _headers(
             name, _, value = entry.partition("=" if telemetry else ":")
             if re.fullmatch(r"[\w.-]{1,100}", name.strip(), re.ASCII) and value.strip().isprintable():
                 found[name.strip().title()] = unquote(value.strip()) if telemetry else value.strip()
-    if address.basic and not has_token:
-        found.setdefault("Authorization", address.basic.decode())
     return tuple((name.encode(), value.encode()) for name, value in found.items())

@@ -248,6 +248,14 @@ def test_name_and_password_of_the_url_are_put_in_by_the_proxy(serve: Serve, gate
     assert f"\r\nAuthorization: Basic {login}\r\n" in gate.text
 
 
+def test_token_is_stronger_than_the_password_of_the_url(serve: Serve, gate: Gate) -> None:
+    url = gate.url.replace("://", "://some:one@")
+    asked = Asked(serve, {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": "the-token"}, None)
+    asked.post(Authorization=f"Bearer {asked.told['ANTHROPIC_AUTH_TOKEN']}")
+    assert "\r\nAuthorization: Bearer the-token\r\n" in gate.text
+    assert gate.text.count("uthorization") == 1
+
+
 def test_path_of_the_operator_s_is_put_before_each_request(ask: Ask, gate: Gate) -> None:
     ask("/team/claude/").post()
     assert gate.text.startswith("POST /team/claude/v1/messages HTTP/1.1\r\n")
