@@ -674,3 +674,27 @@ def test_gateway_with_tls_serves_a_conversation(version: str, tmp_path_factory: 
             done = place.run("-p", "go on", "--continue", "--output-format", "json")
             assert json.loads(done.stdout)["result"] == "heard: go on"
         assert {request.key for request in api.requests} == {SECRET}
+
+
+WITHOUT_SECRET = {
+    "vertex": {"CLAUDE_CODE_USE_VERTEX": "1", "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1", "ANTHROPIC_VERTEX_BASE_URL": "{url}",
+               "ANTHROPIC_VERTEX_PROJECT_ID": "project", "CLOUD_ML_REGION": "us-east5"},
+    "bedrock": {"CLAUDE_CODE_USE_BEDROCK": "1", "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1", "AWS_REGION": "us-east-1",
+                "ANTHROPIC_BEDROCK_BASE_URL": "{url}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", WITHOUT_SECRET)
+def test_gateway_without_a_secret_hears_the_cli_alone(
+    version: str, provider: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with FakeMessagesApi() as api:
+        environment = {name: value.format(url=f"{api.url}/pre") for name, value in WITHOUT_SECRET[provider].items()}
+        environment["CLAUDE_CODE_MAX_RETRIES"] = "0"
+        directory = tmp_path_factory.mktemp("open")
+        with bridge_host(directory, claude=str(installed(version)), environment=environment) as host:
+            host.grant("open").run("-p", "hi you")
+        posts = [request for request in api.requests if request.method == "POST"]
+    assert posts
+    assert all(request.path.startswith(("/pre/projects/project/", "/pre/model/")) for request in posts)
+    assert not [request for request in api.requests if "x-bridge-call" in request.headers]
