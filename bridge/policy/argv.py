@@ -210,7 +210,9 @@ def _split(note: str) -> tuple[str, str]:
 
 def _reason(scope: Scope) -> str:
     if scope.hands and scope.web:
-        return "these tools run commands in the container alone, and reach the public web alone"
+        return (
+            "these tools run commands in the container alone, and reach the public web alone, at the ports of web_ports"
+        )
     if scope.hands:
         return "these tools run commands in the container alone, and none uses the host's network"
     return "only these tools neither run commands nor use the host's network"

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -278,7 +279,20 @@ def _remote(name: str, kind: str, entry: Json, scope: Scope) -> Json:
     url, headers = entry.get("url"), entry.get("headers") or {}
     if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not isinstance(headers, dict):
         raise PolicyError(f"the MCP server {name[:60]!r} has no address")
+    if _leads_nowhere(url):
+        raise PolicyError(
+            f"the MCP server {name[:60]!r} is on no public server: names in .invalid are the bridge's own"
+        )
     return {"type": kind, "url": url, "headers": {str(key): str(value) for key, value in headers.items()}}
+
+
+def _leads_nowhere(url: str) -> bool:
+    """Whether a URL is in .invalid, or none that everybody reads alike; the proxy, which decides, refuses both."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True
+    return not host or unquote(host).lower().rstrip(".").endswith(".invalid")
 
 
 def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:

@@ -32,7 +32,7 @@ from bridge.protocol import WINDOW, Event, Fields, Frame, opening_state, record
 from bridge.server import confinement
 from bridge.server.audit import outline
 from bridge.server.child import Child
-from bridge.server.credentials import NoCredentialsError
+from bridge.server.credentials import Credential, NoCredentialsError
 from bridge.server.hands import Hands
 from bridge.server.network import Rules
 from bridge.server.places import PlaceError
@@ -151,9 +151,10 @@ class Call:
         scratch = None
         try:
             scratch = service.state.scratch()
-            rules = Rules.of(service.operator_environment, self._scope.web) if service.is_confined else None
+            credential = service.credential()
+            rules = service.rules(self.peer.grant, self._scope, credential) if service.is_confined else None
             self._hands = Hands(self, scratch / "hands", rules, self._stopped, self._moved)
-            self._child = Child(self._command(scratch, rules), with_stdin, self._exited)
+            self._child = Child(self._command(scratch, rules, credential), with_stdin, self._exited)
         except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
             kind, text = self._failure(error)
             service.audit.write("failed", **self.peer.who, why=str(error))
@@ -189,9 +190,9 @@ class Call:
         what = self.peer.grant.changed or f"a directory of grant {self.peer.grant.name} was exchanged"
         self.fail("changed", f"on the host, {what}")
 
-    def _command(self, scratch: Path, rules: Rules | None) -> confinement.Command:
+    def _command(self, scratch: Path, rules: Rules | None, credential: Credential | None) -> confinement.Command:
         service, grant = self.peer.service, self.peer.grant
-        operator = service.operator_environment
+        operator = rules.disguise.told if rules else service.operator_environment
         program = service.cli.find()
         if program is None:
             raise StateError(service.cli.problem)
@@ -199,10 +200,10 @@ class Call:
             grant,
             Path(program),
             self._plan.argv,
-            environment.build(self._fields.all("env"), rules.disguised(operator) if rules else operator),
+            environment.build(self._fields.all("env"), operator),
             self.cwd,
             self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
-            service.credential(),
+            rules.credential(credential) if rules else credential,
             self._plan.project,
             scratch,
             self._scope.hands,

@@ -47,6 +47,8 @@ class Config:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     confinement: str = "bubblewrap"
     network: str = "web"
+    web_ports: frozenset[int] = frozenset()
+    """Of public servers, beside 80 and 443."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     allowed: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -86,7 +88,8 @@ def load(path: Path | None) -> Config:
 def parse(data: object) -> Config:
     """The configuration in a parsed document."""
     top = _mapping(data, "the file")
-    known = {"claude", "credentials", "environment", "confinement", "network", "limits", "policy", "audit"}
+    known = {"claude", "credentials", "environment", "confinement", "network", "web_ports", "limits",
+             "policy", "audit"}  # fmt: skip
     _no_others(top, known, "")
     policy = _mapping(top.get("policy"), "policy")
     _no_others(policy, {"allow", "refuse"}, "policy.")
@@ -98,6 +101,7 @@ def parse(data: object) -> Config:
         environment=_environment(top.get("environment")),
         confinement=_choice(top, "confinement", ("bubblewrap", "none")),
         network=_choice(top, "network", ("web", "api")),
+        web_ports=_ports(top.get("web_ports")),
         limits=_limits(top.get("limits")),
         allowed=_names(policy, "allow"),
         refused=_names(policy, "refuse"),
@@ -148,6 +152,12 @@ def _limits(value: object) -> Limits:
     names = {field.name for field in dataclasses.fields(Limits)}
     _no_others(given, names, "limits.")
     return Limits(**{name: _count(number, f"limits.{name}", 1, 1_000_000) for name, number in given.items()})
+
+
+def _ports(value: object) -> frozenset[int]:
+    if not isinstance(value, list | None):
+        raise ConfigError(f"web_ports is {value!r}; a list of ports is allowed")
+    return frozenset(_count(port, "a port of web_ports", 1, 0xFFFF) for port in value or [])
 
 
 def _names(mapping: dict[str, Any], key: str) -> frozenset[str]:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from bridge.server import confinement, control, credentials
+from bridge.policy.gateways import KINDS
+from bridge.server import confinement, control, credentials, network
 from bridge.server.config import Config
 from bridge.server.hostcli import HostCli
 from bridge.server.state import SOCKET_NAME, State, StateError
@@ -30,6 +31,7 @@ def examine(state: State, chosen: Config) -> list[Result]:
         _cli,
         _login,
         _confinement,
+        _network,
         _server,
         _grants,
     ]
@@ -73,6 +75,27 @@ def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
         yield Result("confinement", False, str(error))
     else:
         yield Result("confinement", True, "bubblewrap works")
+
+
+def _network(_state: State, chosen: Config) -> Iterator[Result]:
+    if chosen.confinement == "none":
+        yield Result("network", True, "the host's own, since confinement is none")
+        return
+    rules = network.Rules.of(chosen.environment, chosen.network == "web", chosen.web_ports)
+    if chosen.network == "web":
+        ports = ", ".join(map(str, sorted(rules.web_ports)))
+        yield Result(
+            "network", True, f"the API, and public servers at ports {ports}; web_ports in bridge.yaml adds some"
+        )
+    else:
+        yield Result("network", True, "the API alone; `network: web` in bridge.yaml adds public servers")
+    for name in sorted(
+        name for name, told in rules.disguise.told.items() if name in KINDS and told.endswith(".invalid")
+    ):
+        yield Result(f"gateway {name}", True, "asked by the server; the CLI has another name for it, and no secret")
+    for name in rules.authorities:
+        if not os.access(name, os.R_OK):
+            yield Result("certificates", False, f"{name} cannot be read; SSL_CERT_FILE or NODE_EXTRA_CA_CERTS names it")
 
 
 def _server(state: State, _chosen: Config) -> Iterator[Result]:

@@ -21,6 +21,7 @@ from bridge.server.call import Call
 from bridge.server.config import Config
 from bridge.server.guesses import Guesses
 from bridge.server.hostcli import HostCli
+from bridge.server.network import Rules
 from bridge.server.peer import Peer
 from bridge.server.publish import Published, adopt, publish
 from bridge.server.queue import FairQueue, QueueFullError
@@ -258,6 +259,10 @@ class Service:
         """The operator's variables, but for the secrets, which go by descriptor."""
         secrets = (credentials.TOKEN, credentials.KEY)
         return {name: value for name, value in self.config.environment.items() if name not in secrets}
+
+    def rules(self, grant: Grant, scope: Scope, credential: credentials.Credential | None) -> Rules:
+        """Where a call may go, and what its CLI is told in the place of names and secrets."""
+        return Rules.of(self.operator_environment, scope.web, self.config.web_ports, credential, grant.name)
 
     def credential(self) -> credentials.Credential | None:
         """What the CLI logs in with, read anew for each call: a login counts at once."""

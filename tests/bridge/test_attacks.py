@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ import pytest
 
 from tests.bridge.conftest import HostMaker, RealHost, real_server
 from tests.bridge.test_real_cli import STREAM, ask, messages, reply, user
+from tests.support import certificate
 from tests.support.bridge_cli import NEWEST, VERSIONS, installed
-from tests.support.bridge_host import OWNER, SECRET, Place
+from tests.support.bridge_host import OWNER, SECRET, Place, bridge_host
 from tests.support.bridge_raw import RawClient
-from tests.support.fake_messages_api import FakeMessagesApi, Request, Say, Use, in_turn
+from tests.support.fake_messages_api import Fail, FakeMessagesApi, Request, Say, Use, in_turn
 
 HOST_TEXT = "text-of-a-file-of-the-host"
 VARIABLE = "aws-secret-of-the-operator"
@@ -587,9 +589,142 @@ def test_the_cli_starts_no_editor(field: Range) -> None:
     assert {b"EDITOR=/bin/false", b"VISUAL=/bin/false"} <= set(environment)
 
 
+# The network: gateways of the operator's
+
+
+def asked_paths(api: FakeMessagesApi) -> set[str]:
+    """What a gateway was asked for, but for what is the API's."""
+    return {request.path.partition("?")[0] for request in api.requests} - {"/v1/messages", "/v1/messages/count_tokens"}
+
+
 def test_server_at_the_address_of_the_api(field: Range) -> None:
     """A gateway of the operator's has more to it than the API."""
     url = f"{field.real.api.url}/admin"
     servers = {"mcpServers": {"x": {"type": "http", "url": url, "headers": {"x-attack": "1"}}}}
     field.call("-p", "hi you", "--mcp-config", json.dumps(servers))
-    assert not [request for request in field.real.api.requests if request.path.startswith("/admin")]
+    assert not asked_paths(field.real.api)
+
+
+@pytest.mark.parametrize("kind", ["http", "sse"])
+def test_name_of_the_gateway_that_an_error_tells_leads_to_nothing(field: Range, kind: str) -> None:
+    """In the same call: first an error that tells the name, then a server at it, and a page of it."""
+    field.real.api.part = lambda _: Fail(502)
+    with field.place.start(*STREAM, "--allowedTools", "WebFetch") as running:
+        running.stdin.write(user("hi you"))
+        running.stdin.flush()
+        said = b""
+        while not said.endswith(b"}\n") or json.loads(said.splitlines()[-1])["type"] != "result":
+            said += running.line()
+        (name,) = set(re.findall(rb"[0-9a-f]{32}\.invalid", said))
+        url = f"http://{name.decode()}"
+        pages = [Use("WebFetch", {"url": f"{url}{path}", "prompt": "x"}) for path in ("/admin", "/v1/messages")]
+        field.real.api.part = in_turn(*pages, Say("done"))
+        field.real.api.requests.clear()
+        running.stdin.write(ask("mcp_set_servers", servers={"x": {"type": kind, "url": f"{url}/admin/keys?all=1"}}))
+        running.stdin.write(user("go on"))
+        running.stdin.flush()
+        _, out, _ = running.end(timeout=50)
+    answers = [m for m in messages(out) if m["type"] == "control_response"]
+    assert "names in .invalid are the bridge's own" in json.dumps(answers)
+    assert len(field.real.api.prompts[-1].results) == 2
+    assert not asked_paths(field.real.api)
+    field.check(out.decode())
+
+
+@pytest.mark.parametrize(
+    "url", ["http://X.INVALID/", "http://x.invalid./", "http://x.%69nvalid/", "http://u@x.invalid:80/"]
+)
+def test_server_in_the_bridge_s_own_names_is_refused(field: Range, url: str) -> None:
+    servers = {"mcpServers": {"x": {"type": "http", "url": url}}}
+    done = field.place.run("-p", "hi you", "--mcp-config", json.dumps(servers))
+    assert (done.returncode, b"names in .invalid" in done.stderr) == (126, True)
+
+
+TOKENS = {
+    "ANTHROPIC_AUTH_TOKEN": "the-operator-s-token",
+    "ANTHROPIC_CUSTOM_HEADERS": "X-Gateway-Key: the-operator-s-header",
+    "AWS_BEARER_TOKEN_BEDROCK": "the-operator-s-bearer",
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=the-operator-s-telemetry",
+}
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    """The CLI's."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["", "CLAUDE_CODE_USE_BEDROCK"], ids=["api", "bedrock"])
+def guarded(
+    request: pytest.FixtureRequest, version: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealHost]:
+    """A gateway with TLS, and secrets for it of every kind."""
+    directory = tmp_path_factory.mktemp("guarded")
+    both = certificate.make(directory)
+    cli = str(installed(version))
+    with FakeMessagesApi(tls=certificate.context(both)) as api:
+        url = api.url.replace("://", "://someone:the-operator-s-password@")
+        environment = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_BEDROCK_BASE_URL": url, "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+        environment |= {"NODE_EXTRA_CA_CERTS": str(both), "CLAUDE_CODE_MAX_RETRIES": "0", **TOKENS}
+        if request.param:
+            environment[request.param] = "1"
+        with bridge_host(directory, claude=cli, environment=environment) as host:
+            yield RealHost(host, api, cli)
+
+
+def test_process_of_the_cli_holds_no_secret_that_is_for_a_gateway(guarded: RealHost) -> None:
+    """Whatever reads its variables (a link, an import, a mention) learns nothing; the gateway gets what is its."""
+    place, api = guarded.place(), guarded.api
+    with place.start(*STREAM) as running:
+        running.stdin.write(user("hi you"))
+        running.stdin.flush()
+        while json.loads(running.line())["type"] != "result":
+            continue
+        (cli,) = place.cli()
+        told = Path(f"/proc/{cli}/environ").read_bytes()
+        running.end()
+    assert b".invalid" in told
+    for secret in ("the-operator-s", SECRET, api.url.partition("//")[2]):
+        assert secret.encode() not in told
+    posts = [request for request in api.requests if request.method == "POST"]
+    assert posts
+    assert {request.key for request in posts} <= {SECRET, *TOKENS.values()}
+    assert {request.headers.get("x-gateway-key") for request in posts} == {"the-operator-s-header"}
+
+
+def test_gateway_with_tls_serves_a_conversation(version: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Text, then the same conversation gone on with, as one object: through the server's TLS."""
+    directory = tmp_path_factory.mktemp("safe")
+    both = certificate.make(directory)
+    with FakeMessagesApi(tls=certificate.context(both)) as api:
+        environment = {"ANTHROPIC_BASE_URL": api.url, "SSL_CERT_FILE": str(both), "CLAUDE_CODE_MAX_RETRIES": "0"}
+        with bridge_host(directory, claude=str(installed(version)), environment=environment) as host:
+            place = host.grant("safe")
+            assert place.run("-p", "hi you").stdout == b"heard: hi you\n"
+            done = place.run("-p", "go on", "--continue", "--output-format", "json")
+            assert json.loads(done.stdout)["result"] == "heard: go on"
+        assert {request.key for request in api.requests} == {SECRET}
+
+
+WITHOUT_SECRET = {
+    "vertex": {"CLAUDE_CODE_USE_VERTEX": "1", "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1", "ANTHROPIC_VERTEX_BASE_URL": "{url}",
+               "ANTHROPIC_VERTEX_PROJECT_ID": "project", "CLOUD_ML_REGION": "us-east5"},
+    "bedrock": {"CLAUDE_CODE_USE_BEDROCK": "1", "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1", "AWS_REGION": "us-east-1",
+                "ANTHROPIC_BEDROCK_BASE_URL": "{url}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", WITHOUT_SECRET)
+def test_gateway_without_a_secret_hears_the_cli_alone(
+    version: str, provider: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with FakeMessagesApi() as api:
+        environment = {name: value.format(url=f"{api.url}/pre") for name, value in WITHOUT_SECRET[provider].items()}
+        environment["CLAUDE_CODE_MAX_RETRIES"] = "0"
+        directory = tmp_path_factory.mktemp("open")
+        with bridge_host(directory, claude=str(installed(version)), environment=environment) as host:
+            host.grant("open").run("-p", "hi you")
+        posts = [request for request in api.requests if request.method == "POST"]
+    assert posts
+    assert all(request.path.startswith(("/pre/projects/project/", "/pre/model/")) for request in posts)
+    assert not [request for request in api.requests if "x-bridge-call" in request.headers]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http.client
 import http.server
 import ipaddress
@@ -16,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from bridge.server import network
-from bridge.server.network import Proxy, Rules, is_public
+from bridge.server import addresses, network
+from bridge.server.addresses import MAX_LOOKUPS, Lookups, is_public
+from bridge.server.exchange import Pair
+from bridge.server.network import Proxy, Rules
 from tests.support.waiting import wait_until
 
 PUBLIC = "93.184.216.34"
@@ -32,7 +33,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         if leads:
             self.send_header("Location", f"http://{self.path[4:]}/inside")
         self.end_headers()
-        self.wfile.write((self.headers["Host"] if self.path == "/host" else self.path).encode())
+        self.wfile.write(self.path.encode())
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -41,7 +42,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def site() -> Iterator[tuple[str, int]]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield "127.0.0.1", server.server_address[1]
         server.shutdown()
 
@@ -80,13 +81,6 @@ def serve() -> Iterator[Serve]:
     loop.close()
 
 
-def serve_named(serve: Serve, site: tuple[str, int], web: bool = True) -> tuple[int, str]:
-    """A proxy whose operator names the site as the API, and the address that the CLI is told for it."""
-    environment = {"ANTHROPIC_BASE_URL": f"http://{site[0]}:{site[1]}"}
-    rules = Rules.of(environment, web)
-    return serve(rules), rules.disguised(environment)["ANTHROPIC_BASE_URL"]
-
-
 def fetch(proxy: int, url: str, **headers: str) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://127.0.0.1:{proxy}"}))
     try:
@@ -107,25 +101,6 @@ def tunnel(proxy: int, host: str, port: int) -> int:
         return answer.status
 
 
-def test_address_that_the_operator_named_is_reached(serve: Serve, site: tuple[str, int]) -> None:
-    proxy, url = serve_named(serve, site)
-    assert fetch(proxy, f"{url}/hello?x=1") == (200, "/hello?x=1")
-    assert tunnel(proxy, url.removeprefix("http://").removesuffix(":80"), 80) == 200
-
-
-def test_address_that_the_operator_named_is_no_one_s_but_the_cli_s(serve: Serve, site: tuple[str, int]) -> None:
-    """A container may know it, and have the CLI ask there: a remote MCP server, a redirect."""
-    proxy, url = serve_named(serve, site)
-    assert fetch(proxy, f"http://{site[0]}:{site[1]}/admin")[0] == 403
-    assert fetch(proxy, f"{url}/to/{site[0]}:{site[1]}")[0] == 403
-
-
-def test_name_of_the_server_is_its_own(serve: Serve, site: tuple[str, int]) -> None:
-    """Also where the CLI was told another, and whatever it says itself."""
-    proxy, url = serve_named(serve, site)
-    assert fetch(proxy, f"{url}/host", Host="elsewhere.example") == (200, f"{site[0]}:{site[1]}")
-
-
 INSIDE = ["127.0.0.1", "localhost", "0.0.0.0", "2130706433", "0x7f.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
           "10.0.0.1", "172.17.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "fd00:ec2::254", "fe80::1",
           "224.0.0.1", "255.255.255.255", "168.63.129.16", "192.0.0.192"]  # fmt: skip
@@ -133,7 +108,7 @@ INSIDE = ["127.0.0.1", "localhost", "0.0.0.0", "2130706433", "0x7f.1", "::1", ":
 
 @pytest.mark.parametrize("host", INSIDE)
 def test_address_that_is_not_public_is_refused(serve: Serve, site: tuple[str, int], host: str) -> None:
-    proxy = serve(Rules(web=True))
+    proxy = serve(Rules(web=True, web_ports=frozenset({site[1]})))
     name = f"[{host}]" if ":" in host else host
     code, text = fetch(proxy, f"http://{name}:{site[1]}/hello")
     assert code in (403, 502)  # 502: a name that this machine cannot resolve at all
@@ -150,15 +125,6 @@ def test_refusal_is_a_sentence(serve: Serve, host: str) -> None:
     )
 
 
-def test_redirect_does_not_lead_inside(serve: Serve, site: tuple[str, int]) -> None:
-    proxy, url = serve_named(serve, site)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        code, text = fetch(proxy, f"{url}/to/127.0.0.1:{other.server_address[1]}")
-        other.shutdown()
-    assert (code, "/inside" in text) == (403, False)
-
-
 def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str]]:
     """A resolver whose answers change from one question to the next; what is connected to."""
     connected: list[list[str]] = []
@@ -168,12 +134,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str
         addresses = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses]
 
-    async def connect(addresses: list[str], port: int) -> network.Pair:
+    async def connect(addresses: list[str], port: int, *_: object) -> Pair:
         connected.append(addresses)
         raise OSError(port)
 
-    monkeypatch.setattr(network, "_resolve", resolve)
-    monkeypatch.setattr(network, "_first", connect)
+    monkeypatch.setattr(addresses, "_resolve", resolve)
+    monkeypatch.setattr(network, "first_of", connect)
     return connected
 
 
@@ -193,12 +159,27 @@ def test_name_with_one_address_inside_is_refused(serve: Serve, monkeypatch: pyte
     assert not connected
 
 
-@pytest.mark.parametrize(("web", "port"), [(False, 443), (True, 22), (True, 25)])
+PORTS = [21, 22, 25, 53, 111, 389, 3306, 5432, 6379, 6667, 8080, 8443, 9200, 11211]
+
+
+@pytest.mark.parametrize(("web", "port"), [(False, 443), *((True, port) for port in PORTS)])
 def test_public_address_is_refused_by_rule(serve: Serve, monkeypatch: pytest.MonkeyPatch, web: bool, port: int) -> None:
     proxy = serve(Rules(web=web))
     connected = answers(monkeypatch, [PUBLIC])
     assert tunnel(proxy, "public.example", port) == 403
     assert not connected
+
+
+def test_refused_port_says_what_the_operator_can_set(serve: Serve) -> None:
+    code, text = fetch(serve(Rules(web=True)), "http://public.example:8080/")
+    wanted = "port 8080 of public.example is none of the web's; the operator can add it to web_ports in bridge.yaml"
+    assert (code, text) == (403, f"bridge: {wanted}\n")
+
+
+def test_port_that_the_operator_added_is_open(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    connected = answers(monkeypatch, [PUBLIC])
+    assert tunnel(serve(Rules.of({}, True, [8080])), "public.example", 8080) == 502
+    assert connected == [[PUBLIC]]
 
 
 def test_operator_s_proxy_is_told_the_address_that_was_judged(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,37 +207,10 @@ def test_public(address: str, public: bool) -> None:
 
 def test_address_of_this_machine_s_own_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is public for everyone else: what listens there may count on a firewall."""
-    assert network._is_own(ipaddress.ip_address("127.0.0.1"))
-    assert not network._is_own(ipaddress.ip_address(PUBLIC))
-    monkeypatch.setattr(network, "_is_own", lambda address: str(address) == PUBLIC)
+    assert addresses._is_own(ipaddress.ip_address("127.0.0.1"))
+    assert not addresses._is_own(ipaddress.ip_address(PUBLIC))
+    monkeypatch.setattr(addresses, "_is_own", lambda address: str(address) == PUBLIC)
     assert not is_public(PUBLIC)
-
-
-def test_client_that_keeps_connections_is_told_that_this_one_ends(serve: Serve, site: tuple[str, int]) -> None:
-    """A server need not say so. Without it the client's next request meets a connection that closes."""
-    port, url = serve_named(serve, site, web=False)
-    proxy = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    for path in ("/first", "/second"):
-        proxy.request("GET", url + path)
-        answer = proxy.getresponse()
-        assert (answer.read().decode(), answer.getheader("Connection")) == (path, "close")
-    proxy.close()
-
-
-def test_server_that_never_comes_to_an_answer_is_left(serve: Serve) -> None:
-    """It could fill memory with heads that announce another one."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        proxy, url = serve_named(serve, listener.getsockname())
-        with socket.create_connection(("127.0.0.1", proxy), 10) as sock:
-            sock.sendall(f"GET {url}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            accepted, _ = listener.accept()
-            with accepted, contextlib.suppress(OSError):
-                for _ in range(10_000):
-                    accepted.sendall(b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
-            received = 0
-            while data := sock.recv(65536):
-                received += len(data)
-    assert received < 20 * 10_000
 
 
 def test_names_that_nobody_answers_for_keep_few_threads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,16 +221,103 @@ def test_names_that_nobody_answers_for_keep_few_threads(serve: Serve, monkeypatc
         go.wait(20)
         raise OSError(host)
 
-    monkeypatch.setattr(network, "_resolve", resolve)
+    monkeypatch.setattr(addresses, "_resolve", resolve)
     proxy = serve(Rules(web=True))
     before = threading.active_count()
     requests = [socket.create_connection(("127.0.0.1", proxy), 10) for _ in range(20)]
     for number, sock in enumerate(requests):
         sock.sendall(f"CONNECT n{number}.example:443 HTTP/1.1\r\n\r\n".encode())
-    wait_until(lambda: len(asked) == network.MAX_LOOKUPS, 5, "the first names")
-    assert threading.active_count() - before <= network.MAX_LOOKUPS
+    wait_until(lambda: len(asked) == MAX_LOOKUPS, 5, "the first names")
+    assert threading.active_count() - before <= MAX_LOOKUPS
     go.set()
     assert [sock.recv(12) for sock in requests] == [b"HTTP/1.1 502"] * 20
     for sock in requests:
         sock.close()
     assert len(asked) == 20
+
+
+def test_names_of_one_grant_that_nobody_answers_for_keep_no_other_from_the_web(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four calls of a grant ask for more names than any pool has threads; another grant's name comes at once."""
+    asked, go = [], threading.Event()
+
+    def resolve(host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        if host == "quick.example":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
+        asked.append(host)
+        go.wait(20)
+        raise OSError(host)
+
+    monkeypatch.setattr(addresses, "_resolve", resolve)
+    calls = [serve(Rules.of({}, True, grant="slow")) for _ in range(4)]
+    requests = []
+    for number in range(32):
+        requests.append(socket.create_connection(("127.0.0.1", calls[number % 4]), 10))
+        requests[-1].sendall(f"CONNECT n{number}.example:443 HTTP/1.1\r\n\r\n".encode())
+    wait_until(lambda: len(asked) == MAX_LOOKUPS, 5, "the first names")
+    other = serve(Rules.of({}, True, grant="other"))
+    with socket.create_connection(("127.0.0.1", other), 1) as sock:
+        sock.settimeout(1)
+        sock.sendall(b"CONNECT quick.example:443 HTTP/1.1\r\n\r\n")
+        assert sock.recv(12) == b"HTTP/1.1 403"
+    assert len(asked) == MAX_LOOKUPS
+    go.set()
+    for sock in requests:
+        sock.close()
+
+
+def test_look_ups_of_a_grant_are_forgotten_with_its_last_call() -> None:
+    kept = Lookups.of("one")
+    assert Lookups.of("one") is kept
+    del kept
+    assert "one" not in Lookups._of
+
+
+@pytest.mark.parametrize("name", ["x.invalid", "X.INVALID", "x.invalid."])
+def test_name_in_invalid_leads_nowhere(serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    connected = answers(monkeypatch, [PUBLIC])
+    proxy = serve(Rules(web=True))
+    assert (tunnel(proxy, name, 443), fetch(proxy, f"http://{name}/")[0]) == (403, 403)
+    assert not connected
+
+
+TWO_WAYS = {
+    "bare LF": b"GET http://public.example/ HTTP/1.1\nHost: x\r\n\r\n",
+    "bare LF in a field": b"GET http://public.example/ HTTP/1.1\r\nA: b\nHost: x\r\n\r\n",
+    "bare CR": b"GET http://public.example/ HTTP/1.1\r\nA: b\rHost: x\r\n\r\n",
+    "NUL": b"GET http://public.example/ HTTP/1.1\r\nA: b\0\r\n\r\n",
+    "folded": b"GET http://public.example/ HTTP/1.1\r\nA: b\r\n c: d\r\n\r\n",
+    "space before colon": b"POST http://public.example/ HTTP/1.1\r\nContent-Length : 3\r\n\r\nabc",
+    "two lengths": b"POST http://public.example/ HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    "same length twice": b"POST http://public.example/ HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\nabc",
+    "signed length": b"POST http://public.example/ HTTP/1.1\r\nContent-Length: +3\r\n\r\nabc",
+    "length and coding": b"POST http://public.example/ HTTP/1.1\r\nContent-Length: 5\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "other coding": b"POST http://public.example/ HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "two codings": b"POST http://public.example/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+    b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "no version": b"GET http://public.example/\r\n\r\n",
+    "version 2": b"GET http://public.example/ HTTP/2.0\r\n\r\n",
+    "two spaces": b"GET  http://public.example/ HTTP/1.1\r\n\r\n",
+    "space in path": b"GET http://public.example/a b HTTP/1.1\r\n\r\n",
+    "own path": b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n",
+    "other scheme": b"GET https://public.example/ HTTP/1.1\r\n\r\n",
+    "user": b"GET http://a:b@public.example/ HTTP/1.1\r\n\r\n",
+    "backslash": b"GET http://public.example\\@inside/ HTTP/1.1\r\n\r\n",
+    "fragment": b"GET http://public.example/#a HTTP/1.1\r\n\r\n",
+    "port 0": b"GET http://public.example:0/ HTTP/1.1\r\n\r\n",
+    "no port": b"CONNECT public.example HTTP/1.1\r\n\r\n",
+    "arabic port": "CONNECT public.example:٤٤٣ HTTP/1.1\r\n\r\n".encode(),
+}
+
+
+@pytest.mark.parametrize("text", TWO_WAYS.values(), ids=TWO_WAYS.keys())
+def test_request_that_can_be_read_in_two_ways_is_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    connected = answers(monkeypatch, [PUBLIC])
+    with socket.create_connection(("127.0.0.1", serve(Rules(web=True))), 10) as sock:
+        sock.sendall(text)
+        assert sock.recv(12) == b"HTTP/1.1 400"
+    assert not connected

@@ -294,7 +294,8 @@ def test_reload_takes_new_limits_and_refuses_mistakes(host_per_test: HostMaker) 
 
 
 MISTAKES = ["x: 1", "limits: {x: 1}", "limits: {running: 0}", "confinement: yes", "- a", "a: [", "claude: 7",
-            "environment: {A: [1]}", "policy: {allow: x}", "audit: {size: 1}"]  # fmt: skip
+            "environment: {A: [1]}", "policy: {allow: x}", "audit: {size: 1}", "web_ports: 8080",
+            "web_ports: [0]", "web_ports: [65536]", "web_ports: [x]", "web_ports: [yes]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", MISTAKES)
@@ -483,6 +484,15 @@ def test_login_is_stored_for_the_server_alone(host_per_test: HostMaker) -> None:
     environment = json.loads(place.run("-p", "report").stdout)["env"]
     assert "CLAUDE_CODE_OAUTH_TOKEN_FILE_DESCRIPTOR" in environment
     assert "sk-ant-oat01" not in json.dumps(environment)
+
+
+def test_doctor_says_what_the_network_leads_to(host_per_test: HostMaker) -> None:
+    gateway = {"ANTHROPIC_BASE_URL": "https://gateway.example", "NODE_EXTRA_CA_CERTS": "/nonexistent"}
+    host = host_per_test(web_ports=[8443, 8080], environment=gateway)
+    said = host.tell("doctor").stdout
+    assert "ok   network: the API, and public servers at ports 80, 443, 8080, 8443; web_ports in bridge.yaml" in said
+    assert "ok   gateway ANTHROPIC_BASE_URL: asked by the server" in said
+    assert "FAIL certificates: /nonexistent cannot be read" in said
 
 
 def test_doctor_names_what_is_wrong(host_per_test: HostMaker) -> None:

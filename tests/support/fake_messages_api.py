@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,17 +119,21 @@ def in_turn(*replies: Reply) -> Part:
 class FakeMessagesApi:
     """The server, in a thread of its own; use it as a context manager."""
 
-    def __init__(self, part: Part = echo) -> None:
+    def __init__(self, part: Part = echo, tls: ssl.SSLContext | None = None) -> None:
         self.part = part
+        self._scheme = "https" if tls else "http"
         self.requests: list[Request] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
+        if tls:
+            listener = self._server.socket
+            self._server.socket = tls.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
         """What ANTHROPIC_BASE_URL is set to."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def prompts(self) -> list[Request]:

@@ -1,0 +1,145 @@
+"""Heads of HTTP/1.1 messages, read strictly: what two readers could take for two things is refused.
+
+Nothing is repaired here. A request is sent on from what was read, never from its bytes, so whoever reads it next sees
+one request, with the length that was judged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+_LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,16384}) HTTP/1\.[01]")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[^\0\r\n]*[^\0\r\n \t])?)[ \t]*")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [^\0\r\n]*)?")
+_LENGTH = re.compile(rb"\d{1,15}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_URL = re.compile(r"http://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\\\[\]]{1,255})(?::(\d{1,5}))?((?:[/?][^#]*)?)", re.ASCII)
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^/?#@:\\\[\]]{1,255}):(\d{1,5})", re.ASCII)
+
+OF_HOP = frozenset({b"connection", b"host", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
+"""Fields that hold for one connection alone, and the name that the other side of it is known by."""
+
+
+class HeadError(Exception):
+    """The bytes are no head; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A request's head. `length` is that of the body in bytes; None for one that comes in chunks."""
+
+    method: str
+    target: str
+    fields: Fields
+    length: int | None = 0
+
+    @classmethod
+    def parse(cls, head: bytes) -> Request:
+        """Read a head with its empty line; HeadError."""
+        line, fields = _lines(head)
+        found = _LINE.fullmatch(line)
+        if not found:
+            raise HeadError("the first line is none of HTTP/1.1")
+        return cls(found[1].decode(), found[2].decode(), fields, _length(fields))
+
+    def passed(self) -> list[tuple[bytes, bytes]]:
+        """The fields that are meant for the one who answers."""
+        return _passed(self.fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An answer's head."""
+
+    status: int
+    line: bytes
+    fields: Fields
+
+    @classmethod
+    def parse(cls, head: bytes) -> Answer:
+        """Read a head with its empty line; HeadError."""
+        line, fields = _lines(head)
+        found = _STATUS.fullmatch(line)
+        if not found:
+            raise HeadError("the answer is none of HTTP/1.1")
+        _length(fields)
+        return cls(int(found[1]), line, fields)
+
+    def passed(self) -> list[tuple[bytes, bytes]]:
+        """The fields that are meant for the one who asked; its body is passed as it is, in chunks or not."""
+        coding = [(name, value) for name, value in self.fields if name.lower() == b"transfer-encoding"]
+        return _passed(self.fields) + coding
+
+
+def written(line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a head."""
+    return b"\r\n".join([line, *(name + b": " + value for name, value in fields), b"", b""])
+
+
+def chunk_size(line: bytes) -> int:
+    """The size in the line before a chunk; HeadError."""
+    found = _CHUNK.fullmatch(line)
+    if not found:
+        raise HeadError("a chunk has no size")
+    return int(found[1], 16)
+
+
+def split_url(target: str) -> tuple[str, int, str]:
+    """Host, port and path with query of what a proxy is asked for; HeadError."""
+    found = _URL.fullmatch(target)
+    if not found:
+        raise HeadError(f"{target[:80]!r} is no address of the web")
+    path = found[3] if found[3].startswith("/") else "/" + found[3]
+    return (*_place(found[1], found[2] or "80"), path)
+
+
+def split_authority(target: str) -> tuple[str, int]:
+    """Host and port of what a tunnel is asked for; HeadError."""
+    found = _AUTHORITY.fullmatch(target)
+    if not found:
+        raise HeadError(f"{target[:80]!r} is no address")
+    return _place(found[1], found[2])
+
+
+def _place(host: str, port: str) -> tuple[str, int]:
+    if not 0 < int(port) <= 0xFFFF:
+        raise HeadError(f"{port} is no port")
+    return host.strip("[]").lower(), int(port)
+
+
+def _lines(head: bytes) -> tuple[bytes, Fields]:
+    line, *rest = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    fields = []
+    for text in rest:
+        found = _FIELD.fullmatch(text)
+        if not found:
+            raise HeadError("a field of the head is none")
+        fields.append((found[1], found[2]))
+    return line, tuple(fields)
+
+
+def _length(fields: Fields) -> int | None:
+    lengths = [value for name, value in fields if name.lower() == b"content-length"]
+    codings = [value.lower() for name, value in fields if name.lower() == b"transfer-encoding"]
+    if codings:
+        if codings != [b"chunked"] or lengths:
+            raise HeadError("the length of the body is not clear")
+        return None
+    if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
+        raise HeadError("the length of the body is not clear")
+    return int(lengths[0]) if lengths else 0
+
+
+def _passed(fields: Fields) -> list[tuple[bytes, bytes]]:
+    named = {
+        word.strip().lower() for name, value in fields if name.lower() == b"connection" for word in value.split(b",")
+    }
+    dropped = OF_HOP | named
+    return [
+        (name, value)
+        for name, value in fields
+        if (low := name.lower()) not in dropped and not low.startswith(b"proxy-")
+    ]
