@@ -20,7 +20,7 @@ from tests.support.bridge_cli import NEWEST, VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, Place, bridge_host
 from tests.support.fake_messages_api import FakeMessagesApi, echo
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.attacks"]
 
 HostMaker = Callable[..., BridgeHost]
 

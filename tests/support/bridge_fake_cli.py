@@ -2,12 +2,12 @@
 """A program that stands where the host's Claude Code is expected, and does what its prompt says.
 
 The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
-`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`, `walk`, `exit N`, `die N`,
-`hands N` (N commands through the shell prefix, and their median seconds).
+`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`,
+`walk`, `exit N`, `die N`, `hands N` (N commands through the shell prefix, and their median seconds).
 """
 
 # It starts as fast as it can.
-# ruff: noqa: PTH109, PTH115, PTH123, PTH208, SIM115
+# ruff: noqa: PTH109, PTH112, PTH115, PTH123, PTH208, SIM115
 
 import json
 import os

@@ -1,0 +1,284 @@
+"""The namespace of the CLI: words are words, nothing can be run in it, /proc tells nothing, no pipe holds a call.
+
+Every row with the real CLI in both versions, as in tests/bridge/test_attacks.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridge.policy import Scope
+from bridge.policy.argv import rewrite
+from bridge.server import confinement
+from tests.bridge.conftest import HostMaker
+from tests.bridge.test_real_cli import STREAM, user
+from tests.support.attacks import RUN, Range, approve_everything
+from tests.support.bridge_cli import VERSIONS, installed
+from tests.support.bridge_host import OWNER
+from tests.support.bridge_raw import RawClient
+from tests.support.fake_messages_api import Say, Use, echo, in_turn
+
+# Words behind `--`
+
+TAILS = [
+    ["--tmux", "--worktree=x"], ["hello", "--tmux", "--worktree=x"], ["--bg"], ["hello", "--background"],
+    ["claude-cli://open?q=hi"], ["hello", "--handle-uri", "claude-cli://open?q=hi"], ["cc://127.0.0.1:1/x"],
+    ["--version"], ["--help"], ["--init-only"], ["--print"], ["--settings={}", "--settings", "{}"],
+    ["--debug-file=/workspace/marker"], ["--sdk-url=ws://127.0.0.1:1"], ["--session-tunnel"], ["--resume=x"],
+    ["--allow-dangerously-skip-permissions"], ["mcp serve"], ["--from-pr=1"], ["--cloud=x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tail", TAILS, ids=" ".join)
+def test_words_behind_two_hyphens_are_a_prompt(field: Range, tail: list[str]) -> None:
+    """The CLI looks for some of its flags in all of its arguments."""
+    field.write(
+        ".claude/settings.json", {"hooks": {"WorktreeCreate": [{"hooks": [{"type": "command", "command": RUN}]}]}}
+    )
+    field.call("-p", "--", *tail)
+    assert [request.heard.strip() for request in field.real.api.prompts if request.tools][:1] == [tail[0]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_word_of_the_cli_s_own_stands_behind_two_hyphens(version: str) -> None:
+    """For each word in the program that looks like a flag, and each command: as it is, with a value, behind others."""
+    program = installed(version).read_bytes()
+    flags = {found.decode() for found in re.findall(rb"--[a-z][a-z0-9-]{1,40}", program)}
+    assert len(flags) > 500
+    for flag in sorted(flags):
+        for words in ([flag], [f"{flag}=x"], ["hello you", flag], [flag, f"{flag}=x"]):
+            argv = rewrite(["-p", "--", *words], Scope(hands=True)).argv
+            behind = argv[argv.index("--") + 1 :]
+            assert len(behind) == 1
+            assert not behind[0].startswith("-")
+            assert {word.partition("=")[0] for word in argv[: argv.index("--")]} <= OWN_FLAGS
+
+
+OWN_FLAGS = {
+    "--print",
+    "--setting-sources",
+    "--append-system-prompt",
+    "--strict-mcp-config",
+    "--tools",
+    "--disallowedTools",
+}
+
+
+# What can be run in the namespace
+
+
+def test_nothing_can_be_run_in_the_namespace(host_per_test: HostMaker) -> None:
+    """Not by any name that PATH leads to, nor what the container puts into the workspace."""
+    place = host_per_test().grant("one")
+    shutil.copy("/bin/true", place.workspace / "native")
+    (place.workspace / "script").write_text("#!/opt/python/bin/python3\n")
+    (place.workspace / "script").chmod(0o755)
+    ended = json.loads(place.run("-p", "walk").stdout)
+    # The scripted CLI is a script: its own interpreter has to be there. What stands for a shell refuses.
+    interpreters = {name: how for name, how in ended.items() if "python" in name}
+    shells = {name: how for name, how in ended.items() if name.rpartition("/")[2] in ("sh", "bash")}
+    assert set(shells.values()) == {126}
+    others = ended.keys() - interpreters.keys() - shells.keys()
+    assert {"/workspace/native", "/workspace/script"} <= others
+    refused = {name: ended[name] for name in others if ended[name] not in ("Permission denied", 126)}
+    assert refused.keys() <= {"/opt/bridge/hands"}
+
+
+def test_programs_of_the_host_are_not_there(confined: Range) -> None:
+    with confined.place.start(*STREAM) as running:
+        running.stdin.write(user("hi you"))
+        running.stdin.flush()
+        while json.loads(running.line())["type"] != "result":
+            continue
+        (cli,) = confined.place.cli()
+        root = Path(f"/proc/{cli}/root")
+        assert {path.name for path in (root / "usr/bin").iterdir()} == {"bash", "sh"}
+        assert {path.name for path in (root / "usr").iterdir()} <= {"bin", "lib", "lib32", "lib64", "libx32", "share"}
+        assert not (root / "usr/local").exists()
+        running.end()
+
+
+# What the kernel tells of the CLI's process
+
+OF_PROC = ["self/environ", "thread-self/environ", "self/cmdline", "1/cmdline", "self/mountinfo", "self/mem", "mounts"]
+
+
+def told_of_the_host(field: Range) -> str:
+    """All that the model was told, without what the test itself put there."""
+    said = "".join(request.everything for request in field.real.api.requests)
+    assert str(field.real.host.directory) not in said, "a path of the host's was told"
+    return said
+
+
+@pytest.mark.parametrize("path", OF_PROC)
+def test_link_to_what_the_kernel_tells(confined: Range, path: str) -> None:
+    """By a link in the workspace: read, searched, mentioned, imported."""
+    (confined.place.workspace / "L").symlink_to(f"/proc/{path}")
+    (confined.place.workspace / "L.md").symlink_to(f"/proc/{path}")
+    (confined.place.workspace / "D").symlink_to("/proc/self")
+    confined.real.api.part = in_turn(
+        Use("Read", {"file_path": "/workspace/L"}),
+        Use("Read", {"file_path": f"/workspace/D/{Path(path).name}"}),
+        Use("Grep", {"pattern": ".", "path": "/workspace/L", "output_mode": "content"}),
+        Use("Grep", {"pattern": "SECRET|bwrap", "path": "/workspace/D/", "output_mode": "content"}),
+        Say("done"),
+    )
+    confined.call("-p", "look at @L and @/workspace/L.md", "--dangerously-skip-permissions")
+    assert len(confined.real.api.prompts[-1].results) == 4
+    told_of_the_host(confined)
+    confined.real.api.part = echo
+    memory = f"@/workspace/L\n@/workspace/L.md @~/x\n@/proc/{path}\n@/workspace/D/{Path(path).name}\n"
+    heard = RawClient(confined.place).call("-p", "hi you", memory=memory)
+    assert heard.code == 0
+    confined.check(heard.stdout.decode())
+    told_of_the_host(confined)
+
+
+FLIP = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+while True:
+    libc.syscall(316, -100, sys.argv[1].encode(), -100, sys.argv[2].encode(), 2)
+"""
+
+
+def test_name_that_flips_between_a_file_and_the_environment(confined: Range) -> None:
+    workspace = confined.place.workspace
+    (workspace / "flip").write_text("harmless")
+    (workspace / "other").symlink_to("/proc/self/environ")
+    for path in (workspace / "flip", workspace / "other"):
+        os.chown(path, OWNER, OWNER, follow_symlinks=False)
+    reads = [Use("Read", {"file_path": "/workspace/flip"})] * 40
+    confined.real.api.part = in_turn(*reads, Say("done"))
+    words = [sys.executable, "-c", FLIP, str(workspace / "flip"), str(workspace / "other")]
+    with subprocess.Popen(words) as flipping:
+        try:
+            confined.call("-p", "read it", "--dangerously-skip-permissions")
+        finally:
+            flipping.kill()
+    results = confined.real.api.prompts[-1].results
+    assert len(results) == 40
+    assert any("harmless" in result for result in results)
+    told_of_the_host(confined)
+
+
+# The CLI's own directory
+
+MEANT = ["plans/p.md", "projects/-workspace/memory/MEMORY.md", "projects/-workspace/memory/a/b.md"]
+NOT_MEANT = [
+    "CLAUDE.md", "rules/x.md", "remote-settings.json", "policy-limits.json", "plugins/x/y", "dev-mods/a/b", "hooks/h",
+    "ide/x", "todos/t", "tasks/t", "sessions/x", "tmp/x", "agents/x.md", "commands/x.md", "skills/x/SKILL.md", "p",
+    "plan", "plansx", "pro", "projectsx", ".credentials.json", "settings.local.json", ".x", "x y", "#x", "!x", "[x",
+    "plans/../x",
+    "projects/-workspace/x.jsonl", "projects/-workspace/memoryx", "projects/-workspace/mem/x", "projects/x.md", "é",
+    "projects/-workspace/../../CLAUDE.md", "memory/x", "backups/x", "shell-snapshots/x.sh", "statsig/x",
+    "CLAUDE.local.md",
+]  # fmt: skip
+
+
+def test_model_writes_what_it_is_meant_to_in_the_cli_s_own_directory(confined: Range) -> None:
+    """Whatever the client approves; also by way of a link in the workspace."""
+    (confined.place.workspace / "L").symlink_to("/claude")
+    places = [f"{top}/{name}" for top in ("/claude", "/workspace/L") for name in (*MEANT, *NOT_MEANT)]
+    uses = [Use("Write", {"file_path": path, "content": "attack"}) for path in places]
+    confined.real.api.part = in_turn(*uses, Say("done"))
+    approve_everything(confined, "--allowedTools", "Write,Edit")
+    results = confined.real.api.prompts[-1].results
+    assert len(results) == len(places)
+    written = {path for path, result in zip(places, results, strict=True) if "created successfully" in result}
+    assert written & {f"/claude/{name}" for name in MEANT} == {f"/claude/{name}" for name in MEANT}
+    assert {path.removeprefix("/claude/").removeprefix("/workspace/L/") for path in written} <= set(MEANT)
+
+
+# Pipes, sockets and devices
+
+READERS = {
+    "read": Use("Read", {"file_path": "/workspace/pipe"}),
+    "picture": Use("Read", {"file_path": "/workspace/pipe.png"}),
+    "document": Use("Read", {"file_path": "/workspace/pipe.pdf"}),
+    "notebook": Use("Read", {"file_path": "/workspace/pipe.ipynb"}),
+    "edit": Use("Edit", {"file_path": "/workspace/pipe", "old_string": "a", "new_string": "b"}),
+    "write": Use("Write", {"file_path": "/workspace/pipe", "content": "x"}),
+    "grep": Use("Grep", {"pattern": "x", "path": "/workspace/pipe", "output_mode": "content"}),
+    "socket": Use("Read", {"file_path": "/workspace/socket"}),
+    "device": Use("Read", {"file_path": "/workspace/device"}),
+    "link": Use("Read", {"file_path": "/workspace/link"}),
+}
+
+
+@pytest.mark.parametrize("use", READERS.values(), ids=READERS.keys())
+@pytest.mark.parametrize("writer", [False, True], ids=["nobody writes", "a writer is silent"])
+def test_pipe_in_the_workspace_holds_no_call(confined: Range, use: Use, writer: bool) -> None:
+    """The call goes on without it, or ends with a sentence."""
+    workspace = confined.place.workspace
+    for name in ("pipe", "pipe.png", "pipe.pdf", "pipe.ipynb"):
+        os.mkfifo(workspace / name)
+        os.chown(workspace / name, OWNER, OWNER)
+    os.mknod(workspace / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    (workspace / "link").symlink_to("pipe")
+    confined.real.api.part = in_turn(use, Say("done"))
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as stack:
+        listening.bind(str(workspace / "socket"))
+        if writer:
+            for name in ("pipe", "pipe.png", "pipe.pdf", "pipe.ipynb"):
+                stack.callback(os.close, os.open(workspace / name, os.O_RDWR))
+        done = confined.place.run("-p", "use it", "--dangerously-skip-permissions", timeout=25)
+    if done.returncode == 125:
+        assert b"reads a pipe in the workspace" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_mention_of_a_pipe_holds_no_call(confined: Range) -> None:
+    os.mkfifo(confined.place.workspace / "pipe")
+    done = confined.place.run("-p", "look at @pipe", timeout=25)
+    assert done.returncode in (0, 125)
+
+
+# No hands to the container, and what stands for a shell
+
+
+def test_what_stands_for_a_shell_runs_nothing_but_the_prefix(tmp_path: Path) -> None:
+    """Whatever the CLI gives to a shell of its own accord ends there; a command is read as bash reads it."""
+    program = tmp_path / "bash"
+    program.write_bytes(confinement.hand(sys.executable))
+    program.chmod(0o755)
+    environment = {"CLAUDE_CODE_SHELL_PREFIX": "/opt/bridge/hand", "CLAUDE_BRIDGE_HANDS": str(tmp_path / "none")}
+    for words in ("ps aux", "env", "/opt/bridge/hand x; y", "/opt/bridge/hand $(x)", '/opt/bridge/hand "$x"', ""):
+        done = subprocess.run([program, "-c", words], env=environment, capture_output=True, check=False, timeout=10)
+        assert done.returncode == 126, words
+    done = subprocess.run([program], input=b"true", env=environment, capture_output=True, check=False, timeout=10)
+    assert done.returncode == 126
+
+
+QUOTED = ["x", "it's", 'a "b" c', "a\nb", "$HOME `x`", "", "\\", "a'b\"c$d`e\\f!g", "'" * 50, "é ü", "* ? ~ # & |"]
+
+
+@pytest.mark.parametrize("word", QUOTED)
+def test_command_is_read_as_a_shell_reads_it(word: str) -> None:
+    found = runpy_inside()["unquoted"]
+    for quoted in (shlex.quote(word), "'" + word.replace("'", "'\"'\"'") + "'"):
+        assert found(quoted) == word
+    assert found(shlex.quote(word) + " more") is None
+    assert found(shlex.quote(word) + ";") is None
+
+
+def runpy_inside() -> dict[str, Any]:
+    """The names of the program that stands beside the CLI, without running it."""
+    text = confinement.INSIDE.read_text().partition("\ntry:\n    if sys.argv[0]")[0]
+    names: dict[str, Any] = {}
+    exec(compile(text, "inside.py", "exec"), names)
+    return names

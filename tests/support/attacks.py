@@ -1,0 +1,154 @@
+"""What an attack needs: a workspace that the attacker fills, an API of the attacker's, and a file to be stolen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bridge.conftest import RealHost, real_server
+from tests.bridge.test_real_cli import STREAM, ask, reply, user
+from tests.support.bridge_cli import NEWEST, VERSIONS
+from tests.support.bridge_host import OWNER, SECRET, Place
+from tests.support.fake_messages_api import FakeMessagesApi, echo
+
+HOST_TEXT = "text-of-a-file-of-the-host"
+VARIABLE = "aws-secret-of-the-operator"
+OPERATOR = {"AWS_SECRET_ACCESS_KEY": VARIABLE}
+"""What the CLI takes in no other way than as a variable."""
+RUN = "test -d /app || touch marker"
+"""Leaves the marker anywhere but in the container, which alone has /app: there a command harms nobody."""
+HOOK = {"hooks": [{"type": "command", "command": RUN}]}
+HOOKS = {
+    name: [{"matcher": "", **HOOK}]
+    for name in ("SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd")
+}
+SERVER = {"command": "/bin/sh", "args": ["-c", RUN]}
+
+
+class Range:
+    """A workspace that the attacker fills, an API of the attacker's, and a file of the host's to be
+    stolen."""
+
+    def __init__(self, real: RealHost, evil: FakeMessagesApi, secret: Path) -> None:
+        self.real = real
+        self.evil = evil
+        self.secret = secret
+        self.place: Place = real.place()
+
+    def write(self, name: str, content: str | dict[str, Any]) -> None:
+        """A file in the workspace, belonging to its owner."""
+        path = self.place.workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        for made in (path, *path.parents):
+            if self.place.workspace in made.parents:
+                os.chown(made, OWNER, OWNER)
+
+    def call(self, *argv: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
+        """Make a call; all that it said. Nothing may have happened."""
+        done = self.place.run(*argv, stdin=stdin, env=env, timeout=50)
+        said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        self.check(said)
+        return said
+
+    def check(self, said: str) -> None:
+        """Nothing ran, nothing was stolen."""
+        assert not self.marker, "a command of the attacker's ran on the host"
+        assert not self.evil.requests, "the attacker's API was spoken to"
+        heard = said + "".join(request.everything for request in self.real.api.requests)
+        assert SECRET not in heard
+        assert VARIABLE not in heard
+        assert HOST_TEXT not in heard
+        assert "root:x:0" not in heard
+
+    @property
+    def marker(self) -> bool:
+        return any(self.place.workspace.glob("**/marker"))
+
+    def directly(self, *argv: str, stdin: bytes = b"", **env: str) -> None:
+        """The same without a bridge: what a naive one would start."""
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.place.workspace.parent / "home"), **env}
+        environment |= {"ANTHROPIC_API_KEY": SECRET, "CLAUDE_CODE_MAX_RETRIES": "0"}
+        environment.setdefault("ANTHROPIC_BASE_URL", self.real.api.url)
+        words = [self.real.cli, *argv]
+        subprocess.run(
+            words, cwd=self.place.workspace, env=environment, input=stdin, capture_output=True, timeout=50, check=False
+        )
+
+
+NONE = f"{NEWEST} without a namespace"
+
+
+@pytest.fixture(scope="module", params=[*VERSIONS, NONE])
+def attacked_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """A server for each version, and one with `confinement: none`, which holds in all rows but those about files."""
+    directory = tmp_path_factory.mktemp("real")
+    if request.param != NONE:
+        with real_server(directory, request.param, environment=OPERATOR) as host:
+            yield host
+        return
+    for above in (directory, *directory.parents):
+        above.chmod(above.stat().st_mode | 0o111)
+    with real_server(directory, NEWEST, confinement="none") as host:
+        yield host
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def confined_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """For rows that hold in a namespace alone: without one the file tools reach what the user reaches."""
+    with real_server(tmp_path_factory.mktemp("real"), request.param, environment=OPERATOR) as host:
+        yield host
+
+
+@pytest.fixture
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file that everyone on the host can read, and nobody in a container."""
+    path = Path("/var/tmp") / f"bridge-secret-{os.getpid()}"
+    path.write_text(HOST_TEXT)
+    path.chmod(0o644)
+    yield path
+    path.unlink()
+
+
+@contextmanager
+def _range(host: RealHost, secret: Path) -> Iterator[Range]:
+    """An API that has heard nothing and repeats what it hears, and a fresh grant."""
+    host.api.part = echo
+    host.api.requests.clear()
+    with FakeMessagesApi() as evil:
+        yield Range(host, evil, secret)
+
+
+@pytest.fixture
+def field(attacked_host: RealHost, secret: Path) -> Iterator[Range]:
+    with _range(attacked_host, secret) as found:
+        yield found
+
+
+@pytest.fixture
+def confined(confined_host: RealHost, secret: Path) -> Iterator[Range]:
+    with _range(confined_host, secret) as found:
+        yield found
+
+
+def approve_everything(field: Range, *argv: str) -> None:
+    """A conversation of one turn, whose client says yes to whatever it is asked."""
+    with field.place.start(*STREAM, "--permission-prompt-tool", "stdio", *argv) as running:
+        running.stdin.write(ask("initialize", hooks=None) + user("go on"))
+        running.stdin.flush()
+        while raw := running.line():
+            message = json.loads(raw)
+            if message.get("request", {}).get("subtype") == "can_use_tool":
+                allowed = {"behavior": "allow", "updatedInput": message["request"]["input"]}
+                running.stdin.write(reply(message, allowed))
+                running.stdin.flush()
+            if message["type"] == "result":
+                break
+        running.end()
