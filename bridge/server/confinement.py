@@ -241,8 +241,9 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
     env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
     if job.hands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
-    launcher = [str(program), "--tty", "--"] if job.interactive else []
-    words = [os.fsencode(word) for word in (*launcher, str(job.program), *job.argv)]
+    launcher = [str(program), "--no-proc", *(["--tty"] if job.interactive else []), "--"]
+    argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in job.argv]  # rules for its own directory
+    words = [os.fsencode(word) for word in (*launcher, str(job.program), *argv)]
     command = Command(words, env, scratch=scratch, terminal=job.interactive)
     if os.geteuid() == 0:
         command.identity = job.grant.user

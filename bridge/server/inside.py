@@ -7,7 +7,8 @@
         --at PATH DEV:INODE FD    end unless PATH is this directory; close the descriptor that it was mounted by
         --net PORT                give the server a listener on this namespace's loopback
         --as UID:GID              become this user, for good and without capabilities
-        --only PROGRAM            run no other program (and those of further --only), and read nothing in /proc
+        --no-proc                 read nothing in /proc that tells of the CLI
+        --only PROGRAM            the same; and run no other program (but those of further --only)
         --tty                     make the terminal the CLI's own, and tell when the CLI has stopped (Ctrl-Z)
 
 A message is one packet of fields that end with NUL, the first of which says what is wanted; descriptors travel
@@ -130,11 +131,12 @@ def shell(words: list[str]) -> int:
 
 def launch(words: list[str]) -> None:
     """Prepare the namespace, and become the CLI."""
-    interactive = False
+    interactive = closed = False
     only: list[str] = []
     while (option := words.pop(0)) != "--":
-        if option == "--tty":
-            interactive = True
+        if option in ("--tty", "--no-proc"):
+            interactive |= option == "--tty"
+            closed |= option == "--no-proc"
             continue
         value = words.pop(0)
         if option == "--net":
@@ -146,8 +148,8 @@ def launch(words: list[str]) -> None:
         elif option == "--only":
             only.append(value)
     if interactive:
-        attend(words, only)
-    restrict(only)
+        attend(words, only, closed)
+    restrict(only, closed)
     os.execv(words[0], words)
 
 
@@ -197,8 +199,10 @@ def become(uid: int, gid: int) -> None:
         os._exit(125)
 
 
-def restrict(only: list[str]) -> None:
+def restrict(only: list[str], closed: bool) -> None:
     """By Landlock: run these programs alone, and read nothing in /proc but a few files, whatever leads there.
+
+    With no program named, any may be run; with nothing `closed` either, nothing changes.
 
     What the kernel tells in the others of the CLI (variables, arguments, memory, mounts) is the operator's. Without
     Landlock there is the CLI's own rule against /proc, and nothing to run but what is listed.
@@ -207,10 +211,10 @@ def restrict(only: list[str]) -> None:
 
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(CREATE_RULESET, None, 0, 1)
-    if version < 1 or not only:
+    if version < 1 or not (only or closed):
         return
     moving = REFER if version > 1 else 0
-    handled = (EXECUTE | READ_FILE | moving).to_bytes(8, sys.byteorder)
+    handled = ((EXECUTE if only else 0) | READ_FILE | moving).to_bytes(8, sys.byteorder)
     rules = libc.syscall(CREATE_RULESET, handled, len(handled), 0)
 
     def allow(path: str, rights: int) -> None:
@@ -235,7 +239,7 @@ def restrict(only: list[str]) -> None:
     os.close(rules)
 
 
-def attend(words: list[str], only: list[str]) -> None:
+def attend(words: list[str], only: list[str], closed: bool) -> None:
     """Start the CLI as the terminal's foreground job, and follow it to its end."""
     import fcntl
     import signal
@@ -251,7 +255,7 @@ def attend(words: list[str], only: list[str]) -> None:
         os.setpgid(0, 0)
         os.tcsetpgrp(0, os.getpid())
         signal.signal(signal.SIGTTOU, signal.SIG_DFL)
-        restrict(only)  # here, because what it may read of /proc is this process's own
+        restrict(only, closed)  # here, because what it may read of /proc is this process's own
         os.execv(words[0], words)
     for number in FORWARDED:
         signal.signal(number, lambda number, _: os.kill(child, number))

@@ -511,9 +511,9 @@ def test_name_of_the_gateway_that_an_error_tells_leads_to_nothing(field: Range, 
 @pytest.mark.parametrize(
     "url", ["http://X.INVALID/", "http://x.invalid./", "http://x.%69nvalid/", "http://u@x.invalid:80/"]
 )
-def test_server_in_the_bridge_s_own_names_is_refused(field: Range, url: str) -> None:
+def test_server_in_the_bridge_s_own_names_is_refused(confined: Range, url: str) -> None:
     servers = {"mcpServers": {"x": {"type": "http", "url": url}}}
-    done = field.place.run("-p", "hi you", "--mcp-config", json.dumps(servers))
+    done = confined.place.run("-p", "hi you", "--mcp-config", json.dumps(servers))
     assert (done.returncode, b"names in .invalid" in done.stderr) == (126, True)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from bridge.server.places import Place as Pinned
 from bridge.server.places import PlaceError
 from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import OWNER, BridgeHost, Place
+from tests.support.bridge_host import OWNER, BridgeHost, Place, bridge_host
 from tests.support.bridge_raw import RawClient
 from tests.support.waiting import wait_until
 
@@ -170,12 +171,8 @@ def test_what_is_granted_anew_works(host_per_test: HostMaker, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("owner", [0, 1234])
-@pytest.mark.parametrize("confinement", ["bubblewrap", "none"])
-def test_other_owner_is_a_refusal_and_no_other_user(
-    host_per_test: HostMaker, tmp_path: Path, owner: int, confinement: str
-) -> None:
-    tmp_path.chmod(0o755)
-    host = host_per_test(confinement=confinement)
+def test_other_owner_is_a_refusal_and_no_other_user(host_per_test: HostMaker, tmp_path: Path, owner: int) -> None:
+    host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"))
     os.chown(place.workspace, owner, owner)
     heard = RawClient(place).call("-p", "touch /workspace/planted")
@@ -183,6 +180,18 @@ def test_other_owner_is_a_refusal_and_no_other_user(
     assert f"belonged to user {OWNER} when it was granted, and to {owner} now" in heard.text
     os.chown(place.workspace, OWNER, OWNER)
     assert RawClient(place).call("-p", "out x").stdout == b"x"
+
+
+@pytest.mark.parametrize("owner", [0, 1234])
+def test_other_owner_is_a_refusal_without_a_namespace_too(owner: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
+        Path(passable).chmod(0o755)
+        with bridge_host(Path(passable), confinement="none") as host:
+            place = host.grant("one")
+            os.chown(place.workspace, owner, owner)
+            assert RawClient(place).call("-p", "touch /workspace/planted").kind == "changed"
+            os.chown(place.workspace, OWNER, OWNER)
+            assert RawClient(place).call("-p", "out x").stdout == b"x"
 
 
 def test_workspace_of_root_s_is_granted_by_name_alone(host_per_test: HostMaker, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,15 +90,15 @@ NONE = f"{NEWEST} without a namespace"
 @pytest.fixture(scope="module", params=[*VERSIONS, NONE])
 def attacked_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
     """A server for each version, and one with `confinement: none`, which holds in all rows but those about files."""
-    directory = tmp_path_factory.mktemp("real")
     if request.param != NONE:
-        with real_server(directory, request.param, environment=OPERATOR) as host:
+        with real_server(tmp_path_factory.mktemp("real"), request.param, environment=OPERATOR) as host:
             yield host
         return
-    for above in (directory, *directory.parents):
-        above.chmod(above.stat().st_mode | 0o111)
-    with real_server(directory, NEWEST, confinement="none") as host:
-        yield host
+    # pytest's own directories are closed to everybody else, and the CLI has to pass through to its scratch directory.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
+        Path(passable).chmod(0o755)
+        with real_server(Path(passable), NEWEST, confinement="none") as host:
+            yield host
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
