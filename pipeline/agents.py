@@ -161,9 +161,10 @@ def _prepare_volumes(client: docker.DockerClient, variant: image.Variant, name: 
 
 
 def _volumes(name: str) -> dict[str, dict[str, str]]:
+    """Return the volumes that `_prepare_volumes` prepares; with copying, an empty one gets the image's owners anew."""
     return {
-        SHARED_VOLUME: {"bind": "/shared", "mode": "rw"},
-        f"magents-{name}-agent": {"bind": "/agent", "mode": "rw"},
+        SHARED_VOLUME: {"bind": "/shared", "mode": "rw,nocopy"},
+        f"magents-{name}-agent": {"bind": "/agent", "mode": "rw,nocopy"},
     }
 
 
