@@ -26,7 +26,7 @@ def page(status: dict[str, Any], *, colour: bool) -> str:
 def plain(found: Any) -> Any:
     """Return the same with a question mark for each character that is not for reading."""
     if isinstance(found, dict):
-        return {key: plain(value) for key, value in found.items()}
+        return {plain(key): plain(value) for key, value in found.items()}
     if isinstance(found, list):
         return [plain(value) for value in found]
     return "".join(c if c.isprintable() else "?" for c in found) if isinstance(found, str) else found

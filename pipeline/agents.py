@@ -19,6 +19,7 @@ from docker.models.containers import Container
 from agent.shared import GROUP
 from pipeline import image
 from pipeline.errors import Problem
+from pipeline.logs import plain
 
 LABEL = "io.magents.agent"
 DEFAULT_NAME = "default"
@@ -227,7 +228,7 @@ def wait_until_healthy(container: Container, name: str) -> str:
             return state
         if state in {"exited", "unhealthy"}:
             break
-    last = container.logs(tail=5).decode(errors="replace").strip()
+    last = plain(container.logs(tail=5).decode(errors="replace").strip())
     raise Problem(f"agent {name} did not become healthy; its last words:\n{last}\nsee `bin/invoke agents.logs {name}`")
 
 
