@@ -53,7 +53,7 @@ class Askers:
             return True
         if name not in self._own and name != asker.own:
             return False
-        return is_inside(asker) or asker.peer in gateways(self._proc)
+        return is_inside(asker) or asker.peer in gateways(self._proc, ipv6=":" in asker.peer)
 
 
 def ends(client: socket.socket) -> Asker:
@@ -89,12 +89,21 @@ def _address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
-def gateways(proc: Path = Path("/proc/net")) -> set[str]:
+def gateways(proc: Path = Path("/proc/net"), *, ipv6: bool = False) -> set[str]:
     """Return the addresses of default gateways; read when it matters, as networks come and go in a container's life."""
+    return _ipv6_gateways(proc) if ipv6 else _ipv4_gateways(proc)
+
+
+def _ipv4_gateways(proc: Path) -> set[str]:
     found = set()
     for fields in _rows(proc / "route")[1:]:
         if fields[1] == "00000000" and fields[7] == "00000000" and fields[2] != "00000000":
             found.add(_address(int(fields[2], 16).to_bytes(4, sys.byteorder)))  # printed as a number of this machine's
+    return found
+
+
+def _ipv6_gateways(proc: Path) -> set[str]:
+    found = set()
     for fields in _rows(proc / "ipv6_route"):
         if fields[0] == IPV6_ANY and fields[1] == "00" and fields[4] != IPV6_ANY:
             found.add(_address(bytes.fromhex(fields[4])))

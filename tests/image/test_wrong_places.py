@@ -82,3 +82,10 @@ def test_agent_starts_whatever_its_state_says(agents: Agents, text: str) -> None
     assert agents.once("python3", "-c", write, text, volumes=[f"{volume}:/agent"])[0] == 0
     agent = agents.healthy(volumes=[f"{volume}:/agent"]).expect("was cut off", "could not be read")
     assert "\x1b" not in agent.log()
+
+
+def test_pipe_of_another_agents_in_place_of_the_shared_configuration_stops_no_task_master(agents: Agents) -> None:
+    agent = agents.healthy()
+    agent.sh("mkdir /shared/taskmaster; mkfifo /shared/taskmaster/config.json")
+    said = agent.sh("cd /workspace; timeout 20 task-master models 2>&1")
+    assert "/shared/taskmaster/config.json is left out (it is no file)" in said
