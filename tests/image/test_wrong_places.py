@@ -47,9 +47,8 @@ def test_agent_starts_whatever_stands_in_place_of_its_files(agents: Agents, kind
     if kind == "directory":
         places.remove(f"run/tmux-{user.partition(':')[0]}")  # as it should be
     agent = agents.healthy(user=user, volumes=volumes).expect("moved aside to")
-    agent.wait_log("running after")
     for place in places:
-        assert agent.log().count(f"/agent/{place} is ") == 1, place
+        assert agent.wait_log(f"/agent/{place} is ").count(f"/agent/{place} is ") == 1
     agent.stop()
     assert json.loads(agents.once("cat", "/agent/state.json", user=user, volumes=volumes)[1])["phase"] == "stopped"
     again = agents.healthy(user=user, volumes=volumes)
@@ -63,7 +62,7 @@ def test_agent_starts_whatever_stands_in_place_of_its_directories(agents: Agents
     assert agents.once("python3", "-c", put, volumes=volumes)[0] == 0
     agent = agents.healthy(volumes=volumes).expect("moved aside to")
     for place in DIRECTORIES:
-        assert agent.log().count(f"/agent/{place} is ") == 1, place
+        assert agent.wait_log(f"/agent/{place} is ").count(f"/agent/{place} is ") == 1
 
 
 def test_directory_in_place_of_the_socket_of_tmux_is_moved_aside(agents: Agents) -> None:
