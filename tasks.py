@@ -31,6 +31,9 @@ try:
         attest as signing,
     )
     from pipeline import (
+        logs as container_logs,
+    )
+    from pipeline import (
         sbom as bills,
     )
     from pipeline import tags as names
@@ -437,7 +440,8 @@ def logs(_: Context, name: str = agents.DEFAULT_NAME, follow: bool = False, tail
     with problems_as_exit():
         with engine.connected() as client:
             agents.require(client, name)
-        agents.run_docker("logs", "--tail", tail, *(["--follow"] if follow else []), agents.container_name(name))
+        code = container_logs.show(agents.container_name(name), tail, follow=follow)
+    _end_with(code)
 
 
 @task(name="exec", positional=["command"], help={"command": "what to run, quoted as one word", **NAME_HELP})

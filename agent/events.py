@@ -41,7 +41,9 @@ class Events:
         self._tell("ERROR", speaker, text)
 
     def _tell(self, level: str, speaker: str, text: str) -> None:
-        line = self._line(level, speaker, " ".join(text.splitlines()))
+        # what it quotes may be the agent's own words: no sequence of theirs may steer the terminal of who reads
+        text = "".join(c if c.isprintable() else "?" for c in " ".join(text.splitlines()))
+        line = self._line(level, speaker, text)
         self.keep(line)
         if self._only_troubles and level == "INFO":
             return

@@ -32,8 +32,8 @@ class Keeper:
         self._life = life
         self._events = events
         self._worker = Worker(loop)
-        self._file = state.StateFile(Path(AGENT, "state.json"))
-        self._log = state.LogFile(Path(AGENT, "log", "agent.log"))
+        self._file = state.StateFile(Path(AGENT, "state.json"), self._tell)
+        self._log = state.LogFile(Path(AGENT, "log", "agent.log"), self._tell)
         self._dirty = False
         self._busy: Future[None] | None = None
         self._waiting = 0
@@ -43,15 +43,13 @@ class Keeper:
     async def open(self) -> bool:
         """Take the volume and tell how the last life ended; false when another agent lives on it."""
         try:
-            self._lock = await self._worker.call(partial(state.lock, Path(AGENT, "run", "lock")))
+            self._lock = await self._worker.call(partial(state.lock, Path(AGENT, "run", "lock"), self._tell))
         except OSError:
             return True  # ignored because the volumes check tells what is wrong with /agent
         if self._lock is None:
             return False
         last = await self._worker.call(self._file.read)
-        if self._file.trouble:
-            self._events.warning("state", self._file.trouble)
-        self._life.cut_off = int(last.get("cut_off") or 0)
+        self._life.cut_off = state.times_cut_off(last)
         sentence = state.how_it_ended(last)
         if sentence:
             self._life.cut_off += 1
@@ -77,7 +75,7 @@ class Keeper:
 
     async def save_scrollback(self, tmux: Tmux, pane: Pane, stamp: str | None = None) -> None:
         """Keep what stands in a pane."""
-        await scrollback.save(tmux, Path(AGENT, "scrollback"), pane, stamp)
+        await scrollback.save(tmux, Path(AGENT, "scrollback"), pane, self._tell, stamp)
 
     async def save_all_scrollback(self, tmux: Tmux, stamp: str) -> None:
         """Keep what stands in every pane; a failure is told, as the rest of the stop matters more."""
@@ -86,6 +84,10 @@ class Keeper:
                 await self.save_scrollback(tmux, pane, stamp)
         except (TmuxError, OSError) as error:
             self._events.warning("state", f"scrollback could not be kept: {error}")
+
+    def _tell(self, line: str) -> None:
+        """Say a line, from whatever thread."""
+        self._loop.call_from_thread(lambda: self._events.warning("state", line))
 
     def _write(self) -> None:
         self._dirty = False

@@ -27,6 +27,7 @@ class Life:
     restarts: int = 0
     last_exit: dict[str, Any] | None = None
     pid: int = 0
+    user: str = ""
     notes: list[str] = field(default_factory=list)
     cut_off: int = 0
     stop: dict[str, Any] | None = None

@@ -8,9 +8,12 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from agent.files import open_plain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent.files import Tell
     from agent.tmux import Pane, Tmux
 
 KEPT_FILES = 40
@@ -18,7 +21,7 @@ MOST_LINES = 10_000
 """At 200 columns 2 MB a file, so 80 MB at the very worst; a usual screenful is 4 KB."""
 
 
-async def save(tmux: Tmux, directory: Path, pane: Pane, stamp: str | None = None) -> None:
+async def save(tmux: Tmux, directory: Path, pane: Pane, tell: Tell, stamp: str | None = None) -> None:
     """Write one pane's history and screen; tmux writes the file itself, so it never passes through here.
 
     The same stamp again replaces what was saved under it.
@@ -26,7 +29,7 @@ async def save(tmux: Tmux, directory: Path, pane: Pane, stamp: str | None = None
     stamp = stamp or now_stamp()
     name = re.sub(r"[^\w.-]", "_", f"{pane.session}-{pane.window_index}-{pane.window_name}")[:60]
     path = directory / f"{stamp}-{name}-{pane.pane.lstrip('%')}.txt"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, tell, 0o600)
     try:
         await tmux.tell(["capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{MOST_LINES}"], stdout=fd)
     finally:

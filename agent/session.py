@@ -27,6 +27,13 @@ WORKSPACE = "/workspace"
 LOGIN_SHELL = ("/bin/bash", "-l")
 PLAIN_SHELL = ("/bin/bash", "--noprofile", "--norc")
 
+KEEP_CLIPBOARD = (
+    ["set-option", "-s", "set-clipboard", "external"],
+    ["set-option", "-g", "-w", "allow-passthrough", "off"],
+)
+"""What a program prints does not reach the clipboard of who is attached: neither OSC 52 nor what is wrapped for the
+terminal outside. What a person copies in tmux does. Said after the user's own configuration was read."""
+
 HUNG_UP = 129
 """What a command has died of when its session or server was killed: HUP."""
 REAP_RETRY_S = 0.01
@@ -102,6 +109,7 @@ class Session:
         words = await self._tmux.first_words(
             ["set-option", "-s", "exit-unattached", "off"],
             *(["set-hook", "-g", hook, f'run-shell -b "kill -USR1 {os.getpid()}"'] for hook in HOOKS),
+            *(KEEP_CLIPBOARD if self._life.settings.clipboard == "off" else ()),
             ["set-option", "-g", "@agent_name", self._life.settings.name],
             ["set-option", "-g", "@agent_state", state],
             opening,

@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from healthcheck.askers import host_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -29,9 +31,11 @@ class Settings:
     stop_grace_s: float
     health_host: str
     health_port: int
+    health_allowed_hosts: frozenset[str]
     bridge_socket: str
     bridge_errors: str
     log: str
+    clipboard: str
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -53,9 +57,13 @@ def read(environ: Mapping[str, str]) -> Settings:
         stop_grace_s=float(value("AGENT_STOP_GRACE", "8", _seconds(3600))),
         health_host=value("HEALTH_HOST", "0.0.0.0", _address),  # noqa: S104 - the container's own network
         health_port=int(value("HEALTH_PORT", "3999", _port)),
+        health_allowed_hosts=frozenset(
+            host_name(name.strip()) for name in value("HEALTH_ALLOWED_HOSTS", "", _hosts).split(",") if name
+        ),
         bridge_socket=environ.get("CLAUDE_BRIDGE_SOCKET") or "/host/claude-bridge.sock",
         bridge_errors=value("CLAUDE_BRIDGE_ERRORS", "text", _one_of("text", "json")),
         log=value("AGENT_LOG", "text", _one_of("text", "json")),
+        clipboard=value("AGENT_CLIPBOARD", "on", _one_of("on", "off")),
     )
 
 
@@ -85,6 +93,11 @@ def _address(text: str) -> str | None:
             continue
         return None
     return "an IP address such as 0.0.0.0, 127.0.0.1 or ::"
+
+
+def _hosts(text: str) -> str | None:
+    good = not text or all(host_name(name.strip()) for name in text.split(","))
+    return None if good else "names or addresses without a port, separated by commas"
 
 
 def _printable(name: str) -> str:

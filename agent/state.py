@@ -12,10 +12,19 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from agent.files import make_way, open_plain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agent.files import Tell
+
 SCHEMA = 1
+STATE_BYTES = 1_000_000
+"""A thousand times what we write; more is not ours."""
+
+MOST_CUT_OFF = 1_000_000
+LONGEST_WORD = 40
 
 LOG_BYTES = 1_000_000
 LOG_FILES = 4
@@ -25,18 +34,20 @@ LOG_FILES = 4
 class StateFile:
     """The file and what it says."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Tell) -> None:
         self._path = path
-        self.trouble = ""
+        self._tell = tell
 
     def read(self) -> dict[str, Any]:
         """Return what the last life left; empty when there was none or nobody can read it."""
         try:
-            found = json.loads(self._path.read_text())
+            fd = open_plain(self._path, os.O_RDONLY, self._tell)
+            with os.fdopen(fd, "rb") as file:
+                found = json.loads(file.read(STATE_BYTES))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            self.trouble = f"{self._path} could not be read ({error}); it is written anew"
+        except (OSError, ValueError, RecursionError) as error:
+            self._tell(f"{self._path} could not be read ({error}); it is written anew")
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -45,12 +56,13 @@ class StateFile:
         text = json.dumps({"schema": SCHEMA, "updated_at": utc(), **facts}, indent=1) + "\n"
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            fd = open_plain(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self._tell)
             try:
                 os.write(fd, text.encode())
                 os.fsync(fd)
             finally:
                 os.close(fd)
+            make_way(self._path, self._tell)
             fresh.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):  # ignored because the first error is the one to tell
@@ -62,30 +74,34 @@ class StateFile:
 class LogFile:
     """/agent/log/agent.log with a bounded number of predecessors."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Tell) -> None:
         self._path = path
+        self._tell = tell
 
     def append(self, line: str) -> None:
         """Add a line, starting a new file when this one is full."""
         with contextlib.suppress(FileNotFoundError):  # ignored because the first line makes the file
-            if self._path.stat().st_size > LOG_BYTES:
+            if self._path.lstat().st_size > LOG_BYTES:
                 self._rotate()
-        with self._path.open("a") as file:
+        fd = open_plain(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._tell)
+        with os.fdopen(fd, "a", encoding="utf-8", errors="replace") as file:
             file.write(line)
 
     def _rotate(self) -> None:
         for number in range(LOG_FILES - 1, 0, -1):
             older = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
+            newer = self._path.with_name(f"{self._path.name}.{number}")
             with contextlib.suppress(FileNotFoundError):  # ignored because there were fewer until now
-                older.replace(self._path.with_name(f"{self._path.name}.{number}"))
+                make_way(newer, self._tell)
+                older.replace(newer)
 
 
-def lock(path: Path) -> int | None:
+def lock(path: Path, tell: Tell) -> int | None:
     """Take the volume for this agent alone until the process ends; None when another one lives on it.
 
     Opened for reading, because a file open for writing would keep the volume from being remounted.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fd = open_plain(path, os.O_RDONLY | os.O_CREAT, tell, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -99,14 +115,25 @@ def how_it_ended(last: dict[str, Any]) -> str | None:
     if not last or last.get("phase") == "stopped":
         return None
     return (
-        f"the last run, started {last.get('started_at', 'at an unknown time')}, was cut off while it was "
-        f"{last.get('phase', 'in an unknown phase')}: killed, out of memory, or the host went down"
+        f"the last run, started {_short(last.get('started_at', 'at an unknown time'))}, was cut off while it was "
+        f"{_short(last.get('phase', 'in an unknown phase'))}: killed, out of memory, or the host went down"
     )
+
+
+def times_cut_off(last: dict[str, Any]) -> int:
+    """Return how often lives in a row were cut off, as the file says; 0 where it says no number."""
+    found = last.get("cut_off")
+    return found if isinstance(found, int) and 0 <= found < MOST_CUT_OFF else 0
 
 
 def utc() -> str:
     """Return the present second as ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _short(value: object) -> str:
+    """Return what the file says as a word for a sentence: the agent may have written it."""
+    return str(value)[:LONGEST_WORD]
 
 
 def _sync_directory(path: Path) -> None:

@@ -24,6 +24,7 @@ from agent.loop import Loop, Task
 from agent.session import Session
 from agent.tmux import Tmux, TmuxError
 from agent.watch import Watch
+from healthcheck.askers import Askers
 from healthcheck.report import Reporter, read_manifest
 from healthcheck.server import Server
 from healthcheck.worker import Worker
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from agent.events import Events
     from agent.settings import Settings
     from agent.tmux import Pane
-    from healthcheck.server import Pages
 
 T = TypeVar("T")
 
@@ -115,15 +115,9 @@ class Supervisor:
     def _answer_health(self) -> Ending | None:
         settings = self._life.settings
         reporter = Reporter(self._watch.seen, self._manifest)
-        pages: Pages = {
-            "/health": reporter.health,
-            "/live": reporter.live,
-            "/ready": reporter.ready,
-            "/status": reporter.status,
-            "/metrics": reporter.metrics,
-        }
+        askers = Askers((settings.name, os.uname().nodename), settings.health_allowed_hosts)
         try:
-            Server(self._loop, pages).listen(settings.health_host, settings.health_port)
+            Server(self._loop, reporter.pages(), askers.may_see).listen(settings.health_host, settings.health_port)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             reason = "is taken, perhaps by another agent; set HEALTH_PORT" if taken else f"failed: {error.strerror}"
@@ -141,7 +135,11 @@ class Supervisor:
         maker = Worker(self._loop)
         for line in await maker.call(partial(volumes.prepare, home)):
             self._note(line)
-        self._note(await maker.call(partial(users.introduce, home)))
+        told: list[str | None] = []
+        told.append(await maker.call(partial(users.introduce, home, told.append)))
+        for remark in told:
+            self._note(remark)
+        self._life.user = await maker.call(users.own_name)
         if self._life.is_command:
             return None
         if not await self._keeper.open():

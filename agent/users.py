@@ -6,18 +6,28 @@ The library ignores entries whose uid or gid is below 500. Its two files are lin
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.files import make_way, open_plain
+
+if TYPE_CHECKING:
+    from agent.files import Tell
 
 EXTRA = Path("/var/lib/extrausers")
 LEAST_ID = 500
 
 
-def introduce(home: str) -> str | None:
+def introduce(home: str, tell: Tell) -> str | None:
     """Give this process' user a name where it has none; return what will not work for it, if anything."""
     uid, gid = os.getuid(), os.getgid()
+    for file in ("passwd", "group"):  # every look-up of a name, here and in all programs, would wait for a pipe
+        with contextlib.suppress(OSError):  # ignored because what is wrong with /agent was told when it was prepared
+            make_way(_target(EXTRA / file), tell)
     known = _known(uid)
     if uid == 0:
         return "this agent runs as root (0): what it writes to /workspace will belong to root on the host"
@@ -33,13 +43,19 @@ def introduce(home: str) -> str | None:
     group = gid if gid >= LEAST_ID else uid
     if known is None or (known.pw_gid, known.pw_dir) != (group, home):
         try:
-            _write_entries(uid, group, home)
+            _write_entries(uid, group, home, tell)
         except OSError as error:
             return (
                 f"user {uid}:{gid} has no name, because {error.filename} cannot be written: whoami, ssh and "
                 "Node's os.userInfo() fail; mount a volume at /agent that it may write"
             )
     return None if group == gid else _note_on_group(uid, gid)
+
+
+def own_name() -> str:
+    """Return the name of this process' user; empty where it has none."""
+    found = _known(os.getuid())
+    return found.pw_name if found else ""
 
 
 def _known(uid: int) -> pwd.struct_passwd | None:
@@ -49,12 +65,12 @@ def _known(uid: int) -> pwd.struct_passwd | None:
         return None
 
 
-def _write_entries(uid: int, group: int, home: str) -> None:
-    _replace(_target(EXTRA / "passwd"), f"{_name(uid)}:x:{uid}:{group}:Agent {uid}:{home}:/bin/bash\n")
+def _write_entries(uid: int, group: int, home: str, tell: Tell) -> None:
+    _replace(_target(EXTRA / "passwd"), f"{_name(uid)}:x:{uid}:{group}:Agent {uid}:{home}:/bin/bash\n", tell)
     try:
         grp.getgrgid(group)
     except KeyError:
-        _replace(_target(EXTRA / "group"), f"{_name(group)}:x:{group}:\n")
+        _replace(_target(EXTRA / "group"), f"{_name(group)}:x:{group}:\n", tell)
 
 
 def _note_on_group(uid: int, gid: int) -> str:
@@ -69,14 +85,15 @@ def _name(number: int) -> str:
 
 
 def _target(link: Path) -> Path:
-    """Follow the image's links to the writable place, which may not exist yet."""
-    target = Path(os.path.realpath(link))
+    """Follow the image's link, and none that lies there, to the writable place, which may not exist yet."""
+    target = link.readlink()
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: str, tell: Tell) -> None:
     """Write whole or not at all: the reader is every process that asks for a name."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text)
+    with os.fdopen(open_plain(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, tell), "w") as file:
+        file.write(text)
     fresh.replace(path)

@@ -6,10 +6,18 @@ Every function here may block on a sick disk, so callers use a helper thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import shared
+from agent.files import make_directory, move_aside
+
+if TYPE_CHECKING:
+    from agent.files import Tell
 
 AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
 VOLUMES = (AGENT, WORKSPACE, SHARED)
@@ -64,20 +72,47 @@ def mounts() -> dict[str, Mount]:
 
 
 def prepare(home: str) -> list[str]:
-    """Make what belongs into /agent; return one line per thing that could not be made."""
-    troubles = []
+    """Make what belongs into /agent; return a line for each thing that was in the way or could not be made."""
+    lines: list[str] = []
     for name, mode in MADE_IN_AGENT.items():
         path = Path(AGENT, name)
         try:
-            path.mkdir(exist_ok=True)
-            if path.stat().st_uid == os.getuid():
-                path.chmod(mode)
+            make_directory(path, mode, lines.append)
         except OSError as error:
-            troubles.append(f"{path} cannot be made: {error.strerror}; {remedy(AGENT)}")
-            break  # the others fail for the same reason
-    if not troubles and not os.access(home, os.W_OK):
-        troubles.append(f"the home {home} cannot be written by {_self()}; {remedy(AGENT)}")
-    return troubles
+            return [*lines, f"{path} cannot be made: {error.strerror}; {remedy(AGENT)}"]  # as will the others be
+    if not os.access(home, os.W_OK):
+        return [*lines, f"the home {home} cannot be written by {_self()}; {remedy(AGENT)}"]
+    try:
+        _clear_the_way_for_tmux(Path(home), lines.append)
+    except OSError as error:
+        lines.append(f"{error.filename} is in tmux's way and cannot be moved: {error.strerror}; {remedy(AGENT)}")
+    _share()
+    return lines
+
+
+def _clear_the_way_for_tmux(home: Path, tell: Tell) -> None:
+    """See to it that tmux finds its socket's directory, and no pipe in place of its configuration, as it would wait."""
+    sockets = Path(os.environ.get("TMUX_TMPDIR") or Path(AGENT, "run"), f"tmux-{os.getuid()}")
+    if os.path.lexists(sockets):
+        make_directory(sockets, 0o700, tell, link=False)
+        if (socket := sockets / "default").is_dir():
+            move_aside(socket, "a directory and no socket", tell)
+    configured = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    for file in (home / ".tmux.conf", configured / "tmux" / "tmux.conf", home / ".config" / "tmux" / "tmux.conf"):
+        if file.exists() and not file.is_file():  # a link to a file is as good as one
+            move_aside(file, "no file", tell)
+
+
+def _share() -> None:
+    """Let other agents use what is made in /shared, where it is the group's and ours, as in a volume that is new."""
+    with contextlib.suppress(OSError):  # ignored because the volumes check tells what is wrong with /shared
+        fd = os.open(SHARED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if (found.st_uid, found.st_gid) == (os.getuid(), shared.GROUP):
+                shared.share_out(fd)
+        finally:
+            os.close(fd)
 
 
 def look(path: str, mount: Mount) -> Look:
@@ -131,6 +166,8 @@ def remedy(path: str) -> str:
         if not owner.startswith("0:"):
             return f"start the container with `--user {owner}`"
         return f"on the host run `sudo chown {_self()} DIRECTORY` on what is mounted there"
+    if path == SHARED and _owner(path).endswith(f":{shared.GROUP}") and shared.GROUP not in os.getgroups():
+        return f"start the container with `--group-add {shared.GROUP}`, the group of all agents"
     host = os.uname().nodename
     return (
         f"run `docker run --rm --user 0 --volumes-from {host} --entrypoint init-volumes magents/agent {_self()}` "

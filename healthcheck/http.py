@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 HEAD_LIMIT = 8192
@@ -17,6 +17,7 @@ HEAD_LIMIT = 8192
 REASONS = {
     200: "OK",
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -25,16 +26,18 @@ REASONS = {
     505: "HTTP Version Not Supported",
 }
 
+ABSOLUTE = re.compile(rb"http://([^/]*)")
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request line; the headers were checked and nothing in them matters here."""
+    """A request line and whom it asks (empty: it does not say); nothing else in the headers matters here."""
 
     method: str
     path: str
+    host: str = ""
 
 
 class RefusedError(Exception):
@@ -57,10 +60,17 @@ def parse(data: bytes) -> Request | None:
         raise RefusedError(431, f"a request's head may have {HEAD_LIMIT} bytes")
     first, *headers = re.split(rb"\r?\n", data[: end.start()])
     request = _check_line(first, complete=True)
+    hosts = []
     for header in headers:
-        name, colon, _ = header.partition(b":")
+        name, colon, value = header.partition(b":")
         if not colon or not TOKEN.fullmatch(name):
             raise RefusedError(400, "a header is malformed")
+        if name.lower() == b"host":
+            hosts.append(value.strip().decode(errors="replace"))
+    if len(hosts) > 1:
+        raise RefusedError(400, "there is more than one Host")
+    if request and hosts and not request.host:
+        return replace(request, host=hosts[0])
     return request
 
 
@@ -81,10 +91,11 @@ def _check_line(line: bytes, *, complete: bool) -> Request | None:
         raise RefusedError(505, "only HTTP/1.0 and 1.1 are spoken")
     if not all(0x21 <= byte < 0x7F for byte in target):
         raise RefusedError(400, "the request target is malformed")
-    path = re.sub(rb"^http://[^/]*", b"", target).split(b"?", 1)[0]
+    whole = ABSOLUTE.match(target)  # its host counts more than the header's: RFC 9112, 3.2.2
+    path = target[whole.end() if whole else 0 :].split(b"?", 1)[0]
     if not path.startswith(b"/"):
         raise RefusedError(400, "the request target is malformed")
-    return Request(method.decode(), path.decode())
+    return Request(method.decode(), path.decode(), whole[1].decode() if whole else "")
 
 
 def answer(status: int, body: dict[str, Any] | str) -> bytes:

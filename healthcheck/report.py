@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from healthcheck.checks import all_checks, verdict
 from healthcheck.metrics import exposition
+from healthcheck.server import Page
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from healthcheck.checks import Seen
+    from healthcheck.server import Pages
 
 MANIFEST = Path("/usr/share/magents/manifest.json")
 
@@ -24,6 +27,16 @@ class Reporter:
     def __init__(self, seen: Seen, manifest: dict[str, Any]) -> None:
         self._seen = seen
         self._manifest = manifest
+
+    def pages(self) -> Pages:
+        """Return all pages. What only probes need is there for everybody, without names and details."""
+        return {
+            "/health": Page(self.health, lambda: self._bare(self.health)),
+            "/live": Page(self.live, lambda: self._bare(self.live)),
+            "/ready": Page(self.ready, lambda: self._bare(self.ready)),
+            "/status": Page(self.status),
+            "/metrics": Page(self.metrics),
+        }
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Say how it is, check by check."""
@@ -68,7 +81,7 @@ class Reporter:
             "started_at": life.started_at,
         }
         return code, health | {
-            "user": _user(),
+            "user": {"uid": os.getuid(), "gid": os.getgid(), "name": life.user},
             "sessions": self._sessions(),
             "volumes": self._volumes(),
             "bridge": {"socket": life.settings.bridge_socket, **_seen(self._seen.bridge.value)},
@@ -83,6 +96,11 @@ class Reporter:
     def metrics(self) -> tuple[int, str]:
         """Tell the numbers."""
         return 200, exposition(self._seen, self._manifest, resident_kb())
+
+    @staticmethod
+    def _bare(full: Callable[[], tuple[int, dict[str, Any]]]) -> tuple[int, dict[str, Any]]:
+        code, told = full()
+        return code, {"status": told["status"]}
 
     def _sessions(self) -> list[dict[str, Any]]:
         now = time.time()
@@ -138,12 +156,3 @@ def resident_kb() -> int:
 
 def _seen(value: str | None) -> dict[str, Any]:
     return {"answers": value is not None}
-
-
-def _user() -> dict[str, Any]:
-    uid = os.getuid()
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = ""
-    return {"uid": uid, "gid": os.getgid(), "name": name}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.loop import READABLE, WRITABLE
+from healthcheck.askers import NOBODY, Asker, ends
 from healthcheck.http import RefusedError, answer, parse
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
     from agent.loop import Loop
 
-    Pages = dict[str, Callable[[], tuple[int, dict[str, Any] | str]]]
+    Answer = Callable[[], tuple[int, dict[str, Any] | str]]
+    Pages = dict[str, "Page"]
 
 MOST_CONNECTIONS = 512
 """Beyond it the oldest is dropped, so that idle connections can never keep the probe out."""
@@ -30,14 +33,28 @@ SWEEP_S = 1.0
 ACCEPT_PAUSE_S = 0.2
 CHUNK = 16384
 
+NOT_FOR_YOU = {
+    "error": "this page is for the container and its host, by one of their own names; ask at a port that is mapped to "
+    "127.0.0.1 of the host, or set HEALTH_ALLOWED_HOSTS to the name that you ask for"
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says to who may read details, and to anybody else; None: nothing."""
+
+    full: Answer
+    bare: Answer | None = None
+
 
 class Server:
-    """Answers GET for a table of pages."""
+    """Answers GET for a table of pages; `may_see` says who may read details."""
 
-    def __init__(self, loop: Loop, pages: Pages) -> None:
+    def __init__(self, loop: Loop, pages: Pages, may_see: Callable[[str, Asker], bool]) -> None:
         self.requests = 0
         self._loop = loop
         self._pages = pages
+        self._may_see = may_see
         self._connections: dict[Connection, None] = {}
         self._listener: socket.socket | None = None
         self._sweeping = False
@@ -58,7 +75,7 @@ class Server:
         self._listener = listener
         self._accept_again()
 
-    def respond(self, data: bytes) -> bytes | None:
+    def respond(self, data: bytes, asker: Asker) -> bytes | None:
         """Return the answer to what a client has sent so far; None while it is incomplete."""
         try:
             request = parse(data)
@@ -72,7 +89,9 @@ class Server:
             return answer(404, {"error": "there is nothing here", "pages": list(self._pages)})
         if request.method != "GET":
             return answer(405, {"error": "only GET is understood"})
-        return answer(*page())
+        if self._may_see(request.host, asker):
+            return answer(*page.full())
+        return answer(*page.bare()) if page.bare else answer(403, NOT_FOR_YOU)
 
     def drop(self, connection: Connection) -> None:
         """Forget a connection that has closed itself."""
@@ -123,6 +142,9 @@ class Connection:
         self._client = client
         self._received = b""
         self._to_send: memoryview | None = None
+        self._asker = NOBODY
+        with contextlib.suppress(OSError):  # ignored because it has gone, as the first read will say
+            self._asker = ends(client)
         loop.watch(client.fileno(), READABLE, self._ready)
 
     def close(self) -> None:
@@ -154,7 +176,7 @@ class Connection:
     def _read(self) -> None:
         chunk = self._client.recv(CHUNK)
         self._received += chunk
-        reply = self._server.respond(self._received)
+        reply = self._server.respond(self._received, self._asker)
         if reply is not None:
             self._answer(reply)
         elif not chunk:

@@ -55,7 +55,7 @@ def ask(host: str, port: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
     data = b""
     try:
         with socket.create_connection((host, port), timeout=deadline_s) as connection:
-            connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            connection.sendall(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")
             while chunk := _receive(connection, until):
                 data += chunk
     except TimeoutError:

@@ -14,12 +14,22 @@ COLOURS = {
 
 
 def page(status: dict[str, Any], *, colour: bool) -> str:
-    """Return the whole page."""
+    """Return the whole page. What it shows may be the agent's own words: none of them may steer a terminal."""
+    status = plain(status)
     parts = [_agent(status, colour=colour), _sessions(status), _checks(status, colour=colour), _volumes(status)]
     notes = status.get("notes") or []
     if notes:
         parts.append("\n".join(f"note: {note}" for note in notes))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def plain(found: Any) -> Any:
+    """Return the same with a question mark for each character that is not for reading."""
+    if isinstance(found, dict):
+        return {plain(key): plain(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [plain(value) for value in found]
+    return "".join(c if c.isprintable() else "?" for c in found) if isinstance(found, str) else found
 
 
 def duration(seconds: float) -> str:

@@ -16,8 +16,10 @@ import docker
 import docker.errors
 from docker.models.containers import Container
 
+from agent.shared import GROUP
 from pipeline import image
 from pipeline.errors import Problem
+from pipeline.logs import plain
 
 LABEL = "io.magents.agent"
 DEFAULT_NAME = "default"
@@ -124,7 +126,7 @@ def up(
         if present:
             say(f"agent {name} is replaced, since its image, workspace, user or bridge changed; its volumes stay")
             _remove(present)
-        _prepare_volumes(client, variant, name, owner)
+        _prepare_volumes(client, variant, name, owner, say)
         present = _create(client, variant, name, workspace, owner, wanted)
         _start(present)
     status = wait_until_healthy(present, name)
@@ -137,10 +139,10 @@ def _fits(container: Container, wanted: dict[str, str], image_id: str) -> bool:
     return same and container.attrs["Image"] == image_id
 
 
-def _prepare_volumes(client: docker.DockerClient, variant: image.Variant, name: str, owner: Owner) -> None:
-    """Give /agent and /shared to the agent's user, in a container of root's that ends at once."""
+def _prepare_volumes(client: docker.DockerClient, variant: image.Variant, name: str, owner: Owner, say: Say) -> None:
+    """Give /agent to the agent's user and /shared to all agents, in a container of root's that ends at once."""
     try:
-        client.containers.run(
+        remarks = client.containers.run(
             variant.reference,
             [f"{owner.uid}:{owner.gid}"],
             entrypoint=["/usr/local/bin/init-volumes"],
@@ -148,17 +150,22 @@ def _prepare_volumes(client: docker.DockerClient, variant: image.Variant, name: 
             volumes=_volumes(name),
             network_mode="none",
             labels={f"{LABEL}.init": name},
+            stdout=False,
+            stderr=True,
             remove=True,
         )
     except docker.errors.ContainerError as error:
         output = (error.stderr or b"").decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise Problem(f"the volumes of agent {name} could not be prepared: {output[-1]}") from error
+    for remark in remarks.decode(errors="replace").splitlines():
+        say(remark)
 
 
 def _volumes(name: str) -> dict[str, dict[str, str]]:
+    """Return the volumes that `_prepare_volumes` prepares; with copying, an empty one gets the image's owners anew."""
     return {
-        SHARED_VOLUME: {"bind": "/shared", "mode": "rw"},
-        f"magents-{name}-agent": {"bind": "/agent", "mode": "rw"},
+        SHARED_VOLUME: {"bind": "/shared", "mode": "rw,nocopy"},
+        f"magents-{name}-agent": {"bind": "/agent", "mode": "rw,nocopy"},
     }
 
 
@@ -179,6 +186,7 @@ def _create(
         name=container_name(name),
         hostname=name,
         user=f"{owner.uid}:{owner.gid}",
+        group_add=[str(GROUP)],
         environment={"AGENT_NAME": name, "AGENT_STOP_GRACE": str(GRACE_S)},
         labels=labels,
         volumes=_volumes(name) | mounts,
@@ -220,7 +228,7 @@ def wait_until_healthy(container: Container, name: str) -> str:
             return state
         if state in {"exited", "unhealthy"}:
             break
-    last = container.logs(tail=5).decode(errors="replace").strip()
+    last = plain(container.logs(tail=5).decode(errors="replace").strip())
     raise Problem(f"agent {name} did not become healthy; its last words:\n{last}\nsee `bin/invoke agents.logs {name}`")
 
 

@@ -2,7 +2,7 @@
 // without one, /shared/taskmaster/config.json, which agents share, over the image's own. A file that cannot be used is
 // told in one line and left as it is. patches.mjs puts these functions where Task Master reads its files itself.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -38,6 +38,8 @@ export function isBroken(path) {
 function usable(path) {
   let reason;
   try {
+    // a pipe, which another agent may have put into /shared, would be waited for
+    if (!statSync(path).isFile()) throw new Error("it is no file");
     const value = JSON.parse(readFileSync(path, "utf8"));
     if (value && typeof value === "object" && !Array.isArray(value)) return value;
     reason = "it holds no object";

@@ -78,6 +78,12 @@ def test_agent_works_on_a_read_only_root(project: Project) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", project.sh("task-master --version"))
 
 
+def test_shared_is_the_groups_also_where_it_is_empty(project: Project) -> None:
+    for _ in range(2):
+        assert project.sh("stat -c '%u:%g %a' /shared; id -G").split() == ["0:61000", "2775", "1000", "61000"]
+        project.compose("up", "--detach", "--wait", "--force-recreate", project.service)
+
+
 def test_health_is_published_on_loopback_alone(project: Project) -> None:
     published = project.container()["NetworkSettings"]
     assert isinstance(published, dict)

@@ -95,17 +95,19 @@ def test_native_addon_can_be_built(host: Host) -> None:
 
 
 def test_user(host: Host) -> None:
-    assert printed(host, "id").strip() == "uid=1000(agent) gid=1000(agent) groups=1000(agent)"
+    assert printed(host, "id").strip() == "uid=1000(agent) gid=1000(agent) groups=1000(agent),61000(agents)"
 
 
 def test_home(host: Host) -> None:
     assert printed(host, "getent passwd agent").strip().split(":")[5:] == ["/agent/home", "/bin/bash"]
 
 
-@pytest.mark.parametrize("place", ["/workspace", "/shared", "/agent", "/agent/home"])
-def test_place_belongs_to_the_agent_and_can_be_written(host: Host, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "group"), [("/workspace", 1000), ("/agent", 1000), ("/agent/home", 1000), ("/shared", 61000)]
+)
+def test_place_belongs_to_the_agent_and_can_be_written(host: Host, place: str, group: int) -> None:
     found = host.file(place)
-    assert (found.is_directory, found.uid, found.gid) == (True, 1000, 1000)
+    assert (found.is_directory, found.uid, found.gid) == (True, 1000, group)
     assert host.run(f"touch {place}/.probe && rm {place}/.probe").rc == 0
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 import pytest
 
-from tests.support.containers import Agent, Agents
+from tests.support.containers import LABEL, SESSION, Agent, Agents
 from tests.support.waiting import wait_until
 
 pytest_plugins = ("tests.support.fixtures",)
@@ -78,7 +82,7 @@ def test_health_has_the_shape_of_the_contract(agents: Agents) -> None:
 )
 def test_page_has_its_code(agents: Agents, request_line: str, code: int) -> None:
     agent = agents.healthy()
-    reply = talk(agent, f"{request_line}\r\nHost: x\r\n\r\n".encode())
+    reply = talk(agent, f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
     assert reply.startswith(f"HTTP/1.1 {code} ".encode())
     assert b"application/json" in reply or b"/metrics" in request_line.encode()
 
@@ -94,6 +98,92 @@ def test_metrics_name_the_agent(agents: Agents) -> None:
     assert code == 200
     assert 'magents_agent_info{name="a\\"b\\\\c"' in text
     assert 'magents_check{check="tmux",required="true"} 1' in text
+
+
+# -- who asks ---------------------------------------------------------------------------------------------
+
+BARE = {"/health": {"status": "degraded"}, "/live": {"status": "alive"}, "/ready": {"status": "ready"}}
+ASK = (
+    "import http.client, sys\n"
+    "connection = http.client.HTTPConnection(sys.argv[1], 3999, timeout=5)\n"
+    "connection.request('GET', sys.argv[2], headers={'Host': sys.argv[3]})\n"
+    "answer = connection.getresponse()\n"
+    "print(answer.status, answer.read().decode(), end='')"
+)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Two agents on a network of their own; `alpha` may be asked as `agents.example.org`."""
+
+    alpha: Agent
+    other: Agent
+
+    @property
+    def address(self) -> str:
+        """Return the first one's address."""
+        (network,) = self.alpha.container.attrs["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
+    def ask(self, page: str, host: str) -> tuple[int, str]:
+        """Ask the first one from the other."""
+        code, _, body = self.other.run("python3", "-c", ASK, self.address, page, host).partition(" ")
+        return int(code), body
+
+
+@pytest.fixture
+def neighbours(agents: Agents, client: docker.DockerClient) -> Iterator[Neighbours]:
+    network = client.networks.create(f"magents-test-{uuid.uuid4().hex[:8]}", labels={LABEL: SESSION})
+    try:
+        alpha = agents.start(
+            network=network.name,
+            hostname="box",
+            environment={"AGENT_NAME": "alpha", "HEALTH_ALLOWED_HOSTS": "agents.example.org"},
+        )
+        made = Neighbours(alpha, agents.healthy(network=network.name))
+        alpha.wait_healthy()
+        yield made
+        for agent in (made.alpha, made.other):
+            network.disconnect(agent.container, force=True)
+    finally:
+        network.remove()
+
+
+def test_another_container_gets_the_bare_state_whatever_name_it_says(neighbours: Neighbours) -> None:
+    for host in ("localhost", "127.0.0.1:3999", "alpha", "box", f"{neighbours.address}:3999", "example.org"):
+        for page, told in BARE.items():
+            code, body = neighbours.ask(page, host)
+            assert (code, json.loads(body)) == (200, told), (page, host)
+        for page in ("/status", "/metrics"):
+            code, body = neighbours.ask(page, host)
+            assert (code, set(json.loads(body))) == (403, {"error"}), (page, host)
+            assert "HEALTH_ALLOWED_HOSTS" in body
+
+
+def test_another_container_gets_details_by_a_name_that_the_operator_allowed(neighbours: Neighbours) -> None:
+    code, body = neighbours.ask("/status", "agents.example.org:80")
+    assert (code, json.loads(body)["agent"]["name"]) == (200, "alpha")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "[::1]:3999", "alpha", "ALPHA:80", "box", "{own}:3999"])
+def test_the_host_and_the_container_itself_get_details_by_own_names(neighbours: Neighbours, host: str) -> None:
+    alpha = neighbours.alpha
+    alpha.port  # noqa: B018 - reads the container's addresses
+    host = host.format(own=neighbours.address)
+    request = f"GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    assert talk(alpha, request.encode()).startswith(b"HTTP/1.1 200 ")
+    for address in (neighbours.address, *(["127.0.0.1"] if neighbours.address not in host else [])):
+        assert alpha.run("python3", "-c", ASK, address, "/status", host).startswith("200 ")
+
+
+@pytest.mark.parametrize("header", ["", "Host: rebound.example.org\r\n", "Host: localhost.example.org\r\n"])
+def test_foreign_name_gets_the_bare_state_also_from_the_host(agents: Agents, header: str) -> None:
+    agent = agents.healthy()
+    for page, told in BARE.items():
+        head, _, body = talk(agent, f"GET {page} HTTP/1.0\r\n{header}\r\n".encode()).partition(b"\r\n\r\n")
+        assert (head.split()[1], json.loads(body)) == (b"200", told)
+    for page in ("/status", "/metrics"):
+        assert talk(agent, f"GET {page} HTTP/1.0\r\n{header}\r\n".encode()).startswith(b"HTTP/1.1 403 ")
 
 
 # -- clients ----------------------------------------------------------------------------------------------
@@ -122,7 +212,7 @@ def test_200_clients_at_once_are_all_answered(agents: Agents) -> None:
 
     def ask() -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(b"GET /status HTTP/1.1\r\n\r\n")
+            connection.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answers.append(connection.recv(12))
 
     threads = [threading.Thread(target=ask) for _ in range(CONNECTIONS)]

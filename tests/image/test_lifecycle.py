@@ -85,6 +85,9 @@ def test_users_own_tmux_configuration_cannot_end_the_session(agents: Agents) -> 
         ("HEALTH_HOST", "localhost", "an IP address"),
         ("CLAUDE_BRIDGE_ERRORS", "xml", "text, json"),
         ("AGENT_LOG", "loud", "text, json"),
+        ("AGENT_CLIPBOARD", "yes", "on, off"),
+        ("HEALTH_ALLOWED_HOSTS", "example.org:80", "names or addresses without a port, separated by commas"),
+        ("HEALTH_ALLOWED_HOSTS", "a,,b", "names or addresses without a port, separated by commas"),
     ],
 )
 def test_bad_value_ends_the_start_with_one_line(agents: Agents, name: str, value: str, allowed: str) -> None:

@@ -19,6 +19,12 @@ from agent.farewell import Farewell
 from agent.future import Cancelled, Future
 from agent.loop import Loop
 
+
+def nobody(line: str) -> None:
+    """Take a line that no test expects."""
+    raise AssertionError(line)
+
+
 # -- loop -------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +234,7 @@ def test_window_name_may_hold_a_tab() -> None:
 
 
 def test_state_is_replaced_whole_and_leaves_no_litter(tmp_path: Path) -> None:
-    file = state.StateFile(tmp_path / "state.json")
+    file = state.StateFile(tmp_path / "state.json", nobody)
     file.write({"phase": "running"})
     file.write({"phase": "stopped"})
     assert file.read()["phase"] == "stopped"
@@ -236,7 +242,7 @@ def test_state_is_replaced_whole_and_leaves_no_litter(tmp_path: Path) -> None:
 
 
 def test_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = state.StateFile(tmp_path / "state.json")
+    file = state.StateFile(tmp_path / "state.json", nobody)
     file.write({"phase": "running"})
 
     def full(_fd: int) -> None:
@@ -249,11 +255,21 @@ def test_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00" * 100, "\xff"])
-def test_broken_state_is_no_obstacle(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("", 1), ("{", 1), ("[]", 0), ("\x00" * 100, 1), ("\xff", 1), ("[" * 200_000, 1), ("9" * 9000, 1)],
+)
+def test_broken_state_is_no_obstacle(tmp_path: Path, text: str, lines: int) -> None:
     path = tmp_path / "state.json"
     path.write_bytes(text.encode("latin1"))
-    assert state.StateFile(path).read() == {}
+    told: list[str] = []
+    assert state.StateFile(path, told.append).read() == {}
+    assert len(told) == lines
+
+
+@pytest.mark.parametrize("found", ["three", [1], {}, -1, 10**400, None, 1.5])
+def test_count_of_cut_off_lives_is_a_number_whatever_the_file_says(found: object) -> None:
+    assert state.times_cut_off({"cut_off": found}) == 0
 
 
 @pytest.mark.parametrize(
@@ -266,7 +282,7 @@ def test_unclean_end_is_told(last: dict[str, str], told: bool) -> None:
 
 def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "LOG_BYTES", 100)
-    log = state.LogFile(tmp_path / "agent.log")
+    log = state.LogFile(tmp_path / "agent.log", nobody)
     for number in range(200):
         log.append(f"line {number:03}\n")
     assert len(list(tmp_path.iterdir())) == state.LOG_FILES
@@ -275,11 +291,11 @@ def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_volume_is_locked_for_one(tmp_path: Path) -> None:
-    first = state.lock(tmp_path / "lock")
+    first = state.lock(tmp_path / "lock", nobody)
     assert first is not None
-    assert state.lock(tmp_path / "lock") is None
+    assert state.lock(tmp_path / "lock", nobody) is None
     os.close(first)
-    assert state.lock(tmp_path / "lock") is not None
+    assert state.lock(tmp_path / "lock", nobody) is not None
 
 
 def test_oldest_scrollback_goes_first(tmp_path: Path) -> None:
@@ -302,9 +318,10 @@ def told(form: str, text: str, **options: bool) -> str:
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"])))
-def test_event_is_always_one_line(text: str) -> None:
+def test_event_is_always_one_line_without_control_characters(text: str) -> None:
     for form in ("text", "json"):
         assert told(form, text).count("\n") == 1
+        assert told(form, text)[:-1].isprintable()
     json.loads(told("json", text))
 
 

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline import agents
+from agent.shared import GROUP
+from pipeline import agents, logs
 from pipeline.errors import Problem
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -54,3 +56,25 @@ def test_default_workspace_is_made_once_for_the_images_user(tmp_path: Path) -> N
     assert agents.default_workspace(tmp_path).stat().st_uid == agents.AGENT_UID
     os.chown(tmp_path / "workspace", 1234, 1234)
     assert agents.default_workspace(tmp_path).stat().st_uid == 1234
+
+
+def test_group_of_all_agents_has_one_number_everywhere() -> None:
+    root = Path(agents.__file__).resolve().parents[1]
+    compose = yaml.safe_load((root / "compose.yaml").read_text())
+    assert compose["x-agent"]["group_add"] == [str(GROUP)]
+    assert f"groupadd --gid {GROUP} agents\n" in (root / "docker" / "build" / "make-user").read_text()
+
+
+def test_words_of_a_container_steer_no_terminal() -> None:
+    assert logs.plain("a\x1b]52;c;eA==\x07\r\nb\x9b2J\tc\n") == "a?]52;c;eA==??\nb?2J\tc\n"
+
+
+def test_logs_are_shown_without_control_characters_and_with_dockers_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf "%s " "$@"\nprintf "\\033[2Jout\\n"\nprintf "err\\007\\n" >&2\nexit 3\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert logs.show("magents-x", "5", follow=True) == 3
+    assert capsys.readouterr().out == "logs --tail 5 --follow magents-x ?[2Jout\nerr?\n"

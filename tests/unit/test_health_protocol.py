@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from healthcheck import world
+from healthcheck.askers import Asker, Askers, gateways, host_name
 from healthcheck.checks import TABLE, Check, is_short_of_space, size, verdict
-from healthcheck.http import HEAD_LIMIT, RefusedError, Request, answer, parse
+from healthcheck.http import HEAD_LIMIT, RefusedError, answer, parse
 from healthcheck.metrics import labels
 from healthcheck.table import aligned, duration, page
 
@@ -30,7 +35,25 @@ def test_request_cut_anywhere_is_incomplete_and_no_refusal(cut: int) -> None:
     "data", [GOOD, GOOD + b"GET /more", GOOD.replace(b"\r\n", b"\n"), b"GET http://h:1/health HTTP/1.0\r\n\r\n"]
 )
 def test_request_is_read(data: bytes) -> None:
-    assert parse(data) == Request("GET", "/health")
+    found = parse(data)
+    assert found
+    assert (found.method, found.path) == ("GET", "/health")
+
+
+@pytest.mark.parametrize(
+    ("data", "host"),
+    [
+        (GOOD, "a"),
+        (GOOD.replace(b"Host: a", b"hOST:\t b:80 "), "b:80"),
+        (b"GET /health HTTP/1.0\r\n\r\n", ""),
+        (b"GET http://h:1/health HTTP/1.1\r\nHost: localhost\r\n\r\n", "h:1"),
+        (b"GET /health HTTP/1.1\r\nHost: \xff\r\n\r\n", "\ufffd"),
+    ],
+)
+def test_request_says_whom_it_asks(data: bytes, host: str) -> None:
+    found = parse(data)
+    assert found
+    assert found.host == host
 
 
 @pytest.mark.parametrize(
@@ -46,6 +69,7 @@ def test_request_is_read(data: bytes) -> None:
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\n\r\n", 505),
         (b"GET / FTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01", 400),
@@ -161,6 +185,99 @@ def test_labels_are_escaped() -> None:
     assert labels({"name": 'a"b\\c\nd'}) == '{name="a\\"b\\\\c\\nd"}'
 
 
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t{gateway}\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+eth1\t0000000A\t030011AC\t0003\t0\t0\t0\t000000FF\t0\t0\t0
+"""
+IPV6_ROUTES = (
+    f"{'0' * 32} 00 {'0' * 32} 00 fd000000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n"
+    f"{'0' * 32} 00 {'0' * 32} 00 {'0' * 32} ffffffff 00000001 00000000 00200200 lo\n"
+)
+
+
+@pytest.fixture
+def askers(tmp_path: Path) -> Askers:
+    """A container `alpha` at 172.17.0.2 whose default gateways are 172.17.0.1 and fd00::1."""
+    gateway = int.from_bytes(socket.inet_aton("172.17.0.1"), sys.byteorder)
+    (tmp_path / "route").write_text(ROUTES.format(gateway=f"{gateway:08X}"))
+    (tmp_path / "ipv6_route").write_text(IPV6_ROUTES)
+    return Askers(("alpha", "0123456789ab"), frozenset({"agents.example.org", "10.1.2.3"}), tmp_path)
+
+
+OWN = "172.17.0.2"
+HOST_MACHINE, NEIGHBOUR = "172.17.0.1", "172.17.0.3"
+
+
+@pytest.mark.parametrize(
+    ("host", "peer", "sees"),
+    [
+        ("localhost", "127.0.0.1", True),
+        ("LOCALHOST.:3999", "127.0.0.1", True),
+        ("127.0.0.1:3999", HOST_MACHINE, True),
+        ("[::1]:3999", HOST_MACHINE, True),
+        ("alpha", HOST_MACHINE, True),
+        ("0123456789AB", OWN, True),
+        (f"{OWN}:3999", HOST_MACHINE, True),
+        ("localhost", "fd00::1", True),
+        # a page of somebody's, whose name leads here
+        ("rebound.example.org", "127.0.0.1", False),
+        ("rebound.example.org", HOST_MACHINE, False),
+        ("", "127.0.0.1", False),
+        # another container, whatever it says
+        ("localhost", NEIGHBOUR, False),
+        (f"{OWN}:3999", NEIGHBOUR, False),
+        ("alpha", NEIGHBOUR, False),
+        ("localhost", "", False),
+        # the operator's word
+        ("agents.example.org", NEIGHBOUR, True),
+        ("Agents.Example.Org:443", NEIGHBOUR, True),
+        ("10.1.2.3", NEIGHBOUR, True),
+        ("example.org", NEIGHBOUR, False),
+        # no names
+        ("localhost:x", "127.0.0.1", False),
+        ("localhost, alpha", "127.0.0.1", False),
+        ("user@localhost", "127.0.0.1", False),
+        ("[localhost", "127.0.0.1", False),
+        ("\ufffd", "127.0.0.1", False),
+    ],
+)
+def test_details_are_for_the_container_and_its_host(askers: Askers, host: str, peer: str, sees: bool) -> None:
+    assert askers.may_see(host, Asker(peer, OWN)) is sees
+
+
+def test_container_without_a_network_has_no_gateway(tmp_path: Path) -> None:
+    assert gateways(tmp_path) == gateways(tmp_path, ipv6=True) == set()
+
+
+def test_gateways_of_this_machine_are_read_from_the_kernel() -> None:
+    routes = subprocess.run(["ip", "-4", "route", "show", "default"], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"via (\S+)", routes)) <= gateways()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("::FFFF:172.17.0.1", "172.17.0.1"),
+        ("[0:0::1]", "::1"),
+        ("Example.ORG.", "example.org"),
+        ("a b", ""),
+        ("a:1", ""),
+        ("fe80::1%eth0", ""),
+        ("a" * 300, ""),
+        ("", ""),
+    ],
+)
+def test_name_has_one_form(text: str, name: str) -> None:
+    assert host_name(text) == name
+
+
+@given(st.text(), st.text())
+def test_any_host_and_peer_is_an_answer(host: str, peer: str) -> None:
+    assert Askers((), frozenset(), Path("/nowhere")).may_see(host, Asker(peer, OWN)) in (True, False)
+
+
 STATUS: dict[str, Any] = {
     "status": "degraded",
     "phase": "running",
@@ -178,3 +295,10 @@ def test_page_in_colour_says_the_same() -> None:
     plain = page(STATUS, colour=False)
     assert re.sub(r"\x1b\[\d+m", "", page(STATUS, colour=True)) == plain
     assert "note: something lacks" in plain
+
+
+def test_page_shows_no_control_character_of_the_agents() -> None:
+    agent = STATUS["agent"] | {"name": "a\x1b]52;;eA==\x07", "runs": "x\ny\x9b1m"}
+    text = page(STATUS | {"agent": agent, "notes": ["\x1b[2J"]}, colour=False)
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "a?]52;;eA==?" in text

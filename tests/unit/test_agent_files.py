@@ -1,0 +1,144 @@
+"""Each file of the supervisor's on /agent, with something else in its place: nothing waits, nothing follows a link."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent import scrollback, state, users
+from agent.files import make_directory, open_plain
+from agent.loop import Loop
+from agent.tmux import Pane, Tmux, TmuxError
+
+Tell = Callable[[str], None]
+KINDS = ("fifo", "socket", "directory", "device", "dangling", "elsewhere")
+
+
+def put(path: Path, kind: str) -> None:
+    """Put something of a kind at a place."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            here = Path.cwd()
+            os.chdir(path.parent)  # a socket's name is short
+            listener.bind(path.name)
+            os.chdir(here)
+    elif kind == "directory":
+        path.mkdir()
+        (path / "full").touch()
+    else:
+        target = {"device": "/dev/zero", "dangling": "nowhere", "elsewhere": "../elsewhere"}[kind]
+        path.symlink_to(target)
+
+
+def read_state(path: Path, tell: Tell) -> None:
+    assert state.StateFile(path, tell).read() == {}
+    state.StateFile(path, tell).write({"phase": "running"})
+
+
+def write_state(path: Path, tell: Tell) -> None:
+    state.StateFile(path, tell).write({"phase": "running"})
+
+
+def write_fresh_state(path: Path, tell: Tell) -> None:
+    state.StateFile(path.with_name("state.json"), tell).write({"phase": "running"})
+    path.touch()  # it has become state.json
+
+
+def lock(path: Path, tell: Tell) -> None:
+    fd = state.lock(path, tell)
+    assert fd is not None
+    os.close(fd)
+
+
+def log(path: Path, tell: Tell) -> None:
+    state.LogFile(path, tell).append("line\n")
+
+
+def oldest_log(path: Path, tell: Tell) -> None:
+    full = path.with_name("agent.log")
+    full.write_bytes(b"x" * (state.LOG_BYTES + 1))
+    path.with_name(f"agent.log.{state.LOG_FILES - 2}").touch()
+    state.LogFile(full, tell).append("line\n")
+
+
+def keep_scrollback(path: Path, tell: Tell) -> None:
+    loop = Loop()
+    pane = Pane("$0", "agent", 0, "@0", 0, "bash", True, 0, "%0", 1, "bash", False, None)
+    with pytest.raises(TmuxError):  # no server runs here; the file was opened before it was asked
+        loop.run(scrollback.save(Tmux(loop), path.parent, pane, tell, "stamp"))
+
+
+def names(path: Path, tell: Tell) -> None:
+    extra = path.parent.parent / "extrausers"
+    extra.mkdir()
+    for name in ("passwd", "group"):
+        (extra / name).symlink_to(path.parent / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "EXTRA", extra)
+        users.introduce("/agent/home", tell)
+    users._replace(path.parent / "passwd", "agent:x:1000:1000::/agent/home:/bin/bash\n", tell)
+    path.touch()  # for the fresh one, which has become the other
+
+
+FILES: dict[str, tuple[str, Callable[[Path, Tell], None]]] = {
+    "state, read": ("state.json", read_state),
+    "state, replaced": ("state.json", write_state),
+    "state, written": (f".state.json.{os.getpid()}", write_fresh_state),
+    "lock": ("lock", lock),
+    "log": ("agent.log", log),
+    "oldest log": (f"agent.log.{state.LOG_FILES - 1}", oldest_log),
+    "scrollback": ("stamp-agent-0-bash-0.txt", keep_scrollback),
+    "names": ("passwd", names),
+    "names of groups": ("group", names),
+    "names, written": (f".passwd.{os.getpid()}", names),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", FILES)
+def test_wrong_kind_of_thing_is_moved_aside_with_one_line(tmp_path: Path, file: str, kind: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("another's")
+    (tmp_path / "agent").mkdir()
+    name, use = FILES[file]
+    path = tmp_path / "agent" / name
+    put(path, kind)
+    told: list[str] = []
+    use(path, told.append)
+    assert (path.is_file(), path.is_symlink()) == (True, False)
+    assert len(told) == 1
+    assert f"{path} is " in told[0]
+    assert len(list(path.parent.glob(f"{name}.aside-*"))) == 1
+    assert elsewhere.read_text() == "another's"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "dangling", "elsewhere"])
+def test_what_stands_in_a_directorys_place_is_moved_aside_with_one_line(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "agent").mkdir()
+    path = tmp_path / "agent" / "log"
+    put(path, kind)
+    told: list[str] = []
+    make_directory(path, 0o755, told.append)
+    assert (path.is_dir(), len(told)) == (True, 1)
+
+
+def test_link_to_a_directory_is_left_where_people_may_want_it(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "log").symlink_to("large")
+    told: list[str] = []
+    make_directory(tmp_path / "log", 0o755, told.append)
+    assert ((tmp_path / "log").is_symlink(), told) == (True, [])
+
+
+def test_pipe_that_comes_between_look_and_opening_is_no_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.files.make_way", lambda _path, _tell: None)
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match="no plain file"):
+        open_plain(tmp_path / "lock", os.O_RDONLY, print)
