@@ -108,7 +108,7 @@ def _expand(word: str, rest: list[str]) -> list[str]:
     letters = ["-" + letter for letter in word[1:]]
     if all(letter in BY_NAME and BY_NAME[letter].values == NONE for letter in letters):
         return [*letters, *rest]
-    raise PolicyError(f"the argument {word[:80]!r} is no flag that the bridge knows")
+    raise PolicyError("the argument {} is no flag that the bridge knows", word)
 
 
 class _Value(str):
@@ -128,7 +128,7 @@ def _flag(name: str, scope: Scope) -> Flag:
         raise PolicyError(f"{name} is not passed on to the host: {why}")
     if flag:
         raise PolicyError(f"{name} is refused by the host's operator")
-    raise PolicyError(f"{name[:80]} is no flag that the bridge knows, and unknown ones are not passed on")
+    raise PolicyError("{} is no flag that the bridge knows, and unknown ones are not passed on", name)
 
 
 def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
@@ -161,7 +161,7 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
     try:
         kept = flag.check(values, scope, cwd)
     except PolicyError as refusal:
-        raise PolicyError(f"{name}: {refusal}") from None
+        raise refusal.of(name) from None
     plan.flags.setdefault(name, []).extend(values)
     if flag.check.__name__ == "nothing":
         plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
