@@ -8,6 +8,7 @@ where it was asked; a line that is no message at all ends the call, as it does i
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -27,11 +28,11 @@ MAX_ID = 256
 MAX_SERVERS = 1000
 """Names of MCP servers that a call remembers."""
 
-MAX_VALUES = 100_000
-"""Values in one message: each costs some 300 bytes as an object, and a message of 16 MiB could hold two million."""
+MAX_TOKENS = 300_000
+"""Strings and signs in one message: an object of some 300 bytes may need three, and 16 MiB could hold five million."""
 
 MAX_UNCOUNTED = 64 * 1024
-"""Bytes of a line whose values need no counting."""
+"""Bytes of a line in which they need no counting."""
 
 Json = dict[str, Any]
 
@@ -77,8 +78,7 @@ REQUESTS = {
 """Control requests that are passed on, with their fields. Any other field that holds something is refused."""
 
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_BEFORE_VALUES = (b"{", b"[", b",", b":")
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{\[,:]', re.DOTALL)
 
 ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
 
@@ -92,7 +92,7 @@ class ControlFilter:
         self._scope = scope
         self.servers = set(servers)
         """Names of all servers that were judged so far."""
-        self._prompt = told
+        self.told = told
         self._rest = bytearray()
         self._searched = 0
         self.lines = 0
@@ -111,7 +111,7 @@ class ControlFilter:
             line = bytes(self._rest[:end])
             del self._rest[: end + 1]
             self._searched = 0
-            to_cli, to_client = self._judge(line)
+            to_cli, to_client = self.judge(line)
             passed.append(to_cli)
             answered.append(to_client)
         self._searched = len(self._rest)
@@ -123,7 +123,8 @@ class ControlFilter:
         """The last line, when it has no line feed."""
         return self.feed(b"\n") if self._rest else (b"", b"")
 
-    def _judge(self, line: bytes) -> tuple[bytes, bytes]:
+    def judge(self, line: bytes) -> tuple[bytes, bytes]:
+        """The same for one whole line, its line feed left out."""
         self.lines += 1
         if not line.strip():
             return b"", b""
@@ -136,8 +137,8 @@ class ControlFilter:
         return _line({name: value for name, value in message.items() if name in MESSAGES[kind]}), b""
 
     def _parse(self, line: bytes) -> Json:
-        if len(line) > MAX_UNCOUNTED and sum(map(_STRING.sub(b"", line).count, _BEFORE_VALUES)) > MAX_VALUES:
-            raise PolicyError(f"message {self.lines} on stdin holds more than {MAX_VALUES} values")
+        if len(line) > MAX_UNCOUNTED and any(itertools.islice(_TOKEN.finditer(line), MAX_TOKENS, None)):
+            raise PolicyError(f"message {self.lines} on stdin holds more than {MAX_TOKENS} values and signs")
         try:
             message = json.loads(line.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError):
@@ -171,8 +172,8 @@ class ControlFilter:
             if request[name]:
                 raise PolicyError(f"{subtype} with {{}} could act on the host; leave it out", name)
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
-        if self._prompt and isinstance(judged.get("appendSystemPrompt"), str):
-            judged["appendSystemPrompt"] = self._prompt + "\n\n" + judged["appendSystemPrompt"]
+        if self.told and isinstance(judged.get("appendSystemPrompt"), str):
+            judged["appendSystemPrompt"] = self.told + "\n\n" + judged["appendSystemPrompt"]
         judged = _narrow(judged, self._scope)
         self._check_server(judged)
         return judged

@@ -365,7 +365,7 @@ def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
 
 
 def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Project) -> bytes:
-    """The text with those fields of its head that count; one of _UNREADABLE when it has a head and nobody can read it."""
+    """The text with the fields of its head that count; one of _UNREADABLE when nobody can read that."""
     known = OF_AGENT if kind == "agents" else OF_COMMAND
     head, body = _front_matter(text, heads)
     kept = {key: value for key, value in head.items() if key in known}

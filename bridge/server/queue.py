@@ -2,6 +2,9 @@
 
 Pure: it starts nothing itself. The turn goes to the waiting grant whose last turn is longest ago; so when B
 has waited since before A's turn, B's own last turn is older than that, and A cannot come again before B.
+
+Turns have no limit in time: a session may last for days. So that two grants cannot hold all of them, the last one is
+kept for a grant that has none running, where the limits leave room for that.
 """
 
 from __future__ import annotations
@@ -80,4 +83,5 @@ class FairQueue(Generic[Item]):
         return order
 
     def _may_run(self, grant: str) -> bool:
-        return self.running.total() < self.limits.running and self.running[grant] < self.limits.per_grant
+        kept = 1 if self.running[grant] and self.limits.running >= 2 * self.limits.per_grant else 0
+        return self.running.total() < self.limits.running - kept and self.running[grant] < self.limits.per_grant
