@@ -119,13 +119,11 @@ class Judges:
 
     async def _ask(self, grant: str, question: dict[str, Any], material: IO[bytes], product: IO[bytes]) -> Any:
         judge = self._judges.setdefault(grant, _Judge(self._give))
-        size = os.fstat(material.fileno()).st_size
-        async with judge.lock:
-            if size <= LARGE:
-                found = await self._ask_judge(judge, question, material, product)
-            else:
-                async with self._large:
-                    found = await self._ask_judge(judge, question, material, product)
+        await judge.lock.acquire()
+        # Nobody may wait for the answer any more when it comes; until then the judge is busy all the same.
+        asked = asyncio.get_running_loop().create_task(self._ask_judge(judge, question, material, product))
+        asked.add_done_callback(lambda _: judge.lock.release())
+        found = await asyncio.shield(asked)
         if "refused" in found:
             refusal = PolicyError(str(found["refused"]))
             refusal.kind = str(found["kind"])
@@ -137,10 +135,14 @@ class Judges:
             asked.write(json.dumps(question).encode())
             asked.flush()
             try:
-                await judge.ask([file.fileno() for file in (asked, material, answered, product)])
+                if os.fstat(material.fileno()).st_size <= LARGE:
+                    await judge.ask([file.fileno() for file in (asked, material, answered, product)])
+                else:
+                    async with self._large:
+                        await judge.ask([file.fileno() for file in (asked, material, answered, product)])
                 answered.seek(0)
                 return json.loads(answered.read(MAX_ANSWER))
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # a closed file among them
                 raise JudgeError from None
 
     def _give(self) -> socket.socket:

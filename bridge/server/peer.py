@@ -41,6 +41,9 @@ HIGH_WATER = 2 * MAX_DATA
 HIGH_WATER_ALONE = 64 * 1024
 """The same for a connection without a running call: a grant may have 128 of them."""
 
+MUCH = 16 * 1024
+"""Bytes that have come and were not looked at, with which a connection waits for its grant's turn unread."""
+
 CLOSED_WITHIN_S = 1.0
 """A client gets so long to read the last words. What it has not read by then it never will."""
 
@@ -94,7 +97,9 @@ class Peer(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come: they are looked at when it is this grant's turn."""
         self.link.push(_READ[:nbytes])
-        self.go_on()
+        if self.link.pending > MUCH:
+            self._transport.pause_reading()  # until `look`
+        self.service.lanes.add_first(self.grant.name, self)
 
     def go_on(self) -> None:
         """Look at what has come, in the next turn of the loop."""
