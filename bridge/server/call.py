@@ -51,6 +51,9 @@ MAX_ANSWERS = 64 * 1024
 """Bytes of answers to refused control requests that wait: a client that goes on asking without reading
 waits."""
 
+LONG = 200
+"""Bytes of an argument of which the log can name nothing but its length."""
+
 SIGNAL_EVERY_S = 0.02
 """Between two rounds of signals and sizes of the terminal; of each kind the last one counts."""
 
@@ -70,7 +73,7 @@ class Call:
         self._fields = fields
         self._plan = Plan()
         self._packed = b""
-        self._outline = outline([os.fsdecode(word) for word in fields.all("arg")])
+        self._outline = outline([os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")])
         hands = fields.get("hands") == b"1"
         self.scope = dataclasses.replace(peer.scope, hands=hands)
         self._hands: Hands | None = None

@@ -38,7 +38,7 @@ FILE = 128 * 1024 * 1024
 """Bytes that a judge may write: a message may grow sixfold when it is written anew, as a character does."""
 
 NOBODY = 65534
-NICE = 5
+NICE = 10
 """Judges wait for nobody, the server's loop for everybody."""
 
 DONE = b"done"

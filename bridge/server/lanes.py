@@ -12,13 +12,13 @@ import time
 from collections.abc import Hashable
 from typing import Protocol
 
-SLICE_S = 0.001
-"""Of one grant in a turn: some 250 small frames."""
+SLICE_S = 0.0005
+"""Of one grant in a turn: some 100 small frames."""
 
-TURN_S = 0.004
+TURN_S = 0.002
 """Of all grants in a turn, when more than four of them have work."""
 
-SMALLEST_SLICE_S = 0.0002
+SMALLEST_SLICE_S = 0.0001
 
 REST_S = 0.003
 """Of one grant between two slices outside of the turns: who says little is answered when it is heard."""

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bridge.link import CLIENT, Link
 from bridge.protocol import Event, Frame, ProtocolError, frame, opening
@@ -185,7 +186,7 @@ FLOODS: dict[str, Flood] = {
 
 def flood(kind: str, path: str, workspace: str, seconds: float) -> dict[str, int]:
     """Send one kind, and go on when the server hangs up."""
-    os.nice(10)  # what the machine can do besides is not what is tested
+    os.nice(15)  # what the machine can do besides is not what is tested
     end, sent, broken = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end:
         try:
@@ -196,16 +197,30 @@ def flood(kind: str, path: str, workspace: str, seconds: float) -> dict[str, int
     return {"sent": sent, "broken": broken}
 
 
-def victim(path: str, workspace: str, seconds: float) -> dict[str, object]:
-    """Ping a hundred times a second, and call now and then: milliseconds of both."""
+def waited_ms() -> float:
+    """How long this process and the server were ready to run, and the machine ran others."""
+    return sum(_scheduled_ms(pid)[1] for pid in ("self", os.environ["SERVER"]))
+
+
+def _scheduled_ms(pid: str) -> tuple[float, float]:
+    """For how long a process ran, and for how long it could have."""
+    ran, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(ran) / 1e6, int(waited) / 1e6
+
+
+def victim(path: str, workspace: str, seconds: float) -> dict[str, Any]:
+    """Ping a hundred times a second, and call now and then: milliseconds of both, and of pings also without those that
+    the machine had no time for either side."""
     client, calling = Client(path, workspace), Client(path, workspace)
     begun, next_call = time.monotonic(), 1.0
-    pings, calls = [], []
+    pings, own, calls = [], [], []
+    ran, waited = _scheduled_ms(os.environ["SERVER"])
     while (now := time.monotonic() - begun) < seconds:
-        sent = time.monotonic()
+        before, sent = waited_ms(), time.monotonic()
         client.sock.sendall(frame(Frame.PING, 0, b"x"))
         client.wait(lambda event: event.kind == Frame.PONG)
         pings.append((time.monotonic() - sent) * 1000)
+        own.append(pings[-1] - (waited_ms() - before))
         if now > next_call:
             next_call += 1.5
             sent = time.monotonic()
@@ -214,7 +229,9 @@ def victim(path: str, workspace: str, seconds: float) -> dict[str, object]:
             calls.append((time.monotonic() - sent) * 1000)
             calling.wait(lambda event, number=number: event.channel == number and event.kind == Frame.EXIT)  # type: ignore[misc]
         select.select([], [], [], 0.01)
-    return {"pings": sorted(pings), "calls": sorted(calls)}
+    ran_then, waited_then = _scheduled_ms(os.environ["SERVER"])
+    kept_waiting = (waited_then - waited) / (waited_then - waited + ran_then - ran)
+    return {"pings": sorted(pings), "own": sorted(own), "calls": sorted(calls), "kept_waiting": kept_waiting}
 
 
 def main() -> None:
