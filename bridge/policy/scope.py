@@ -59,7 +59,7 @@ def printable(text: object, limit: int = MAX_SENTENCE) -> str:
     cut = whole if len(whole) <= limit else whole[: limit - 3] + "..."
     if cut.isprintable():
         return cut
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def shown(word: object, limit: int = MAX_SHOWN) -> str:

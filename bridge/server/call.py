@@ -73,7 +73,9 @@ class Call:
         self._fields = fields
         self._plan = Plan()
         self._packed = b""
-        self._outline = outline([os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")])
+        self._outline = outline(
+            [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
+        )
         hands = fields.get("hands") == b"1"
         self.scope = dataclasses.replace(peer.scope, hands=hands)
         self._hands: Hands | None = None

@@ -12,6 +12,7 @@ A question is a packet with four descriptors: the question (JSON), the client's 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -36,6 +37,20 @@ MEMORY = 192 * 1024 * 1024
 
 FILE = 128 * 1024 * 1024
 """Bytes that a judge may write: a message may grow sixfold when it is written anew, as a character does."""
+
+CODECS = (
+    "ascii",
+    "latin-1",
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "utf-32-le",
+    "utf-32-be",
+)
+"""What `json` may ask for: loaded before root is given up, who alone may be able to read the library."""
 
 NOBODY = 65534
 NICE = 10
@@ -150,6 +165,8 @@ def main(control: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal's, meant for the server, which tells when it goes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody has to wait for judges
+    for name in CODECS:
+        codecs.lookup(name)
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)

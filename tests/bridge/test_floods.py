@@ -57,7 +57,7 @@ def memory_mb(host: BridgeHost) -> float:
     for pid in (host.process.pid, *host.judges()):
         with contextlib.suppress(OSError, AttributeError):  # ignored because judges come and go
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += int(re.search(r"^Pss: +(\d+) kB", text, re.M)[1])  # type: ignore[index]
+            total += int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)[1])  # type: ignore[index]
     return total * 1024 / 1e6
 
 
@@ -69,7 +69,9 @@ class Flooded:
         self.before = host.grant("before")
         assert self.before.run("-p", "out x").returncode == 0
         places = {name: host.grant(name) for name in (*FLOODS, "five")}
-        floods = {kind: begin(kind, host, places[name], SECONDS + 3) for name, kinds in FLOODS.items() for kind in kinds}
+        floods = {
+            kind: begin(kind, host, places[name], SECONDS + 3) for name, kinds in FLOODS.items() for kind in kinds
+        }
         let_pass(1.0)
         watched = begin("victim", host, places["five"], SECONDS)
         self.peak_mb = 0.0
@@ -99,8 +101,10 @@ def p99(values: list[float]) -> float:
 def test_ping_of_another_grant_is_answered_in_time(flooded: Flooded) -> None:
     """By the clock where the machine has time for it, and always by the time that the server itself took."""
     seen = flooded.victim
-    print(f"{len(seen['pings'])} pings: p99 {p99(seen['pings']):.1f} ms, {p99(seen['own']):.1f} of them the server's own")
-    print(f"kept waiting: {seen['kept_waiting']:.0%} of the time; the server's memory at its peak {flooded.peak_mb:.0f} MB")
+    print(
+        f"{len(seen['pings'])} pings: p99 {p99(seen['pings']):.1f} ms, {p99(seen['own']):.1f} of them the server's own"
+    )
+    print(f"kept waiting: {seen['kept_waiting']:.0%} of the time; memory at its peak: {flooded.peak_mb:.0f} MB")
     assert len(seen["pings"]) > 100
     assert p99(seen["own"]) <= PING_P99_MS
     if seen["kept_waiting"] < BUSY:

@@ -3,7 +3,7 @@
 
 The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
 `flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `exit N`, `die N`,
-`hands N` (N commands through the shell prefix, and their median seconds).
+`hands N` (N commands through the shell prefix, and their median seconds), `handed` (one, and its exit code).
 """
 
 # It starts as fast as it can.
@@ -150,7 +150,15 @@ def hands(count: str) -> None:
     put(1, b"%f" % sorted(taken)[len(taken) // 2])
 
 
+def handed(_: str) -> None:
+    """The exit code of one command through the shell prefix, as the CLI sees it."""
+    prefix = os.environ["CLAUDE_CODE_SHELL_PREFIX"]
+    _, how = os.waitpid(os.posix_spawn(prefix, [prefix, "true"], os.environ), os.WUNTRACED)
+    put(1, b"%d" % os.waitstatus_to_exitcode(how) if not os.WIFSTOPPED(how) else b"stopped")
+
+
 STEPS = {
+    "handed": handed,
     "hands": hands,
     "out": lambda text: put(1, text.encode()),
     "err": lambda text: put(2, text.encode()),

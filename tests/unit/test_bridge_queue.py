@@ -45,6 +45,15 @@ def test_caps_hold() -> None:
     assert queue.next() == ("b", "b2")
 
 
+def test_last_turn_is_kept_for_a_grant_that_has_none() -> None:
+    queue: FairQueue[str] = FairQueue(Limits(running=4, per_grant=2))
+    for item in ("a1", "a2", "b1", "b2", "c1"):
+        queue.add(item[0], item)
+        if item == "b2":
+            assert [queue.next(), queue.next(), queue.next(), queue.next()][2:] == [("a", "a2"), None]
+    assert queue.next() == ("c", "c1")
+
+
 def test_full_queue_of_one_grant_is_not_another_s() -> None:
     queue: FairQueue[str] = FairQueue(Limits(running=1, queued=2))
     queue.add("a", "a0")
