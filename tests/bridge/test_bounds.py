@@ -263,11 +263,10 @@ def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None
 def test_pings_whose_answers_nobody_reads_are_read_no_more(shared_host: BridgeHost, place: Place) -> None:
     """What the kernel holds in both directions, and not a megabyte more."""
     client = client_of(place)
-    client.sock.settimeout(1.0)
+    client.sock.setblocking(False)
     sent = 0
-    with pytest.raises(TimeoutError):
-        while sent < 100_000_000:
-            sent += client.sock.send(PINGS)
+    while sent < 50_000_000 and select.select([], [client.sock], [], 1.0)[1]:
+        sent += client.sock.send(PINGS)
     assert sent < 3_000_000
 
 

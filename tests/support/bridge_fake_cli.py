@@ -153,8 +153,8 @@ def hands(count: str) -> None:
 def handed(_: str) -> None:
     """The exit code of one command through the shell prefix, as the CLI sees it."""
     prefix = os.environ["CLAUDE_CODE_SHELL_PREFIX"]
-    _, how = os.waitpid(os.posix_spawn(prefix, [prefix, "true"], os.environ), os.WUNTRACED)
-    put(1, b"%d" % os.waitstatus_to_exitcode(how) if not os.WIFSTOPPED(how) else b"stopped")
+    how = os.waitpid(os.posix_spawn(prefix, [prefix, "true"], os.environ), os.WUNTRACED)[1]
+    put(1, b"stopped" if os.WIFSTOPPED(how) else b"%d" % os.waitstatus_to_exitcode(how))
 
 
 STEPS = {
