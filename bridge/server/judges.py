@@ -32,6 +32,10 @@ LARGE = 1024 * 1024
 """Bytes of a question that takes so much memory that only one of these is judged at a time, whoever asks."""
 
 MAX_ANSWER = 4 * 1024 * 1024
+"""Bytes of what a judge says, which are read on the loop."""
+
+MAX_PLAN = 4 * 1024 * 1024
+"""The same of a plan. A program takes 2 MiB of arguments."""
 
 MOTHER = """
 import sys
@@ -105,6 +109,8 @@ class Judges:
             material.write(fields.encode())
             material.flush()
             await self._ask(grant, {"what": "call", "scope": scope_as_json(scope)}, material, product)
+            if os.fstat(product.fileno()).st_size > MAX_PLAN:
+                raise PolicyError(f"the call is longer than {MAX_PLAN} bytes, its variables put in; make it smaller")
             product.seek(0)
             return product.read()
 

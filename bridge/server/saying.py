@@ -7,6 +7,7 @@ log file that the server was given (`serve --log`) is moved aside when it has gr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -42,7 +43,8 @@ class Sayer:
         if self._said > PER_MINUTE:
             self._swallowed += 1
         else:
-            print(f"bridge: {printable(text, 500)}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # ignored because there is nobody else to be told
+                print(f"bridge: {printable(text, 500)}", file=sys.stderr, flush=True)
 
     def fault(self, what: str, error: BaseException) -> None:
         """A fault of the server's own: its kind and its place, without the words that it was about."""

@@ -126,6 +126,7 @@ class Service:
         return ""
 
     def _reap(self) -> None:
+        asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
         for peer in list(self.peers):
             peer.reap(self.config.limits.idle)
         self.audit.settle()
@@ -135,7 +136,6 @@ class Service:
         for name, published in list(self._published.items()):
             if name in self.grants and not published.is_there() and not self.stopping:
                 self._withdraw(name)  # removed by hand: who removed the socket has revoked it
-        asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
 
     # Grants
 

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import tempfile
@@ -255,6 +256,18 @@ def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None
     done = place.run("-p", "report")
     assert done.returncode == 0
     assert b"'hooks' is left out" in done.stderr
+
+
+def test_judges_have_no_rights_and_end_with_the_server(host_per_test: HostMaker) -> None:
+    host = host_per_test()
+    place = host.grant("alpha")
+    assert place.run("-p", "out x", "--append-system-prompt", "y" * 50_000).stdout == b"x"
+    judges = host.judges()
+    assert len(judges) == 2, "the one that forks, and the grant's"
+    owners = {pid: Path(f"/proc/{pid}").stat().st_uid for pid in judges}
+    assert set(owners.values()) == {65534}
+    host.end(signal.SIGKILL)
+    wait_until(lambda: not [pid for pid in judges if Path(f"/proc/{pid}").exists()], 5, "the judges' end")
 
 
 # Answers that nobody reads
