@@ -44,9 +44,9 @@ class Service:
         self._load = load
         self.config = load()
         self.cli = HostCli(self.config.claude)
-        self.queue: FairQueue[Call] = FairQueue(self.config.limits)
         self.peers: set[Peer] = set()
         self.grants: dict[str, Grant] = {}
+        self.queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
         self.stopping = False
         self.started = time.time()
         self.served = 0
