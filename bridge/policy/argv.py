@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
 from bridge.policy.project import Project, read
-from bridge.policy.scope import WORKSPACE, Decision, PolicyError, Scope
+from bridge.policy.scope import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
 
 BARE_WORD = re.compile(r"[\w:.-]+")
 
@@ -128,7 +128,10 @@ def _flag(name: str, scope: Scope) -> Flag:
         raise PolicyError(f"{name} is not passed on to the host: {why}")
     if flag:
         raise PolicyError(f"{name} is refused by the host's operator")
-    raise PolicyError("{} is no flag that the bridge knows, and unknown ones are not passed on", name)
+    named = printable(name, MAX_SHOWN)
+    unknown = PolicyError(f"{named} is no flag that the bridge knows, and unknown ones are not passed on")
+    unknown.kind = "a flag that the bridge does not know"
+    raise unknown
 
 
 def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
