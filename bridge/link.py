@@ -45,7 +45,7 @@ from bridge.protocol import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 CLIENT, SERVER = "client", "server"
 
@@ -97,7 +97,23 @@ class Link:
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """What the bytes say, late frames left out. Raises ProtocolError; only closing can follow that."""
-        return [event for event in self._decoder.feed(data) if self._admit(event)]
+        self.push(data)
+        return [event for event in self.arrived() if event is not None]
+
+    def push(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep bytes until `arrived` is asked for what they say."""
+        self._decoder.push(data)
+
+    def arrived(self) -> Iterator[Event | None]:
+        """What has come, frame by frame, as far as someone goes on asking; None stands for a late one. Raises as
+        `receive` does."""
+        while (event := self._decoder.next()) is not None:
+            yield event if self._admit(event) else None
+
+    @property
+    def pending(self) -> int:
+        """Bytes that were not asked for, or wait for the rest of their frame."""
+        return self._decoder.pending
 
     def _admit(self, event: Event) -> bool:
         if event.kind not in self._allowed(event.channel):

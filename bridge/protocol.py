@@ -274,44 +274,56 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._at = 0
         self._greeted = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """The events that these bytes complete. Raises ProtocolError; the decoder is of no use after that."""
-        self._buffer += data
+        self.push(data)
         events: list[Event] = []
-        at = self._preface()
-        while at >= 0 and len(self._buffer) - at >= HEADER.size:
-            size, kind, channel = HEADER.unpack_from(self._buffer, at)
-            smallest, largest = SIZES.get(kind, (0, -1))
-            if not smallest <= size <= largest:
-                known = "of a size that is not allowed" if largest >= 0 else "of an unknown type"
-                raise ProtocolError(f"a frame {known}: type {kind:#04x}, {size} bytes")
-            end = at + HEADER.size + size
-            if len(self._buffer) < end:
-                break
-            with memoryview(self._buffer) as view:
-                payload = bytes(view[at + HEADER.size : end])
-            events.append(_event(kind, channel, payload))
-            at = end
-        if at > 0:
-            del self._buffer[:at]
+        while (event := self.next()) is not None:
+            events.append(event)
         return events
+
+    def push(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep some bytes until `next` is asked for what they say."""
+        if self._at:
+            del self._buffer[: self._at]
+            self._at = 0
+        self._buffer += data
+
+    def next(self) -> Event | None:
+        """The first event that is complete, or None. Raises ProtocolError, as `feed` does."""
+        if not self._greeted and not self._preface():
+            return None
+        at = self._at + HEADER.size
+        if len(self._buffer) < at:
+            return None
+        size, kind, channel = HEADER.unpack_from(self._buffer, self._at)
+        smallest, largest = SIZES.get(kind, (0, -1))
+        if not smallest <= size <= largest:
+            known = "of a size that is not allowed" if largest >= 0 else "of an unknown type"
+            raise ProtocolError(f"a frame {known}: type {kind:#04x}, {size} bytes")
+        if len(self._buffer) < at + size:
+            return None
+        with memoryview(self._buffer) as view:
+            payload = bytes(view[at : at + size])
+        self._at = at + size
+        return _event(kind, channel, payload)
 
     @property
     def pending(self) -> int:
         """Bytes that wait for the rest of their frame."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
 
-    def _preface(self) -> int:
-        """Where the first frame begins, or -1 while the preface is incomplete."""
-        if self._greeted:
-            return 0
+    def _preface(self) -> bool:
+        """Whether all of the preface has come."""
         start = bytes(self._buffer[: len(PREFACE)])
         if not PREFACE.startswith(start):
             raise ProtocolError("the peer does not speak the bridge's protocol")
         self._greeted = len(start) == len(PREFACE)
-        return len(PREFACE) if self._greeted else -1
+        self._at = len(PREFACE) if self._greeted else 0
+        return self._greeted
 
 
 def _event(kind: int, channel: int, payload: bytes) -> Event:

@@ -141,10 +141,10 @@ def _state() -> State:
 
 def _start(state: State) -> None:
     """Start the server as a process of its own and wait until it answers."""
-    log = state.root / "server.log"
+    log = state.root / "server.log"  # the server moves it aside when it has grown
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bridge.server.main", "--state", str(state.root), "serve"],
+            [sys.executable, "-m", "bridge.server.main", "--state", str(state.root), "serve", "--log", str(log)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
 from bridge.policy.project import Project, read
-from bridge.policy.scope import WORKSPACE, Decision, PolicyError, Scope
+from bridge.policy.scope import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
 
 BARE_WORD = re.compile(r"[\w:.-]+")
 LOOKS_LIKE_A_FLAG = re.compile(r"-|[A-Za-z][\w+.-]*://")
@@ -109,7 +109,7 @@ def _expand(word: str, rest: list[str]) -> list[str]:
     letters = ["-" + letter for letter in word[1:]]
     if all(letter in BY_NAME and BY_NAME[letter].values == NONE for letter in letters):
         return [*letters, *rest]
-    raise PolicyError(f"the argument {word[:80]!r} is no flag that the bridge knows")
+    raise PolicyError("the argument {} is no flag that the bridge knows", word)
 
 
 class _Value(str):
@@ -129,7 +129,10 @@ def _flag(name: str, scope: Scope) -> Flag:
         raise PolicyError(f"{name} is not passed on to the host: {why}")
     if flag:
         raise PolicyError(f"{name} is refused by the host's operator")
-    raise PolicyError(f"{name[:80]} is no flag that the bridge knows, and unknown ones are not passed on")
+    named = printable(name, MAX_SHOWN)
+    unknown = PolicyError(f"{named} is no flag that the bridge knows, and unknown ones are not passed on")
+    unknown.kind = "a flag that the bridge does not know"
+    raise unknown
 
 
 def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
@@ -162,7 +165,7 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
     try:
         kept = flag.check(values, scope, cwd)
     except PolicyError as refusal:
-        raise PolicyError(f"{name}: {refusal}") from None
+        raise refusal.of(name) from None
     plan.flags.setdefault(name, []).extend(values)
     if flag.check.__name__ == "nothing":
         plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))

@@ -8,7 +8,9 @@ where it was asked; a line that is no message at all ends the call, as it does i
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -19,6 +21,18 @@ from bridge.policy.scope import PolicyError, Scope
 MAX_LINE = 16 * 1024 * 1024
 """Bytes of one message. The API takes 32 MiB for a request and an image may have 5 MiB, a third more as
 base64."""
+
+MAX_ID = 256
+"""Characters of a name or a number by which client and CLI know a request or a server."""
+
+MAX_SERVERS = 1000
+"""Names of MCP servers that a call remembers."""
+
+MAX_TOKENS = 300_000
+"""Strings and signs in one message: an object of some 300 bytes may need three, and 16 MiB could hold five million."""
+
+MAX_UNCOUNTED = 64 * 1024
+"""Bytes of a line in which they need no counting."""
 
 Json = dict[str, Any]
 
@@ -64,6 +78,8 @@ REQUESTS = {
 """Control requests that are passed on, with their fields. Any other field that holds something is refused."""
 
 
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{\[,:]', re.DOTALL)
+
 ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
 
 
@@ -74,11 +90,13 @@ class ControlFilter:
         """`told` is what the bridge adds to the system prompt, which a request of the client would replace; `servers`
         are the names of the MCP servers that were judged with the arguments."""
         self._scope = scope
-        self._servers = set(servers)
-        self._prompt = told
+        self.servers = set(servers)
+        """Names of all servers that were judged so far."""
+        self.told = told
         self._rest = bytearray()
         self._searched = 0
-        self._lines = 0
+        self.lines = 0
+        """How many were judged."""
         self.refusals: list[tuple[str, str]] = []
         """Sentences for the audit log: what was refused, and why."""
 
@@ -93,7 +111,7 @@ class ControlFilter:
             line = bytes(self._rest[:end])
             del self._rest[: end + 1]
             self._searched = 0
-            to_cli, to_client = self._judge(line)
+            to_cli, to_client = self.judge(line)
             passed.append(to_cli)
             answered.append(to_client)
         self._searched = len(self._rest)
@@ -105,35 +123,40 @@ class ControlFilter:
         """The last line, when it has no line feed."""
         return self.feed(b"\n") if self._rest else (b"", b"")
 
-    def _judge(self, line: bytes) -> tuple[bytes, bytes]:
-        self._lines += 1
+    def judge(self, line: bytes) -> tuple[bytes, bytes]:
+        """The same for one whole line, its line feed left out."""
+        self.lines += 1
         if not line.strip():
             return b"", b""
         message = self._parse(line)
         kind = message.get("type")
         if kind == "control_request":
             return self._request(message)
-        if kind not in MESSAGES:
-            raise PolicyError(f"message {self._lines} on stdin is of type {kind!r}, which is not passed on")
+        if not isinstance(kind, str) or kind not in MESSAGES:
+            raise PolicyError(f"message {self.lines} on stdin is of type {{}}, which is not passed on", kind)
         return _line({name: value for name, value in message.items() if name in MESSAGES[kind]}), b""
 
     def _parse(self, line: bytes) -> Json:
+        if len(line) > MAX_UNCOUNTED and any(itertools.islice(_TOKEN.finditer(line), MAX_TOKENS, None)):
+            raise PolicyError(f"message {self.lines} on stdin holds more than {MAX_TOKENS} values and signs")
         try:
             message = json.loads(line.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            raise PolicyError(f"line {self._lines} on stdin is no JSON object")
+            raise PolicyError(f"line {self.lines} on stdin is no JSON object")
         return message
 
     def _request(self, message: Json) -> tuple[bytes, bytes]:
         request, request_id = message.get("request"), message.get("request_id")
-        if not isinstance(request, dict) or not isinstance(request_id, str):
-            raise PolicyError(f"message {self._lines} on stdin is a control request without request or request_id")
+        if not isinstance(request, dict) or not isinstance(request_id, str) or len(request_id) > MAX_ID:
+            raise PolicyError(f"message {self.lines} on stdin is a control request without request or request_id")
         try:
             judged = self._judge_request(request)
         except PolicyError as refusal:
-            self.refusals.append((str(request.get("subtype"))[:80], str(refusal)))
+            subtype = request.get("subtype")
+            known = isinstance(subtype, str) and subtype in REQUESTS
+            self.refusals.append((str(subtype) if known else "unknown", refusal.kind))
             error = {"subtype": "error", "request_id": request_id, "error": f"bridge: refused: {refusal}"}
             return b"", _line({"type": "control_response", "response": error})
         return _line({"type": "control_request", "request_id": request_id, "request": judged}), b""
@@ -142,15 +165,15 @@ class ControlFilter:
         subtype = request.get("subtype")
         fields = REQUESTS.get(subtype) if isinstance(subtype, str) else None
         if not self._scope.permits(f"control:{subtype}", by_default=fields is not None):
-            raise PolicyError(f"the control request {str(subtype)[:80]!r} could act on the host; it is not passed on")
+            raise PolicyError("the control request {} could act on the host; it is not passed on", subtype)
         if fields is None:
             return request
         for name in sorted(set(request) - fields - {"subtype"}):
             if request[name]:
-                raise PolicyError(f"{subtype} with {name[:80]!r} could act on the host; leave it out")
+                raise PolicyError(f"{subtype} with {{}} could act on the host; leave it out", name)
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
-        if self._prompt and isinstance(judged.get("appendSystemPrompt"), str):
-            judged["appendSystemPrompt"] = self._prompt + "\n\n" + judged["appendSystemPrompt"]
+        if self.told and isinstance(judged.get("appendSystemPrompt"), str):
+            judged["appendSystemPrompt"] = self.told + "\n\n" + judged["appendSystemPrompt"]
         judged = _narrow(judged, self._scope)
         self._check_server(judged)
         return judged
@@ -158,12 +181,17 @@ class ControlFilter:
     def _check_server(self, request: Json) -> None:
         """A request about a server names one that was judged: the CLI would look for others where it pleases."""
         if request["subtype"] == "mcp_set_servers":
-            self._servers |= request["servers"].keys()
+            self.servers |= request["servers"].keys()
         elif request["subtype"] == "initialize":
             named = request.get("sdkMcpServers")
-            self._servers.update(map(str, named if isinstance(named, list) else []))
-        elif request["subtype"] in ABOUT_A_SERVER and request.get("serverName") not in self._servers:
-            raise PolicyError(f"there is no MCP server {str(request.get('serverName'))[:60]!r} in this call")
+            self.servers |= {name for name in named if isinstance(name, str)} if isinstance(named, list) else set()
+        elif request["subtype"] in ABOUT_A_SERVER and not self._knows(request.get("serverName")):
+            raise PolicyError("there is no MCP server {} in this call", request.get("serverName"))
+        if len(self.servers) > MAX_SERVERS or any(len(name) > MAX_ID for name in self.servers):
+            raise PolicyError(f"a call has at most {MAX_SERVERS} MCP servers, with names of {MAX_ID} characters")
+
+    def _knows(self, server: object) -> bool:
+        return isinstance(server, str) and server in self.servers
 
 
 def _narrow(request: Json, scope: Scope) -> Json:
@@ -173,9 +201,11 @@ def _narrow(request: Json, scope: Scope) -> Json:
     if request["subtype"] == "mcp_set_servers":
         request["servers"] = servers(request.get("servers"), scope)
     modes = MODES_WITH_HANDS if scope.hands else MODES
-    if request["subtype"] == "set_permission_mode" and request.get("mode") not in modes:
-        raise PolicyError(f"the permission mode {str(request.get('mode'))[:40]!r} lets the model act unasked")
-    for config in (request.get("sdkMcpServerConfigs") or {}).values():
+    mode = request.get("mode")
+    if request["subtype"] == "set_permission_mode" and (not isinstance(mode, str) or mode not in modes):
+        raise PolicyError("the permission mode {} lets the model act unasked", mode)
+    configs = request.get("sdkMcpServerConfigs") or {}
+    for config in configs.values() if isinstance(configs, dict) else [configs]:
         if not isinstance(config, dict) or {"command", "url", "args", "env"} & config.keys():
             raise PolicyError("an in-process MCP server comes with a command or an address")
     return request

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.policy.project import MODES_WITH_HANDS, servers, settings
+from bridge.policy.project import MODES_WITH_HANDS, servers, settings, written
 from bridge.policy.scope import PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
@@ -39,7 +39,7 @@ def matching(pattern: str) -> Check:
     def check(values: list[str], scope: Scope, cwd: str) -> list[str]:
         for value in values:
             if not compiled.fullmatch(value):
-                raise PolicyError(f"the value {value[:80]!r} is not one that the bridge passes on")
+                raise PolicyError("the value {} is not one that the bridge passes on", value)
         return values
 
     return check
@@ -63,7 +63,7 @@ def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Directories that exist in the namespace."""
     for value in values:
         if not scope.contains(posixpath.join(cwd, value)):
-            raise PolicyError(f"{value!r} is not shared with the host; only /workspace and the grant's shares are")
+            raise PolicyError("{} is not shared with the host; only /workspace and the grant's shares are", value)
     return values
 
 
@@ -72,7 +72,7 @@ def harmless_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
     found: dict[str, Any] = {}
     for value in values:
         found |= servers(parse_object(value).get("mcpServers"), scope)
-    return [json.dumps({"mcpServers": found})] if found else []
+    return [written({"mcpServers": found})] if found else []
 
 
 def with_hands(values: list[str], scope: Scope, cwd: str) -> list[str]:
@@ -85,7 +85,7 @@ def with_hands(values: list[str], scope: Scope, cwd: str) -> list[str]:
 def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Modes in which the model does unasked what is harmless to the host."""
     if not set(values) <= MODES_WITH_HANDS:
-        raise PolicyError(f"the value {values[0][:80]!r} is no permission mode")
+        raise PolicyError("the value {} is no permission mode", values[0])
     if {"bypassPermissions", "auto"} & set(values):
         return with_hands(values, scope, cwd)
     return values
@@ -93,17 +93,17 @@ def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Definitions of agents without hooks, servers or permissions of their own."""
-    return [json.dumps(agents(parse_object(value))) for value in values]
+    return [written(agents(parse_object(value))) for value in values]
 
 
 def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Settings that change no more than the conversation and what runs in the container."""
 
     def complain(what: str, why: str) -> None:
-        raise PolicyError(f"the setting {what!r}: {why}")
+        raise PolicyError("the setting {}: {}", what, why)
 
     found = [settings(parse_object(value), scope, complain) for value in values if value]
-    return [json.dumps(one) for one in found if one]
+    return [written(one) for one in found if one]
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def agents(definitions: object) -> dict[str, Any]:
     for name, agent in definitions.items():
         for field in sorted(set(agent) - AGENT_FIELDS):
             if agent[field]:
-                raise PolicyError(f"the agent {name!r} has {field!r}, which could run commands on the host")
+                raise PolicyError("the agent {} has {}, which could run commands on the host", name, field)
     return {
         name: {field: value for field, value in agent.items() if field in AGENT_FIELDS}
         for name, agent in definitions.items()

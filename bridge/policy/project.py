@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from bridge.policy.scope import PolicyError, Scope
+from bridge.policy.scope import PolicyError, Scope, printable, shown
 
 Json = dict[str, Any]
 
@@ -61,6 +61,8 @@ MAX_FILE = 128 * 1024
 MAX_HEAD = 8 * 1024
 MAX_HEADS = 32 * 1024
 """Characters of YAML, of one file and of all: reading it costs a thousand times what reading JSON does."""
+MAX_NOTES = 100
+"""Lines about what was left out: a client prints each of them."""
 MAX_VALUE = 256
 """Bytes of a variable that may stand in a server's entry; the client sends none that is longer."""
 MAX_SERVER = 64 * 1024
@@ -108,6 +110,10 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
         heads = _Heads()
         for path, text in sorted(texts.items()):
             _document(path.decode("utf-8", "replace"), text, heads, project)
+    beyond = len(project.notes) - MAX_NOTES
+    project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
+    if beyond > 0:
+        project.notes.append(f"{beyond} more things are left out: there are too many to name them")
     return project
 
 
@@ -155,7 +161,7 @@ def _permissions(value: Json, scope: Scope, complain: Any) -> Json:
     for name, entry in value.items():
         if name in RULES and isinstance(entry, list):
             kept[name] = [rule for rule in entry if isinstance(rule, str)]
-        elif name == "defaultMode" and entry in MODES_WITH_HANDS:
+        elif name == "defaultMode" and isinstance(entry, str) and entry in MODES_WITH_HANDS:
             kept[name] = entry
         elif name == "additionalDirectories" and isinstance(entry, list):
             kept[name] = [path for path in entry if isinstance(path, str) and scope.contains(path)]
@@ -172,24 +178,29 @@ def _hooks(value: Json, complain: Any) -> Json:
         for group in groups if isinstance(groups, list) else []:
             if not isinstance(group, dict):
                 continue
-            mine = [one for hook in group.get("hooks") or [] if (one := _hook(hook, str(event), complain))]
+            hooks = group.get("hooks")
+            if not isinstance(hooks, list):
+                complain(f"a group of {event[:40]}", "its hooks are no list")
+                continue
+            mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
             matcher = {"matcher": group["matcher"]} if isinstance(group.get("matcher"), str) else {}
-            kept.setdefault(str(event), []).append({**matcher, "hooks": mine})
+            kept.setdefault(event, []).append({**matcher, "hooks": mine})
     return kept
 
 
 def _hook(hook: Any, event: str, complain: Any) -> Json | None:
-    fields = HOOKS.get(str(hook.get("type")), frozenset()) if isinstance(hook, dict) else frozenset()
+    kind = hook.get("type") if isinstance(hook, dict) else None
+    fields = HOOKS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
     if not fields:
         complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container")
         return None
     unknown = sorted(set(hook) - fields)
     if unknown:
-        complain(f"a hook of {event[:40]}", f"its field {unknown[0][:40]!r} is none that the bridge knows")
+        complain(f"a hook of {event[:40]}", f"its field {shown(unknown[0], 30)} is none that the bridge knows")
         return None
     wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
     if wrong:
-        complain(f"a hook of {event[:40]}", f"its field {wrong[0][:40]!r} is of another type")
+        complain(f"a hook of {event[:40]}", f"its field {shown(wrong[0], 30)} is of another type")
         return None
     return dict(hook)
 
@@ -214,21 +225,27 @@ def _merge(project: Project, layers: list[Json]) -> None:
 
 
 def _servers(config: Json, layers: list[Json], env: Mapping[bytes, bytes], scope: Scope, project: Project) -> None:
-    off = {name for layer in layers for name in layer.get("disabledMcpjsonServers") or [] if isinstance(name, str)}
+    lists = [layer.get("disabledMcpjsonServers") for layer in layers]
+    off = {name for one in lists if isinstance(one, list) for name in one if isinstance(name, str)}
     found = config.get("mcpServers")
     for name, entry in found.items() if isinstance(found, dict) else []:
         if name in off:
             continue
         try:
-            project.servers[name] = server(name, _bounded(name, _expanded(entry, env)), scope)
+            project.servers[name] = server(name, _bounded(name, entry, env), scope)
         except PolicyError as refusal:
             project.notes.append(f".mcp.json: {refusal}")
 
 
-def _bounded(name: str, entry: Any) -> Any:
-    if len(json.dumps(entry)) > MAX_SERVER:
-        raise PolicyError(f"the MCP server {name[:60]!r} is longer than {MAX_SERVER} characters")
-    return entry
+def _bounded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
+    try:
+        expanded = _expanded(entry, env)
+        length = len(json.dumps(expanded))
+    except RecursionError:
+        raise PolicyError("the MCP server {} is nested too deeply", name) from None
+    if length > MAX_SERVER:
+        raise PolicyError(f"the MCP server {{}} is longer than {MAX_SERVER} characters", name)
+    return expanded
 
 
 def servers(value: object, scope: Scope) -> Json:
@@ -238,32 +255,41 @@ def servers(value: object, scope: Scope) -> Json:
     return {str(name): server(str(name), entry, scope) for name, entry in value.items()}
 
 
+def written(value: object) -> str:
+    """Judged JSON as text; PolicyError when it is nested so deeply that nobody could read it."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        raise PolicyError("JSON is nested too deeply") from None
+
+
 def server(name: str, entry: object, scope: Scope) -> Json:
     """One server, written anew so that it runs in the client or its container, or is reached by the network."""
     kind = entry.get("type") or ("stdio" if "command" in entry else None) if isinstance(entry, dict) else None
     if not isinstance(entry, dict):
-        raise PolicyError(f"the MCP server {name[:60]!r} is no object")
+        raise PolicyError("the MCP server {} is no object", name)
     if kind == "sdk":
-        return {"type": "sdk", "name": str(entry.get("name", name))}
-    if "${" in json.dumps(entry):
-        raise PolicyError(f"the MCP server {name[:60]!r} names a variable that the container does not have")
+        own = entry.get("name", name)
+        return {"type": "sdk", "name": own if isinstance(own, str) else name}
+    if "${" in written(entry):
+        raise PolicyError("the MCP server {} names a variable that the container does not have", name)
     if kind == "stdio":
         return _stdio(name, entry, scope)
     if kind in ("http", "sse"):
         return _remote(name, kind, entry, scope)
-    raise PolicyError(f"the MCP server {name[:60]!r} is of type {str(kind)[:20]!r}, which the bridge does not carry")
+    raise PolicyError("the MCP server {} is of type {}, which the bridge does not carry", name, kind)
 
 
 def _stdio(name: str, entry: Json, scope: Scope) -> Json:
     if not scope.hands:
-        raise PolicyError(f"the MCP server {name[:60]!r} would run on the host; only in-process servers are carried")
+        raise PolicyError("the MCP server {} would run on the host; only in-process servers are carried", name)
     command, args, env = entry.get("command"), entry.get("args") or [], entry.get("env") or {}
     texts = [command, *args] if isinstance(args, list) else [None]
     if not all(isinstance(text, str) and text.isprintable() for text in texts) or not isinstance(env, dict):
-        raise PolicyError(f"the MCP server {name[:60]!r} has no command with a list of arguments")
+        raise PolicyError("the MCP server {} has no command with a list of arguments", name)
     for variable, value in env.items():
         if not _NAME.fullmatch(str(variable)) or not isinstance(value, str | int | float):
-            raise PolicyError(f"the MCP server {name[:60]!r} has a variable that is none: {str(variable)[:40]!r}")
+            raise PolicyError("the MCP server {} has a variable that is none: {}", name, variable)
     # Its variables are set in the container, not in the CLI's process, where some mean "run this".
     pairs = [f"{variable}={value}" for variable, value in env.items()]
     words = ["env", *pairs, *texts] if pairs else texts
@@ -345,21 +371,29 @@ def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
     kind = found[1]
     if kind == "skills" and not name.endswith("/SKILL.md"):
         return
-    known = OF_AGENT if kind == "agents" else OF_COMMAND
     try:
-        head, body = _front_matter(text.decode(), heads)
-        kept = {key: value for key, value in head.items() if key in known}
-        top = f"---\n{yaml.safe_dump(kept, allow_unicode=True, width=10_000)}---\n" if kept else ""
+        project.files[name.removeprefix(".claude/")] = _written_anew(name, kind, text.decode(), heads, project)
     except _UNREADABLE as error:
         reason = str(error) if type(error) is ValueError else "its head is no YAML"
         project.notes.append(f"{name} is left out: {reason}")
-        return
-    for key in sorted(map(str, head.keys() - known)):
-        project.notes.append(f"{name}: {key[:60]} is left out: the bridge does not carry it")
+
+
+def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Project) -> bytes:
+    """The text with the fields of its head that count; one of _UNREADABLE when nobody can read that."""
+    known = OF_AGENT if kind == "agents" else OF_COMMAND
+    head, body = _front_matter(text, heads)
+    kept = {key: value for key, value in head.items() if key in known}
+    top = f"---\n{yaml.safe_dump(kept, allow_unicode=True, width=10_000)}---\n" if kept else ""
+    notes = [
+        f"{name}: {shown(key)} is left out: the bridge does not carry it"
+        for key in sorted(str(key) for key in head.keys() - known)
+    ]
     if kind == "skills":
         folder = name.removesuffix("/SKILL.md")
         body = f"(The files of this skill are in /workspace/{folder}.)\n\n{body}"
-    project.files[name.removeprefix(".claude/")] = (top + body).encode()
+    whole = (top + body).encode()
+    project.notes += notes
+    return whole
 
 
 def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 
 WORKSPACE = "/workspace"
@@ -64,8 +65,44 @@ remembers of a project. As few as can be: the CLI holds commands to the same rul
 container would not see cannot be written because it is mounted read-only."""
 
 
+MAX_SHOWN = 80
+"""Characters of a word of the client's that a sentence repeats."""
+
+MAX_SENTENCE = 1000
+"""Characters of a whole sentence: what a client is told goes into one record, and into one line of a terminal."""
+
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+
+
+def printable(text: object, limit: int = MAX_SENTENCE) -> str:
+    """Text for a terminal or a log: cut, with escapes in place of control characters and halves of characters."""
+    whole = str(text)
+    cut = whole if len(whole) <= limit else whole[: limit - 3] + "..."
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+def shown(word: object, limit: int = MAX_SHOWN) -> str:
+    """A word of the client's, in quotes, as it may stand in a sentence."""
+    return f"'{printable(word, limit)}'"
+
+
 class PolicyError(Exception):
-    """The request is refused; the text is a sentence for the person who made it."""
+    """The request is refused; the text is a sentence for the person who made it.
+
+    Each `{}` of the text stands for a word of the client's. `kind` is the sentence without them: for the audit log.
+    """
+
+    def __init__(self, text: str, *words: object) -> None:
+        super().__init__(printable(text.format(*map(shown, words)) if words else text))
+        self.kind: str = printable(_QUOTED.sub("'...'", text.replace("{}", "'...'") if words else text), 200)
+
+    def of(self, flag: str) -> PolicyError:
+        """The same refusal, as that of a flag's value."""
+        other = PolicyError(f"{flag}: {self}")
+        other.kind = f"{flag}: {self.kind}"
+        return other
 
 
 @dataclasses.dataclass(frozen=True)

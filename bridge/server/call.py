@@ -25,27 +25,39 @@ from typing import TYPE_CHECKING
 
 from bridge.memory import MAX_TOTAL
 from bridge.policy import PolicyError, environment
-from bridge.policy.argv import Plan, rewrite
+from bridge.policy.argv import Plan
 from bridge.policy.control import ControlFilter
-from bridge.policy.scope import WORKSPACE
+from bridge.policy.scope import WORKSPACE, printable
 from bridge.protocol import WINDOW, Event, Fields, Frame, opening_state, record
 from bridge.server import confinement
 from bridge.server.audit import outline
 from bridge.server.child import Child
 from bridge.server.credentials import Credential, NoCredentialsError
 from bridge.server.hands import Hands
+from bridge.server.judge import plan_of, unpack
+from bridge.server.judges import is_small
+from bridge.server.lanes import Worker
 from bridge.server.network import Rules
 from bridge.server.places import PlaceError
-from bridge.server.pumps import InputPump, OutputPump
+from bridge.server.pumps import OutputPump
+from bridge.server.saying import place_of
 from bridge.server.state import StateError
+from bridge.server.stdin import Stdin
 from bridge.server.stuck import Watch
 
 if TYPE_CHECKING:
+    from bridge.server.judges import Judges
     from bridge.server.peer import Peer
 
 MAX_ANSWERS = 64 * 1024
 """Bytes of answers to refused control requests that wait: a client that goes on asking without reading
 waits."""
+
+LONG = 200
+"""Bytes of an argument of which the log can name nothing but its length."""
+
+SIGNAL_EVERY_S = 0.02
+"""Between two rounds of signals and sizes of the terminal; of each kind the last one counts."""
 
 CODES = {"policy": 126, "no-cli": 127}
 """Exit codes of the client by kind of error; any other is 125."""
@@ -62,21 +74,27 @@ class Call:
         self.position = -1
         self._fields = fields
         self._plan = Plan()
+        self._packed = b""
+        self._outline = outline(
+            [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
+        )
         hands = fields.get("hands") == b"1"
-        self._scope = dataclasses.replace(peer.scope, hands=hands)
+        self.scope = dataclasses.replace(peer.scope, hands=hands)
         self._hands: Hands | None = None
         self._child: Child | None = None
-        self._filter: ControlFilter | None = None
-        self._input: InputPump | None = None
+        self._stdin: Stdin | None = None
         self._outputs: list[OutputPump] = []
         self._answers = bytearray()
         self._at_line_start = True
-        self._owed = 0
         self._held = b""
         self._child_is_young = True
         self._code: int | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
         self._watch = Watch()
+        self._signals: dict[int, None] = {}
+        self._size: tuple[int, int] | None = None
+        self._signal_timer: asyncio.TimerHandle | None = None
+        self._has_credit = False
 
     @property
     def age(self) -> float:
@@ -85,30 +103,65 @@ class Call:
 
     # Judged and waiting
 
+    @property
+    def size(self) -> int:
+        """Bytes that it holds while it waits."""
+        return len(self._packed) + sum(len(value) for _, value in self._fields.pairs)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is judged on the loop."""
+        return is_small(self._fields)
+
     def judge(self) -> bool:
-        """Decide whether it may run at all; the client is told when not."""
-        service, words = self.peer.service, [os.fsdecode(word) for word in self._fields.all("arg")]
+        """Decide at once whether it may run at all; the client is told when not."""
         try:
-            self._plan = rewrite(
-                words,
-                self._scope,
-                self.cwd,
-                files=self._fields.all("file"),
-                env=self._fields.all("env"),
-                interactive=self._has_terminal,
-            )
-            self._check_place()
+            self._plan = plan_of(self._fields, self.scope)
         except PolicyError as refusal:
-            service.audit.write("refused", **self.peer.who, argv=outline(words), why=str(refusal))
-            self.fail("policy", str(refusal))
-            return False
+            self.refuse(refusal)
+        except Exception as error:
+            self.fault(error)
+        else:
+            return self._accept()
+        return False
+
+    async def judge_elsewhere(self) -> bool:
+        """The same in the grant's judge, while the loop goes on."""
+        try:
+            self._packed = await self.judges.call(self.peer.grant.name, self._fields, self.scope)
+        except PolicyError as refusal:
+            self.refuse(refusal)
+        except Exception as error:
+            self.fault(error)
+        else:
+            return self._accept()
+        return False
+
+    def _accept(self) -> bool:
+        service = self.peer.service
+        judged = ("arg", "file")  # they are in the plan now
+        self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in judged)
         if not service.cli.version:
             self.fail("no-cli", service.cli.problem)
             return False
-        service.audit.write("asked", **self.peer.who, argv=outline(words))
+        service.audit.write("asked", **self.peer.who, argv=self._outline)
         self.state = "waiting"
         self._wait_timer = asyncio.get_running_loop().call_later(service.config.limits.wait, self._give_up)
         return True
+
+    def refuse(self, refusal: PolicyError) -> None:
+        """The policy's word about the call or its stdin: the client gets the sentence, the log its kind."""
+        judged = {"argv": self._outline} if self.state == "judged" else {}
+        self.note("refused", **judged, why=refusal.kind)
+        self.fail("policy", str(refusal))
+
+    def fault(self, error: Exception) -> None:
+        """Something that nobody has foreseen: it ends this call and nothing else."""
+        self.peer.service.sayer.fault("a call could not be judged", error)
+        self.note("failed", why=place_of(error))
+        self.fail(
+            "policy", "the bridge could not read this request, so it is refused; please report what you asked for"
+        )
 
     @property
     def cwd(self) -> str:
@@ -117,17 +170,11 @@ class Call:
 
     @property
     def _has_terminal(self) -> bool:
-        return self._fields.get("stdin") == self._fields.get("stdout") == b"tty" and self._scope.hands
+        return self._fields.get("stdin") == self._fields.get("stdout") == b"tty" and self.scope.hands
 
     @property
     def _is_interactive(self) -> bool:
         return self._has_terminal and not self._plan.prints
-
-    def _check_place(self) -> None:
-        if not self._scope.contains(self.cwd):
-            raise PolicyError(f"the directory {self.cwd} is not shared with the host; run it in /workspace")
-        if not self._plan.prints and self._fields.get("stdout") == b"tty" and not self._has_terminal:
-            raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")
 
     def tell_position(self, position: int) -> None:
         """Say how many calls come first, when that has changed."""
@@ -150,9 +197,11 @@ class Call:
         with_stdin = self._fields.get("stdin") in (b"pipe", b"file")
         scratch = None
         try:
+            if self._packed:
+                self._plan, self._packed = unpack(self._packed), b""
             scratch = service.state.scratch()
             credential = service.credential()
-            rules = service.rules(self.peer.grant, self._scope, credential) if service.is_confined else None
+            rules = service.rules(self.peer.grant, self.scope, credential) if service.is_confined else None
             self._hands = Hands(self, scratch / "hands", rules, self._stopped, self._moved)
             self._child = Child(self._command(scratch, rules, credential), with_stdin, self._exited)
         except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
@@ -164,13 +213,13 @@ class Call:
             self.over()
             return
         service.audit.write("started", **self.peer.who, argv=outline(self._plan.argv), child=self._child.pid)
-        if self._plan.controls:
-            self._filter = ControlFilter(self._scope, self._plan.told, self._plan.servers)
-        self._input = InputPump(self._child.stdin, self._repay)
+        judged = ControlFilter(self.scope, self._plan.told, self._plan.servers) if self._plan.controls else None
+        self._stdin = Stdin(self, self._child.stdin, judged)
         self._outputs = [
             OutputPump(self._child.stdout, lambda: self._allowance(Frame.STDOUT), self._stdout),
             OutputPump(self._child.stderr, lambda: self._allowance(Frame.STDERR), self._stderr),
         ]
+        self.peer.carry(running=True)
         self._send(opening_state(self.number, self._plan.project.notes, self._is_interactive))
         self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
         self.kick()
@@ -206,12 +255,12 @@ class Call:
             rules.credential(credential) if rules else credential,
             self._plan.project,
             scratch,
-            self._scope.hands,
+            self.scope.hands,
             self._is_interactive,
             self._offer(),
         )
         if service.is_confined:
-            return confinement.in_namespace(job, service.state, self._scope)
+            return confinement.in_namespace(job, service.state, self.scope)
         return confinement.without_namespace(job, service.state, scratch.name)
 
     def _offer(self) -> str:
@@ -240,7 +289,7 @@ class Call:
             return os.fsencode(self.peer.grant.workspace) + path[len(WORKSPACE) :]
         return path
 
-    def note(self, what: str, **facts: str | int) -> None:
+    def note(self, what: str, **facts: str | int | list[str]) -> None:
         """Write to the audit log."""
         self.peer.service.audit.write(what, **self.peer.who, **facts)
 
@@ -249,51 +298,67 @@ class Call:
         self._send(record(Frame.STATE, self.number, state="stopped"))
 
     def on(self, event: Event) -> None:
-        """A frame of this call's channel."""
+        """A frame of this call's channel. What may come thousands of times is acted on by `settle`."""
         if event.kind == Frame.STDIN:
-            self._on_stdin(event.payload)
+            if self._stdin is not None and self.state == "running":
+                self._stdin.take(event.payload)
         elif event.kind == Frame.CREDIT:
-            self.kick()
+            self._has_credit = True
         elif event.kind == Frame.SIGNAL:
-            self._on_signal(event.payload[0])
-        elif event.kind == Frame.RESIZE and self._child is not None:
-            self._child.resize(*event.rows_and_columns)
+            self._signals[event.payload[0]] = None
+        elif event.kind == Frame.RESIZE:
+            self._size = event.rows_and_columns
         elif event.kind == Frame.CANCEL:
             self.cancel()
             self._end(Frame.EXIT, signal=int(signal.SIGTERM))
 
-    # stdin: credit is paid back only when the child has taken what came
+    def settle(self) -> None:
+        """The frames of this turn of the loop are read: act on the last of each kind."""
+        if self._has_credit:
+            self._has_credit = False
+            self.kick()
+        if (self._signals or self._size) and self._signal_timer is None:
+            self._pass_signals()
 
-    def _on_stdin(self, data: bytes) -> None:
-        """Some bytes from the client, or the end."""
-        if self._input is None or self.state != "running":
+    def _pass_signals(self) -> None:
+        self._signal_timer = None
+        signals, size, self._signals, self._size = self._signals, self._size, {}, None
+        if self.state == "over" or not (signals or size):
             return
-        self._owed += len(data)
-        try:
-            self._judge_stdin(data)
-        except PolicyError as refusal:
-            self.peer.service.audit.write("refused", **self.peer.who, why=str(refusal))
-            self.fail("policy", str(refusal))
+        self._signal_timer = asyncio.get_running_loop().call_later(SIGNAL_EVERY_S, self._pass_signals)
+        if size is not None and self._child is not None:
+            self._child.resize(*size)
+        for number in signals:
+            self._on_signal(number)
 
-    def _judge_stdin(self, data: bytes) -> None:
-        assert self._input is not None
-        if self._filter is None:
-            passed = data
-        else:
-            passed, answered = self._filter.feed(data) if data else self._filter.finish()
-            self._answers += answered
-            for what, why in self._filter.refusals:
-                self.peer.service.audit.write("refused", **self.peer.who, control=what, why=why)
-            self._filter.refusals.clear()
-        self._input.write(passed)
-        if not data:
-            self._input.end()
+    # stdin
+
+    @property
+    def judges(self) -> Judges:
+        """Those who judge what is too long for the loop."""
+        return self.peer.service.judges
+
+    def let_work(self, worker: Worker) -> None:
+        """Let a part of this call work in the next turn of the loop."""
+        self.peer.service.lanes.add(self.peer.grant.name, worker)
+
+    def drop_work(self, worker: Worker) -> None:
+        """Forget that it has work."""
+        self.peer.service.lanes.drop(self.peer.grant.name, worker)
+
+    @property
+    def owes_answers(self) -> bool:
+        """Whether so many answers wait that nothing more is to be judged."""
+        return len(self._answers) >= MAX_ANSWERS or self.state != "running"
+
+    def answer(self, answered: bytes) -> None:
+        """Answer refused control requests in the CLI's place."""
+        self._answers += answered
         self._answer()
 
-    def _repay(self) -> None:
-        if self._owed and len(self._answers) < MAX_ANSWERS:
-            self._send(self.peer.link.grant(self.number, Frame.STDIN, self._owed))
-            self._owed = 0
+    def repay(self, size: int) -> None:
+        """The child has taken so much of what the client sent."""
+        self._send(self.peer.link.grant(self.number, Frame.STDIN, size))
 
     # stdout and stderr
 
@@ -312,8 +377,7 @@ class Call:
             cut = data.rfind(b"\n") + 1
             self._write(Frame.STDOUT, data[:cut])
             if len(self._answers) <= self._allowance(Frame.STDOUT) - len(data[cut:]):
-                self._write(Frame.STDOUT, bytes(self._answers))
-                self._answers.clear()
+                self._send_answers()
             data = data[cut:]
         if data:
             self._at_line_start = data.endswith(b"\n")
@@ -325,10 +389,13 @@ class Call:
     def _answer(self) -> None:
         """Answer refused control requests between two lines of the CLI's own output."""
         if self._answers and self._at_line_start and len(self._answers) <= self._allowance(Frame.STDOUT):
-            self._write(Frame.STDOUT, bytes(self._answers))
-            self._answers.clear()
-            if self._input and not self._input.pending:
-                self._repay()
+            self._send_answers()
+
+    def _send_answers(self) -> None:
+        self._write(Frame.STDOUT, bytes(self._answers))
+        self._answers.clear()
+        if self._stdin:
+            self._stdin.go_on()
 
     def _stderr(self, data: bytes) -> None:
         # What bubblewrap itself says names paths of the host: held back until it is known who spoke.
@@ -366,7 +433,7 @@ class Call:
     def fail(self, kind: str, sentence: str) -> None:
         """End the call with an error of the bridge's."""
         was = self.state
-        self._end(Frame.ERROR, kind=kind, text=sentence, code=CODES.get(kind, 125))
+        self._end(Frame.ERROR, kind=kind, text=printable(sentence), code=CODES.get(kind, 125))
         self.state = was
         self.cancel()
 
@@ -413,8 +480,9 @@ class Call:
             return
         ran = self._child is not None or self.state == "running"
         self.state = "over"
-        if self._wait_timer:
-            self._wait_timer.cancel()
+        for timer in (self._wait_timer, self._signal_timer):
+            if timer:
+                timer.cancel()
         self._close_hands()
         self.peer.service.ended(self, ran, self._code)
 
@@ -427,8 +495,8 @@ class Call:
     def _close_pipes(self) -> None:
         for pump in self._outputs:
             pump.close()
-        if self._input:
-            self._input.close()
+        if self._stdin:
+            self._stdin.close()
 
     def _send(self, data: bytes) -> None:
         if data:

@@ -40,6 +40,8 @@ class Child:
         self._command = command
         self._on_exit = on_exit
         self._first: int | None = None
+        self._cli: int | None = None
+        """The CLI's process once it is known, as a descriptor: signals may come by the thousand."""
         self._told = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
@@ -109,11 +111,13 @@ class Child:
         """Send a signal to the CLI itself, as a terminal or a parent would."""
         if number not in NAMED:
             return
-        target = self._target()
-        if target is None:
+        if self._cli is None:
+            self._cli = self._find_cli()
+        if self._cli is None:
             self._signal(self.pid, number)
-        else:
-            self._signal(target, number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._cli, number)
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the terminal its size; the kernel tells the CLI."""
@@ -132,16 +136,16 @@ class Child:
         self._signal(self.pid if first is None else first, signal.SIGKILL)
         self._kill_marked()
 
-    def _target(self) -> int | None:
-        """The CLI's process: the one child of the namespace's first process; None without a namespace."""
+    def _find_cli(self) -> int | None:
+        """The CLI's process: the one child of the namespace's first process; None where there is none (yet)."""
         first = self._namespace_first()
         if first is None:
             return None
-        try:
+        with contextlib.suppress(OSError):
             children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        except OSError:
-            children = []
-        return int(children[0]) if children else first
+            if children:
+                return os.pidfd_open(int(children[0]))
+        return None
 
     def _namespace_first(self) -> int | None:
         """What bubblewrap tells: the first process of the namespace, with which everything in it dies."""
@@ -213,6 +217,9 @@ class Child:
         return more
 
     def _forget(self) -> None:
+        if self._cli is not None:
+            os.close(self._cli)
+            self._cli = None
         if self._command.status is not None:
             os.close(self._command.status)
             self._command.status = None

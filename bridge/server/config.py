@@ -23,7 +23,8 @@ class Limits:
     """How much is served at once. Counts of calls; times in seconds."""
 
     running: int = 8
-    """In all. A CLI at work takes some 300 MB, so this is 2.4 GB."""
+    """In all. A CLI at work takes some 300 MB, so this is 2.4 GB. Where it is twice
+    `per_grant` or more, the last turn is kept for a grant that has none running."""
     per_grant: int = 4
     """Of one grant."""
     queued: int = 32
@@ -36,6 +37,8 @@ class Limits:
     """Until a connection without a call is closed. Clients that keep one ping more often."""
     stop_grace: int = 5
     """For running calls when the server stops."""
+    disk: int = 2048
+    """MiB of conversations of one grant on the host; a long conversation takes some ten."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import stat
 from collections.abc import Callable
@@ -32,6 +33,12 @@ MAX_MESSAGE = 512 * 1024
 MAX_FILE = 8 * 1024 * 1024
 """Bytes of output that go into a file of the namespace's memory, which has 64 MiB; what comes after is dropped.
 Claude is shown some 30 kB of it."""
+
+MAX_SIGNAL = 64
+"""The largest number of a signal; a command that says it ended by another has its exit code instead."""
+
+STOPPING = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+"""Signals that end nothing: who sent itself one of them would wait for ever."""
 
 DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
@@ -149,6 +156,7 @@ class Run:
         self._owed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._left = MAX_FILE
         self._over = False
+        self._has_credit = False
         self._is_file = stat.S_ISREG(os.fstat(files[1]).st_mode)
         for descriptor in files:
             os.set_blocking(descriptor, False)
@@ -199,9 +207,15 @@ class Run:
         if event.kind in self._owed:
             self._output(event.kind, event.payload)
         elif event.kind == Frame.CREDIT:
-            self.kick()
+            self._has_credit = True
         elif event.kind in (Frame.EXIT, Frame.ERROR):
             self._finish(event)
+
+    def settle(self) -> None:
+        """The frames of this turn of the loop are read."""
+        if self._has_credit:
+            self._has_credit = False
+            self.kick()
 
     def kick(self) -> None:
         """Look again at stdin: credit has come, or the connection takes data again."""
@@ -241,7 +255,9 @@ class Run:
             answer = b"exit 126"
         else:
             by, code = fields.number("signal"), fields.number("code", 125) & 255
-            answer = b"signal %d" % by if by else b"exit %d" % code
+            answer = b"exit %d" % code
+            if 0 < by <= MAX_SIGNAL:
+                answer = b"exit %d" % (128 + by) if by in STOPPING else b"signal %d" % by
         where = self._call.place_outside(fields.get("cwd"))
         self._when_written(lambda: self._answer(answer + b"\0" + where + b"\0"))
 

@@ -16,11 +16,13 @@ from typing import Any
 from bridge import __version__
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
+from bridge.policy.scope import printable
 from bridge.project import project_files
 from bridge.server import config, confinement, control, doctor, install
 from bridge.server.credentials import is_key
 from bridge.server.hostcli import HostCli
 from bridge.server.publish import point
+from bridge.server.saying import LogFile
 from bridge.server.service import Service
 from bridge.server.state import SOCKET_NAME, Grant, Share, State, StateError, default_root, replace_file
 
@@ -43,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (UsageError, config.ConfigError) as error:
-        print(f"bridge: {error}", file=sys.stderr)
+        print(f"bridge: {printable(error)}", file=sys.stderr)
         return USAGE
     except (StateError, confinement.ConfinementError, OSError) as error:
-        print(f"bridge: {error}", file=sys.stderr)
+        print(f"bridge: {printable(error)}", file=sys.stderr)
         return FAILED
 
 
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     serving = add("serve", serve, "Serve until TERM; HUP reads configuration and grants anew.")
     serving.add_argument("--workspace", type=Path, metavar="DIR", help="make a grant `default` for it")
     serving.add_argument("--user", metavar="UID[:GID]", help=USER_HELP)
+    serving.add_argument("--log", type=Path, metavar="FILE", help="write there instead; moved aside when it has grown")
     granting = add("grant", grant, "Let containers use Claude on one workspace; prints the directory to mount.")
     granting.add_argument("name", metavar="NAME")
     granting.add_argument("--workspace", type=Path, required=True, metavar="DIR")
@@ -125,7 +128,10 @@ def serve(options: argparse.Namespace) -> int:
     directory = _default_grant(state, options)
     if directory and os.geteuid() == 0 and options.state is None:
         point(WELL_KNOWN, directory / SOCKET_NAME)
-    return asyncio.run(_serve(Service(state, lambda: config.load(options.config))))
+    service = Service(state, lambda: config.load(options.config))
+    if options.log is not None:
+        service.log = LogFile(options.log)
+    return asyncio.run(_serve(service))
 
 
 async def _serve(service: Service) -> int:
@@ -138,7 +144,7 @@ async def _serve(service: Service) -> int:
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _say_problem(service.reload()))
     for line in _summary(service):
-        print(f"bridge: {line}", flush=True)
+        print(f"bridge: {printable(line)}", flush=True)
     await ended.wait()
     operator.close()
     await service.stop()
@@ -146,7 +152,7 @@ async def _serve(service: Service) -> int:
 
 
 def _say_problem(problem: str) -> None:
-    print(f"bridge: {problem or 'configuration and grants read anew'}", file=sys.stderr, flush=True)
+    print(f"bridge: {printable(problem or 'configuration and grants read anew')}", file=sys.stderr, flush=True)
 
 
 def _summary(service: Service) -> list[str]:
@@ -203,7 +209,7 @@ def _table(answer: dict[str, Any]) -> list[str]:
         note = f"  ({one['problem']})" if one["problem"] else ""
         counts = f"{one['running']:>7} {one['queued']:>6} {one['connections']:>11} {age:>8}"
         lines.append(f"{name:<20} {counts}  {one['workspace']}{note}")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -226,8 +232,8 @@ def explain(options: argparse.Namespace) -> int:
         print(f"refuse   {refusal}")
         return REFUSED
     for decision in plan.decisions:
-        print(f"{decision.verdict:<8} {decision.what}\n         {decision.why}")
-    print("runs     claude " + " ".join(json.dumps(word) for word in plan.argv))
+        print(f"{decision.verdict:<8} {printable(decision.what)}\n         {printable(decision.why)}")
+    print("runs     claude " + " ".join(printable(json.dumps(word), 1 << 20) for word in plan.argv))
     if plan.controls:
         print("stdin    control messages, each judged and written anew")
     return OK
@@ -249,7 +255,7 @@ def diagnose(options: argparse.Namespace) -> int:
     """Say what works, and how to mend what does not."""
     results = doctor.examine(_state(options), config.load(options.config))
     for result in results:
-        print(f"{'ok  ' if result.good else 'FAIL'} {result.what}: {result.detail}")
+        print(f"{'ok  ' if result.good else 'FAIL'} {printable(result.what)}: {printable(result.detail)}")
     return OK if all(result.good for result in results) else FAILED
 
 

@@ -2,12 +2,16 @@
 
 Pure: it starts nothing itself. The turn goes to the waiting grant whose last turn is longest ago; so when B
 has waited since before A's turn, B's own last turn is older than that, and A cannot come again before B.
+
+Turns have no limit in time: a session may last for days. So that two grants cannot hold all of them, the last one is
+kept for a grant that has none running, as long as there is one and the limits leave room for that.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from bridge.server.config import Limits
@@ -22,8 +26,10 @@ class QueueFullError(Exception):
 class FairQueue(Generic[Item]):
     """Items that wait, by grant, and how many run."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, grants: Collection[str] = ()) -> None:
+        """`grants` are all that could come."""
         self.limits = limits
+        self._grants = grants
         self.running: collections.Counter[str] = collections.Counter()
         self.waiting: dict[str, collections.deque[Item]] = {}
         self._turns: dict[str, int] = {}
@@ -80,4 +86,6 @@ class FairQueue(Generic[Item]):
         return order
 
     def _may_run(self, grant: str) -> bool:
-        return self.running.total() < self.limits.running and self.running[grant] < self.limits.per_grant
+        others = self.running[grant] and any(name not in self.running for name in self._grants)
+        kept = 1 if others and self.limits.running >= 2 * self.limits.per_grant else 0
+        return self.running.total() < self.limits.running - kept and self.running[grant] < self.limits.per_grant

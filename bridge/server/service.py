@@ -18,15 +18,22 @@ from bridge.server import credentials
 from bridge.server.accepting import Acceptor
 from bridge.server.audit import Audit
 from bridge.server.call import Call
-from bridge.server.config import Config
+from bridge.server.config import MIB, Config
+from bridge.server.disk import Disk
 from bridge.server.guesses import Guesses
 from bridge.server.hostcli import HostCli
+from bridge.server.judges import Judges
+from bridge.server.lanes import Lanes
 from bridge.server.network import Rules
 from bridge.server.peer import Peer
 from bridge.server.publish import Published, adopt, publish
 from bridge.server.queue import FairQueue, QueueFullError
+from bridge.server.saying import LogFile, Sayer
 from bridge.server.state import SOCKET_NAME, Grant, OpenPlaces, State, StateError
 from bridge.server.stuck import LOOK_EVERY_S
+
+MAX_WAITING = 16 * MIB
+"""Bytes of the calls of one grant that wait: some hundred of usual size, twelve of the largest."""
 
 ENDED_WITHIN_S = 2.0
 """For children that are being killed when the server ends."""
@@ -42,13 +49,13 @@ class Service:
         self._load = load
         self.config = load()
         self.cli = HostCli(self.config.claude)
-        self.queue: FairQueue[Call] = FairQueue(self.config.limits)
         self.peers: set[Peer] = set()
         self.grants: dict[str, Grant] = {}
         self.places: dict[str, OpenPlaces] = {}
         self.problems: dict[str, str] = {}
         """Why grants are not served, by name: one of them keeps no other from it."""
         self.guesses: collections.defaultdict[str, Guesses] = collections.defaultdict(Guesses)
+        self.queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
         self.stopping = False
         self.started = time.time()
         self.served = 0
@@ -56,6 +63,13 @@ class Service:
         self._acceptors: dict[str, Acceptor] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._adopted: dict[Path, Published] = {}
+        self.sayer = Sayer()
+        self.log: LogFile | None = None
+        """Where the server's own lines go, when it was given a file for them."""
+        self.lanes = Lanes()
+        self.judges = Judges(state.root / "scratch")
+        self.disk = Disk(self)
+        self._dispatching = False
         self._use(self.config)
 
     def _use(self, config: Config) -> None:
@@ -64,7 +78,7 @@ class Service:
         if config.claude != self.cli.configured:
             self.cli = HostCli(config.claude)
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
-        self.audit = Audit(path, config.audit_size)
+        self.audit = Audit(path, config.audit_size, self.sayer)
 
     # Life
 
@@ -75,6 +89,8 @@ class Service:
         # A call may need two hundred descriptors; the usual limit of 1024 is one of select()'s, which is not used here.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        asyncio.get_running_loop().set_exception_handler(self.sayer.unhandled)
+        self.judges.start()
         await self.cli.ask()
         self._adopted = adopt(dict(os.environ))
         self.audit.write("serving", pid=os.getpid(), cli=self.cli.version)
@@ -102,6 +118,8 @@ class Service:
         for peer in list(self.peers):
             peer.close()
         await self._until(lambda: not self.peers, 0.5)
+        self.judges.close()
+        self.audit.settle()
         self.audit.write("stopped", served=self.served)
 
     @staticmethod
@@ -121,12 +139,16 @@ class Service:
         return ""
 
     def _reap(self) -> None:
+        asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
         for peer in list(self.peers):
             peer.reap(self.config.limits.idle)
+        self.audit.settle()
+        self.disk.settle()
+        if self.log is not None:
+            self.log.settle()
         for name, published in list(self._published.items()):
             if name in self.grants and not published.is_there() and not self.stopping:
                 self._withdraw(name)  # removed by hand: who removed the socket has revoked it
-        asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
 
     def _look_at_pipes(self) -> None:
         for call in self.calls("running"):
@@ -192,7 +214,7 @@ class Service:
         """Hand the socket to a Peer, which `peers` keeps alive from then on."""
         loop = asyncio.get_running_loop()
         _, peer = await loop.connect_accepted_socket(lambda: Peer(self, grant), accepted)
-        count = sum(1 for other in self.peers if other.grant.name == grant.name)
+        count = peer.lane.connections
         if count > self.config.limits.connections:
             peer.refuse(
                 "full",
@@ -220,6 +242,7 @@ class Service:
         """Let a call wait for its turn, which may be now."""
         name = call.peer.grant.name
         try:
+            self._check_size(call)
             self.queue.add(name, call)
         except QueueFullError as full:
             call.state = "judged"
@@ -229,6 +252,11 @@ class Service:
             )
             return
         self.dispatch()
+
+    def _check_size(self, call: Call) -> None:
+        waiting = self.queue.waiting.get(call.peer.grant.name, ())
+        if waiting and sum(other.size for other in waiting) + call.size > MAX_WAITING:
+            raise QueueFullError(f"calls of {MAX_WAITING // MIB} MiB wait already")
 
     def leave(self, call: Call) -> None:
         """A call waits no longer."""
@@ -241,14 +269,25 @@ class Service:
             self.served += 1
             self.queue.done(call.peer.grant.name)
             self.audit.write("ended", **call.peer.who, code=code, seconds=round(call.age, 3))
+            self.disk.used(call.peer.grant.name)
+            call.peer.carry(running=bool(call.peer.calls))
         if self.stopping and not call.peer.calls:
             call.peer.close()
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Start whose turn it is, and tell the others where they stand."""
-        while not self.stopping and (turn := self.queue.next()):
+        """Start whose turn it is, in the next turns of the loop, and tell the others where they stand."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Start one: it takes some milliseconds, and others want the loop, too."""
+        self._dispatching = False
+        if not self.stopping and (turn := self.queue.next()):
             turn[1].start()
+            self.dispatch()
+            return
         for call, position in self.queue.positions().items():
             call.tell_position(position)
 
@@ -292,6 +331,6 @@ class Service:
             "running": self.queue.running[grant.name],
             "queued": len(self.queue.waiting.get(grant.name, ())),
             "calls": [{"state": call.state, "age_s": round(call.age, 1), **call.peer.who} for call in calls],
-            "problem": grant.problem,
+            "problem": grant.problem or self.disk.note(grant.name),
             "wrong_workspaces": self.guesses[grant.name].count,
         }

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,12 +21,15 @@ import pytest
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
 from bridge.policy.project import MAX_FILES, read
+from bridge.protocol import Frame, record
 from bridge.server import confinement
 from bridge.server.accepting import Acceptor
 from bridge.server.pumps import InputPump
 from bridge.server.state import Grant, State
 from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import FAKE_CLI, OWNER
+from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
+from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place
+from tests.support.waiting import wait_until
 
 HANDS = Scope(hands=True, web=True)
 AT_ONCE_S = 1.0
@@ -175,6 +181,150 @@ def test_hook_whose_fields_are_no_text_is_left_out() -> None:
     project = read([settings], [], HANDS)
     assert "its field 'if' is of another type" in " ".join(project.notes)
     assert dataclasses.asdict(project)["settings"] == {"hooks": {"Stop": [{"hooks": []}]}}
+
+
+# What is raised while judging
+
+
+ODD_PROJECTS = {
+    "hooks": b'.claude/settings.json\n{"hooks":{"Stop":[{"hooks":5}]}}',
+    "choice": b'.claude/settings.json\n{"disabledMcpjsonServers":5}',
+    "deep": b'.mcp.json\n{"mcpServers":{"a":' + b'{"a":' * 900 + b"1" + b"}" * 902,
+    "head": b".claude/agents/a.md\n---\n? [a]\n: b\n---\n",
+}
+
+
+def client_of(place: Place) -> Client:
+    return Client(str(place.mount / "claude-bridge.sock"), str(place.workspace))
+
+
+@pytest.mark.parametrize("file", ODD_PROJECTS.values(), ids=ODD_PROJECTS.keys())
+def test_odd_project_is_a_note_and_the_call_starts(place: Place, file: bytes) -> None:
+    client = client_of(place)
+    assert client.started(client.call([b"-p", b"out x"], (file,)))
+
+
+@pytest.mark.parametrize("line", NONSENSE, ids=range(len(NONSENSE)))
+def test_odd_message_is_answered(shared_host: BridgeHost, place: Place, line: bytes) -> None:
+    """By an error of the call or by an answer to the request, never by hanging up; and the server's log has no line."""
+    before = shared_host.log.stat().st_size
+    client = client_of(place)
+    number = client.call(STREAM)
+    assert client.started(number)
+    client.feed(number, line + b"\n")
+    answer = client.wait(lambda event: event.kind in (Frame.ERROR, Frame.STDOUT))
+    if answer.kind == Frame.ERROR:
+        assert answer.fields.get("kind") == b"policy"
+        assert len(answer.fields.get("text")) < 1100
+    else:
+        assert b"bridge: refused: " in answer.payload
+    assert shared_host.log.stat().st_size == before
+
+
+def test_sentence_about_a_long_argument_is_short(shared_host: BridgeHost, place: Place) -> None:
+    client = client_of(place)
+    number = client.call([b"-p", b"--add-dir", b"/sekrit" + b"\xff" * 1_000_000])
+    error = client.wait(lambda event: event.channel == number)
+    assert (error.kind, error.fields.get("code")) == (Frame.ERROR, b"126")
+    assert len(error.fields.get("text")) < 1100
+    assert b"/sekrit" in error.fields.get("text")
+    assert "sekrit" not in (shared_host.state / "audit.jsonl").read_text()
+
+
+def test_long_message_is_passed_on_as_a_short_one_would_be(place: Place) -> None:
+    """Judged in a process of its own, and behind it the stream goes on."""
+    text = "\U0001f600" + "x" * 3_000_000
+    lines = [json.dumps({"type": "user", "message": {"content": part}}) for part in (text, "short")]
+    done = place.run(*map(os.fsdecode, STREAM), stdin="\n".join(lines).encode())
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["message"]["content"] for line in done.stdout.splitlines()] == [text, "short"]
+
+
+def test_long_request_is_refused_in_its_place(place: Place) -> None:
+    request = {"subtype": "start_shell_task", "x": "y" * 100_000}
+    lines = [{"type": "control_request", "request_id": "7", "request": request}, {"type": "keep_alive"}]
+    done = place.run(*map(os.fsdecode, STREAM), stdin="\n".join(map(json.dumps, lines)).encode())
+    said = {message["type"]: message for message in map(json.loads, done.stdout.splitlines())}
+    assert said["control_response"]["response"]["request_id"] == "7"
+    assert "keep_alive" in said
+
+
+def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None:
+    agents = place.workspace / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "a.md").write_text("---\nname: a\nhooks: {}\n---\nx")
+    done = place.run("-p", "report")
+    assert done.returncode == 0
+    assert b"'hooks' is left out" in done.stderr
+
+
+def test_judges_have_no_rights_and_end_with_the_server(host_per_test: HostMaker) -> None:
+    host = host_per_test()
+    place = host.grant("alpha")
+    assert place.run("-p", "out x", "--append-system-prompt", "y" * 50_000).stdout == b"x"
+    judges = host.judges()
+    assert len(judges) == 2, "the one that forks, and the grant's"
+    owners = {pid: Path(f"/proc/{pid}").stat().st_uid for pid in judges}
+    assert set(owners.values()) == {65534}
+    host.end(signal.SIGKILL)
+    wait_until(lambda: not [pid for pid in judges if Path(f"/proc/{pid}").exists()], 5, "the judges' end")
+
+
+# Answers that nobody reads
+
+
+def test_pings_whose_answers_nobody_reads_are_read_no_more(shared_host: BridgeHost, place: Place) -> None:
+    """What the kernel holds in both directions, and not a megabyte more."""
+    client = client_of(place)
+    client.sock.setblocking(False)
+    sent = 0
+    while sent < 50_000_000 and select.select([], [client.sock], [], 1.0)[1]:
+        sent += client.sock.send(PINGS)
+    assert sent < 3_000_000
+
+
+def test_revoked_client_that_reads_nothing_is_cut_off(shared_host: BridgeHost, place: Place) -> None:
+    client = client_of(place)
+    client.sock.settimeout(1.0)
+    with pytest.raises(TimeoutError):
+        client.sock.sendall(PINGS * 200)
+    shared_host.tell("revoke", place.name)
+    poll = select.poll()
+    poll.register(client.sock, select.POLLHUP)
+    assert poll.poll(4000), "the connection is closed"
+
+
+# Commands' ends
+
+
+@pytest.mark.parametrize(("told", "code"), [
+    ({"signal": 19}, 147), ({"signal": 20}, 148), ({"signal": 10**17, "code": 3}, 3), ({"signal": 200}, 125),
+    ({"code": 7}, 7),
+])  # fmt: skip
+def test_command_that_ends_by_no_signal_has_an_exit_code(place: Place, told: dict[str, int], code: int) -> None:
+    client = client_of(place)
+    number = client.call([b"-p", b"handed"], stdin="none")
+    run = client.wait(lambda event: event.kind == Frame.RUN)
+    client.sock.sendall(record(Frame.EXIT, run.channel, **told))
+    out = client.wait(lambda event: event.channel == number and event.kind == Frame.STDOUT)
+    assert out.payload == b"%d" % code
+
+
+# The disk
+
+
+def test_grant_that_takes_too_much_of_the_disk_is_told_so(host_per_test: HostMaker) -> None:
+    host = host_per_test(limits={"disk": 1})
+    place = host.grant("alpha")
+    assert place.run("-p", "out x").returncode == 0
+    kept = next((host.state / "private").rglob("projects")) / "x.jsonl"
+    kept.write_bytes(b"x" * 1_500_000)
+    wait_until(lambda: host.status()["grants"]["alpha"]["problem"], 25, "the disk to be measured")
+    assert "limits.disk" in host.tell("status").stdout
+    refused = place.run("-p", "out x")
+    assert (refused.returncode, b"limits.disk" in refused.stderr) == (125, True)
+    kept.unlink()
+    wait_until(lambda: place.run("-p", "out x").returncode == 0, 25, "a call")
 
 
 # Memory

@@ -3,7 +3,8 @@
 
 The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
 `flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`,
-`walk`, `exit N`, `die N`, `hands N` (N commands through the shell prefix, and their median seconds).
+`walk`, `exit N`, `die N`, `hands N` (N commands through the shell prefix, and their median seconds), `handed` (one, and
+its exit code).
 """
 
 # It starts as fast as it can.
@@ -172,7 +173,15 @@ def run(program: str) -> object:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def handed(_: str) -> None:
+    """The exit code of one command through the shell prefix, as the CLI sees it."""
+    prefix = os.environ["CLAUDE_CODE_SHELL_PREFIX"]
+    how = os.waitpid(os.posix_spawn(prefix, [prefix, "true"], os.environ), os.WUNTRACED)[1]
+    put(1, b"stopped" if os.WIFSTOPPED(how) else b"%d" % os.waitstatus_to_exitcode(how))
+
+
 STEPS = {
+    "handed": handed,
     "hands": hands,
     "out": lambda text: put(1, text.encode()),
     "err": lambda text: put(2, text.encode()),

@@ -198,9 +198,24 @@ class BridgeHost:
         return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
 
     def children(self) -> set[int]:
-        """Processes that descend from the server."""
+        """Processes that descend from the server, but for its judges."""
+        return descendants(self._server) - self.judges()
+
+    def judges(self) -> set[int]:
+        """The processes in which the server has large requests judged, and the one from which they are forked."""
+        return {pid for pid in descendants(self._server) if b"bridge.server.judge" in _command_line(pid)}
+
+    @property
+    def _server(self) -> int:
         assert self.process is not None
-        return descendants(self.process.pid)
+        return self.process.pid
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def descendants(pid: int) -> set[int]:

@@ -45,6 +45,22 @@ def test_caps_hold() -> None:
     assert queue.next() == ("b", "b2")
 
 
+def test_last_turn_is_kept_for_a_grant_that_has_none() -> None:
+    queue: FairQueue[str] = FairQueue(Limits(running=4, per_grant=2), "abc")
+    for item in ("a1", "a2", "b1", "b2", "c1"):
+        queue.add(item[0], item)
+        if item == "b2":
+            assert [queue.next(), queue.next(), queue.next(), queue.next()][2:] == [("a", "a2"), None]
+    assert queue.next() == ("c", "c1")
+
+
+def test_last_turn_is_anybody_s_when_every_grant_has_one() -> None:
+    queue: FairQueue[str] = FairQueue(Limits(running=4, per_grant=2), "ab")
+    for item in ("a1", "a2", "b1", "b2"):
+        queue.add(item[0], item)
+    assert [queue.next() for _ in range(4)][-1] == ("b", "b2")
+
+
 def test_full_queue_of_one_grant_is_not_another_s() -> None:
     queue: FairQueue[str] = FairQueue(Limits(running=1, queued=2))
     queue.add("a", "a0")

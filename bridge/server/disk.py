@@ -1,0 +1,102 @@
+"""How much of the host's disk the conversations of a grant take: measured now and then, off the loop, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.server.config import MIB
+from bridge.server.state import Grant, StateError
+
+if TYPE_CHECKING:
+    from bridge.server.service import Service
+
+EVERY_S = 10.0
+"""Between two measurements of a grant whose calls run, or have ended since."""
+
+MAX_FILES = 100_000
+"""Looked at; a directory with more of them is over any limit."""
+
+SMALLEST = 4096
+"""Bytes that a file or directory takes at least."""
+
+
+class Disk:
+    """What is known of each grant's directory."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._taken: dict[str, int] = {}
+        self._places: dict[str, Path] = {}
+        self._used: set[str] = set()
+        """Grants of which a call has ended since the last look."""
+        self._measured: dict[str, float] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def problem(self, grant: str) -> str:
+        """Why no call of this grant may begin, or nothing."""
+        most = self._service.config.limits.disk
+        if self._taken.get(grant, 0) <= most * MIB:
+            return ""
+        return (
+            f"the conversations of grant {grant} take more of the host's disk than limits.disk allows ({most} MiB); "
+            f"on the host, `claude-bridge-server status` names their directory: remove some, or raise limits.disk"
+        )
+
+    def note(self, grant: str) -> str:
+        """The same for the operator."""
+        most = self._service.config.limits.disk
+        where = self._places.get(grant)
+        return f"more than limits.disk ({most} MiB) in {where}; remove some" if self.problem(grant) else ""
+
+    def used(self, grant: str) -> None:
+        """A call of the grant has ended."""
+        self._used.add(grant)
+
+    def settle(self) -> None:
+        """Measure again where calls run or have run, and where too much was found; called now and then."""
+        for name, grant in self._service.grants.items():
+            if self._service.queue.running[name] or name in self._used or self.problem(name):
+                self._look_at(grant)
+
+    def _look_at(self, grant: Grant) -> None:
+        loop, name = asyncio.get_running_loop(), grant.name
+        if name in self._tasks or loop.time() < self._measured.get(name, -EVERY_S) + EVERY_S:
+            return
+        self._measured[name] = loop.time()
+        self._used.discard(name)
+        task = self._tasks[name] = loop.create_task(self._measure(grant))
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    async def _measure(self, grant: Grant) -> None:
+        try:
+            directory = self._service.state.private(grant)
+        except (OSError, StateError):
+            return  # ignored because the call itself tells of it
+        self._places[grant.name] = directory
+        self._taken[grant.name] = await asyncio.to_thread(taken, directory)
+        if self._taken[grant.name] > 2 * self._service.config.limits.disk * MIB:
+            for call in self._service.calls("running"):
+                if call.peer.grant.name == grant.name:
+                    call.fail("full", self.problem(grant.name))
+
+
+def taken(directory: Path) -> int:
+    """Bytes of the disk that a directory takes; links are not followed."""
+    total, seen, todo = 0, 0, [os.fspath(directory)]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    seen += 1
+                    found = entry.stat(follow_symlinks=False)
+                    total += max(found.st_blocks * 512, SMALLEST)
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+                    if seen > MAX_FILES:
+                        return 1 << 62
+        except OSError:
+            continue  # ignored because calls that run make and remove files
+    return total
