@@ -142,7 +142,7 @@ class Call:
         judged = ("arg", "file")  # they are in the plan now
         self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in judged)
         if not service.cli.version:
-            self.fail("no-cli", service.cli.problem)
+            self.fail("no-cli", service.cli.told)
             return False
         service.audit.write("asked", **self.peer.who, argv=self._outline)
         self.state = "waiting"
@@ -227,11 +227,14 @@ class Call:
     def _failure(self, error: Exception) -> tuple[str, str]:
         """Kind and sentence for the client of what kept the CLI from its start."""
         if isinstance(error, NoCredentialsError):
-            return "login", str(error)
+            return "login", error.told
         if isinstance(error, PlaceError):
             return "changed", f"on the host, {self.peer.grant.changed or error.what}"
-        text = f"{error.strerror}" if isinstance(error, OSError) else str(error)
-        return "start", f"the host could not start Claude Code: {text}"
+        if isinstance(error, confinement.ConfinementError):
+            return "start", f"the host could not start Claude Code: {error}"
+        # Whatever else it says may name paths of the host's: the log has it.
+        why = error.strerror if isinstance(error, OSError) else "`claude-bridge-server doctor` there says more"
+        return "start", f"the host could not start Claude Code: {why}"
 
     def _moved(self) -> None:
         """The namespace's directories are not what was granted: somebody exchanged one just now."""
@@ -260,6 +263,9 @@ class Call:
             self._offer(),
         )
         if service.is_confined:
+            given = service.config.environment.items()
+            own = {name: value for name, value in given if operator.get(name) == value}  # no placeholder
+            confinement.refuse_what_could_be_read(own, service.cli.version)
             return confinement.in_namespace(job, service.state, self.scope)
         return confinement.without_namespace(job, service.state, scratch.name)
 

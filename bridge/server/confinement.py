@@ -21,6 +21,7 @@ to allow user namespaces to this user.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import json
@@ -29,7 +30,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bridge.policy import Scope, environment
@@ -383,6 +384,30 @@ def managed_settings(scope: Scope) -> dict[str, object]:
         permissions["disableBypassPermissionsMode"] = "disable"
         settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
     return settings
+
+
+CLOSED_SINCE = (2, 1, 332)
+"""The version of the CLI whose own file tools read nothing in /proc, however they are led there."""
+
+SECRET = re.compile(r"SECRET|PASSWORD|(?:^|_)(?:TOKEN|KEY)(?:_|$)|CREDENTIAL|CUSTOM_HEADERS")
+
+
+@functools.cache
+def has_landlock() -> bool:
+    """Whether the kernel can keep the CLI from /proc."""
+    return int(ctypes.CDLL(None).syscall(444, None, 0, 1)) > 0
+
+
+def refuse_what_could_be_read(environment: Mapping[str, str], version: str) -> None:
+    """Without Landlock an older CLI can be led to its own variables: refuse secrets there; ConfinementError."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    named = next((name for name, value in environment.items() if value and SECRET.search(name)), None)
+    if named and numbers < CLOSED_SINCE and not has_landlock():
+        wanted = ".".join(map(str, CLOSED_SINCE))
+        raise ConfinementError(
+            f"this kernel has no Landlock, and a container could have this Claude Code read {named} in its process; "
+            f"install Claude Code {wanted} or newer, or take {named} out of bridge.yaml"
+        )
 
 
 def check() -> None:

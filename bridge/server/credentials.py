@@ -13,6 +13,8 @@ from pathlib import Path
 TOKEN = "CLAUDE_CODE_OAUTH_TOKEN"  # noqa: S105 - the name of a variable
 KEY = "ANTHROPIC_API_KEY"
 
+UNUSABLE = "the host's login cannot be used; `claude-bridge-server doctor` on the host says why"
+
 ELSEWHERE = (
     "CLAUDE_CODE_USE_BEDROCK",
     "CLAUDE_CODE_USE_VERTEX",
@@ -23,7 +25,14 @@ ELSEWHERE = (
 
 
 class NoCredentialsError(Exception):
-    """There is nothing to log in with; the text is one line that says what to do."""
+    """There is nothing to log in with; the text is one line that says what to do.
+
+    `told` is the same without a path of the host's, for the container.
+    """
+
+    def __init__(self, text: str, told: str = "") -> None:
+        super().__init__(text)
+        self.told = told or text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +85,10 @@ def _from_file(path: Path, source: str) -> Credential:
     try:
         secret = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NoCredentialsError(f"{source} cannot be read ({error}); run `claude-bridge-server login`") from None
+        text = f"{source} cannot be read ({error}); run `claude-bridge-server login`"
+        raise NoCredentialsError(text, UNUSABLE) from None
     if not secret or len(secret) > 4096 or any(character.isspace() for character in secret):
-        raise NoCredentialsError(f"{source} holds no token or key; run `claude-bridge-server login`")
+        raise NoCredentialsError(f"{source} holds no token or key; run `claude-bridge-server login`", UNUSABLE)
     return Credential(secret, source, is_key(secret))
 
 
@@ -97,7 +107,8 @@ def _own_login(environment: Mapping[str, str]) -> Credential:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
-            raise NoCredentialsError(f"the login in {directory} cannot be read; run `claude` on the host") from None
+            text = f"the login in {directory} cannot be read; run `claude` on the host"
+            raise NoCredentialsError(text, UNUSABLE) from None
         if expires < time.time():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(expires))
             raise NoCredentialsError(

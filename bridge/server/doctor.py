@@ -74,7 +74,13 @@ def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
     except confinement.ConfinementError as error:
         yield Result("confinement", False, str(error))
     else:
-        yield Result("confinement", True, "bubblewrap works")
+        landlock = "and Landlock closes /proc" if confinement.has_landlock() else "but this kernel has no Landlock"
+        yield Result("confinement", True, f"bubblewrap works, {landlock}")
+        asyncio.run((cli := HostCli(chosen.claude)).ask())
+        try:
+            confinement.refuse_what_could_be_read(chosen.environment, cli.version)
+        except confinement.ConfinementError as error:
+            yield Result("secrets", False, str(error))
 
 
 def _network(_state: State, chosen: Config) -> Iterator[Result]:
@@ -107,7 +113,10 @@ def _server(state: State, _chosen: Config) -> Iterator[Result]:
 
 
 def _grants(state: State, _chosen: Config) -> Iterator[Result]:
-    for name, grant in state.grants().items():
+    for name, grant in state.registered().items():
+        if isinstance(grant, StateError):
+            yield Result(f"grant {name}", False, str(grant))
+            continue
         path = state.directory(name) / SOCKET_NAME
         problem = grant.problem or _unreachable(str(path))
         yield Result(f"grant {name}", not problem, problem or f"{grant.workspace}; mount {path.parent} at /host")

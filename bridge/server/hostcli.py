@@ -23,10 +23,16 @@ class HostCli:
 
     def __init__(self, configured: str | None) -> None:
         self.configured = configured
+        self._is_misnamed = False
         self._seen: tuple[str, int, int, int] | None = None
         self.version = ""
         self.help = b""
         self.problem = "the host has no Claude Code; install it there, or name it in bridge.yaml as `claude`"
+
+    @property
+    def told(self) -> str:
+        """The problem as the container hears it, without a path of the host's."""
+        return "the host's Claude Code is not where bridge.yaml says" if self._is_misnamed else self.problem
 
     def find(self) -> Path | None:
         """The program's file with every link followed, or None."""
@@ -37,6 +43,7 @@ class HostCli:
             if path.is_file() and os.access(path, os.X_OK):
                 return path.resolve()
         if named:
+            self._is_misnamed = True
             self.problem = f"bridge.yaml names {named} as the host's Claude Code, and that is no program"
         return None
 

@@ -185,17 +185,22 @@ OF_PROC = ("cpuinfo", "meminfo", "self/maps", "self/stat", "self/statm", "self/s
 """What programs read of the machine and of themselves; it tells nothing of anyone. They go on without it, too."""
 
 
+def libc(name: str, *arguments: int | bytes | None) -> int:
+    """Call a function of the C library. The package ctypes, of which this is the ground, takes 1.4 ms more."""
+    import _ctypes
+
+    function = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), name)  # type: ignore[arg-type]  # None is this process
+    return int(_ctypes.call_function(function, arguments))
+
+
 def become(uid: int, gid: int) -> None:
     """Be this user for good, without capabilities. Root without them is a user like others, but for its own files."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     for capability in range(LAST_CAPABILITY + 1):
-        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # ignored where there is no such capability
+        libc("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)  # ignored where there is no such capability
     os.setresuid(uid, uid, uid)
-    if libc.capset(CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)):
+    if libc("capset", CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)):
         os._exit(125)
 
 
@@ -207,20 +212,17 @@ def restrict(only: list[str], closed: bool) -> None:
     What the kernel tells in the others of the CLI (variables, arguments, memory, mounts) is the operator's. Without
     Landlock there is the CLI's own rule against /proc, and nothing to run but what is listed.
     """
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(CREATE_RULESET, None, 0, 1)
+    version = libc("syscall", CREATE_RULESET, None, 0, 1)
     if version < 1 or not (only or closed):
         return
     moving = REFER if version > 1 else 0
     handled = ((EXECUTE if only else 0) | READ_FILE | moving).to_bytes(8, sys.byteorder)
-    rules = libc.syscall(CREATE_RULESET, handled, len(handled), 0)
+    rules = libc("syscall", CREATE_RULESET, handled, len(handled), 0)
 
     def allow(path: str, rights: int) -> None:
         descriptor = os.open(path, os.O_PATH)
         rule = rights.to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)
-        libc.syscall(ADD_RULE, rules, 1, rule, 0)
+        libc("syscall", ADD_RULE, rules, 1, rule, 0)
         os.close(descriptor)
 
     if moving:
@@ -232,8 +234,8 @@ def restrict(only: list[str], closed: bool) -> None:
         allow("/proc/" + name, READ_FILE)
     for path in only:
         allow(path, EXECUTE | READ_FILE)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if libc.syscall(RESTRICT_SELF, rules, 0):
+    libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if libc("syscall", RESTRICT_SELF, rules, 0):
         os.write(2, b"bridge: the kernel refuses to restrict Claude Code\n")
         os._exit(125)
     os.close(rules)

@@ -263,7 +263,7 @@ class Peer(asyncio.BufferedProtocol):
             server=__version__,
             grant=self.grant.name,
             cli=cli.version,
-            problem=None if cli.version else cli.problem,
+            problem=None if cli.version else cli.told,
             help=cli.help[:48_000] if fields.get("want") == b"help" else None,
             max_call=MAX_CALL,
             window=WINDOW,

@@ -7,7 +7,6 @@ import collections
 import os
 import resource
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,9 +150,9 @@ class Service:
                 self._withdraw(name)  # removed by hand: who removed the socket has revoked it
 
     def _look_at_pipes(self) -> None:
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
         for call in self.calls("running"):
             call.look_at_pipes()
-        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
 
     # Grants
 
@@ -190,7 +189,7 @@ class Service:
     def _complain(self, name: str, problem: str) -> None:
         self.problems[name] = problem
         self.audit.write("failed", grant=name, why=problem)
-        print(f"bridge: grant {name}: {problem}", file=sys.stderr, flush=True)
+        self.sayer.say(f"grant {name}: {problem}")
 
     def _withdraw(self, name: str) -> None:
         """Revoke: the socket goes, and so do the calls of everyone who came through it."""
