@@ -1,0 +1,57 @@
+"""Secrets that the CLI needs as variables, on a kernel that cannot keep it from reading its own; paths told to nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.server import confinement, credentials
+from bridge.server.confinement import ConfinementError, refuse_what_could_be_read
+from bridge.server.hostcli import HostCli
+
+OLD, NEW = "2.1.197 (Claude Code)", "2.1.332 (Claude Code)"
+
+
+@pytest.fixture
+def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that this machine does not have."""
+    monkeypatch.setattr(confinement, "has_landlock", lambda: False)
+
+
+NAMES = ["AWS_SECRET_ACCESS_KEY", "ANTHROPIC_AUTH_TOKEN", "DB_PASSWORD", "X_API_KEY", "ANTHROPIC_CUSTOM_HEADERS"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_secret_and_an_old_cli_are_refused_together_without_landlock(without_landlock: None, name: str) -> None:
+    with pytest.raises(ConfinementError, match=rf"{name}.*2\.1\.332 or newer"):
+        refuse_what_could_be_read({name: "x"}, OLD)
+    refuse_what_could_be_read({name: "x"}, NEW)
+    refuse_what_could_be_read({name: ""}, OLD)
+
+
+def test_what_is_no_secret_is_no_matter_without_landlock(without_landlock: None) -> None:
+    harmless = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "1", "AWS_REGION": "x", "HTTPS_PROXY": "http://x"}
+    refuse_what_could_be_read(harmless, OLD)
+
+
+def test_landlock_keeps_secrets_of_any_cli() -> None:
+    refuse_what_could_be_read(dict.fromkeys(NAMES, "x"), OLD)
+
+
+def test_container_is_told_no_path_of_a_login(tmp_path: Path) -> None:
+    broken = tmp_path / ".claude" / ".credentials.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    for choice, environment in (("auto", {"HOME": str(tmp_path)}), (str(tmp_path / "token"), {})):
+        with pytest.raises(credentials.NoCredentialsError) as caught:
+            credentials.find(choice, tmp_path / "none", environment)
+        assert str(tmp_path) in str(caught.value)
+        assert str(tmp_path) not in caught.value.told
+
+
+def test_container_is_told_no_path_of_the_cli(tmp_path: Path) -> None:
+    cli = HostCli(str(tmp_path / "claude"))
+    assert cli.find() is None
+    assert str(tmp_path) in cli.problem
+    assert str(tmp_path) not in cli.told
