@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import task_master
+from tests.support import parity, task_master
 from tests.support.task_master import Outcome, Side
-from tests.support.task_master_cases import CASES, Case
+from tests.support.task_master_cases import Case
 
 Pair = tuple[Future[Outcome], Future[Outcome]]
 
@@ -63,7 +63,13 @@ def pairs(image: str, upstream_task_master: Path, request: pytest.FixtureRequest
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Compare all cases for a new lock or edit, later one of each command."""
+    if "case" in metafunc.fixturenames:
+        cases = parity.chosen(bool(metafunc.config.getoption("--complete")))
+        metafunc.parametrize("case", cases, ids=lambda case: case.name)
+
+
 def test_does_what_upstream_does(pairs: Callable[[Case], Pair], case: Case) -> None:
     upstream, bundled = (future.result() for future in pairs(case))
     difference = list(difflib.unified_diff(shown(upstream), shown(bundled), "upstream", "bundled", lineterm=""))

@@ -1,4 +1,4 @@
-"""Secrets that the CLI needs as variables, on a kernel that cannot keep it from reading its own; paths told to nobody."""
+"""Secrets that the CLI needs as variables, on a kernel without Landlock; paths that no container is told."""
 
 from __future__ import annotations
 
