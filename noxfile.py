@@ -95,8 +95,8 @@ def image_tests(session: nox.Session, variant: str) -> None:
 def parity_tests(session: nox.Session) -> None:
     """Compare the image's Task Master with a plain install of it; `-- --complete` in all cases.
 
-    One case of each command, once all were compared for this lock (tests/support/parity.py). Apart from the others, which
-    measure times while upstream takes both processors; for one variant, because both hold the same layer of it.
+    One case of each command, once all were compared for this lock (tests/support/parity.py). Apart from the others,
+    which measure times while upstream takes both processors; once, because both variants hold the same layer of it.
     """
     _install(session, "tests")
     session.run("pytest", PARITY, *session.posargs)

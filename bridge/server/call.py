@@ -202,7 +202,7 @@ class Call:
             scratch = service.state.scratch()
             credential = service.credential()
             rules = service.rules(self.peer.grant, self.scope, credential) if service.is_confined else None
-            self._hands = Hands(self, scratch / "hands", rules, self._stopped, self._moved)
+            self._hands = Hands(self, scratch / "hands", rules, self._stopped, self._not_started)
             self._child = Child(self._command(scratch, rules, credential), with_stdin, self._exited)
         except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
             kind, text = self._failure(error)
@@ -236,8 +236,12 @@ class Call:
         why = error.strerror if isinstance(error, OSError) else "`claude-bridge-server doctor` there says more"
         return "start", f"the host could not start Claude Code: {why}"
 
-    def _moved(self) -> None:
-        """The namespace's directories are not what was granted: somebody exchanged one just now."""
+    def _not_started(self, why: bytes) -> None:
+        """The launcher did not start the CLI: somebody exchanged a directory just now, or the call's own is none."""
+        if why == b"nowhere":
+            where = printable(self.cwd, 80)
+            self.fail("start", f"the host could not start Claude Code: the directory {where} is not there on the host")
+            return
         self.peer.service.audit.write("failed", **self.peer.who, why="a directory was exchanged during the start")
         what = self.peer.grant.changed or f"a directory of grant {self.peer.grant.name} was exchanged"
         self.fail("changed", f"on the host, {what}")
@@ -456,9 +460,8 @@ class Call:
         if never_ran:
             said = self._held.decode("utf-8", "replace").strip()
             self.peer.service.audit.write("failed", **self.peer.who, why=said)
-            inside = "chdir" in said
-            why = f"the directory {self.cwd} is not there on the host" if inside else "its namespace failed"
-            self.fail("start", f"the host could not start Claude Code: {why}; see `claude-bridge-server doctor`")
+            text = "the host could not start Claude Code: its namespace failed; see `claude-bridge-server doctor`"
+            self.fail("start", text)
         self._finish()
 
     def _finish(self) -> None:

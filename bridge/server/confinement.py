@@ -172,10 +172,11 @@ def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
     words += ["--ro-bind", str(visible), inside if visible == program else CLI_AT]
     reading, writing = os.pipe2(os.O_CLOEXEC)
     command.status = reading
-    words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", job.cwd, "--"]
+    words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", "/", "--"]
     launcher += ["--net", str(network.PORT)]
     if os.geteuid() == 0:
         launcher += ["--as", "{}:{}".format(*job.grant.user)]
+    launcher += ["--in", job.cwd]
     launcher += [word for path in only for word in ("--only", path)]
     words += [HAND_AT, *launcher, *(["--tty"] if job.interactive else []), "--"]
     if job.hands:

@@ -46,18 +46,18 @@ DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 class Hands:
     """The socket of one call.
 
-    `stopped` is called when the CLI has stopped itself (Ctrl-Z), `moved` when its directories are not those of the
-    grant.
+    `stopped` is called when the CLI has stopped itself (Ctrl-Z), `failed` with a word of the launcher's when it has not
+    started the CLI.
     """
 
     def __init__(
-        self, call: Call, path: Path, rules: Rules | None, stopped: Callable[[], None], moved: Callable[[], None]
+        self, call: Call, path: Path, rules: Rules | None, stopped: Callable[[], None], failed: Callable[[bytes], None]
     ) -> None:
         """Listen at `path`; OSError."""
         self._call = call
         self._rules = rules
         self._stopped = stopped
-        self._moved = moved
+        self._failed = failed
         self._proxy: Proxy | None = None
         self._socks: set[socket.socket] = set()
         self.runs: dict[int, Run] = {}
@@ -102,8 +102,8 @@ class Hands:
         fields = data.split(b"\0")[:-1]
         if fields[:1] == [b"stopped"]:
             self._stopped()
-        elif fields[:1] == [b"moved"]:
-            self._moved()
+        elif fields[:1] == [b"failed"] and len(fields) == 2:
+            self._failed(fields[1])
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
         elif fields[:1] == [b"run"] and len(files) == 3 and len(fields) >= 3 and not flags:

@@ -32,7 +32,7 @@ class HostCli:
     @property
     def told(self) -> str:
         """The problem as the container hears it, without a path of the host's."""
-        return "the host's Claude Code is not where bridge.yaml says" if self._is_misnamed else self.problem
+        return "bridge.yaml names a Claude Code that is no program" if self._is_misnamed else self.problem
 
     def find(self) -> Path | None:
         """The program's file with every link followed, or None."""

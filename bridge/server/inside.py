@@ -7,6 +7,7 @@
         --at PATH DEV:INODE FD    end unless PATH is this directory; close the descriptor that it was mounted by
         --net PORT                give the server a listener on this namespace's loopback
         --as UID:GID              become this user, for good and without capabilities
+        --in DIR                  go there; end unless it is a directory of those of --at
         --no-proc                 read nothing in /proc that tells of the CLI
         --only PROGRAM            the same; and run no other program (but those of further --only)
         --tty                     make the terminal the CLI's own, and tell when the CLI has stopped (Ctrl-Z)
@@ -131,23 +132,29 @@ def shell(words: list[str]) -> int:
 
 def launch(words: list[str]) -> None:
     """Prepare the namespace, and become the CLI."""
-    interactive = closed = False
-    only: list[str] = []
+    import _signal  # type: ignore[import-not-found]  # signal without its enumerations, which cost 3 ms
+
+    for number in FORWARDED:  # a server that was started in the background may have been told to ignore some
+        _signal.signal(number, _signal.SIG_DFL)
+    flags, only, shared = set(), [], []
     while (option := words.pop(0)) != "--":
         if option in ("--tty", "--no-proc"):
-            interactive |= option == "--tty"
-            closed |= option == "--no-proc"
-            continue
-        value = words.pop(0)
-        if option == "--net":
-            listen(int(value))
+            flags.add(option)
+        elif option == "--net":
+            listen(int(words.pop(0)))
         elif option == "--at":
-            make_sure(value, words.pop(0), int(words.pop(0)))
+            shared.append(words.pop(0))
+            make_sure(shared[-1], words.pop(0), int(words.pop(0)))
+        elif option == "--in":
+            enter(words.pop(0), shared)
         elif option == "--as":
-            become(*map(int, value.split(":")))
+            become(*map(int, words.pop(0).split(":")))
         elif option == "--only":
-            only.append(value)
-    if interactive:
+            only.append(words.pop(0))
+        else:
+            os._exit(126)
+    closed = "--no-proc" in flags
+    if "--tty" in flags:
         attend(words, only, closed)
     restrict(only, closed)
     os.execv(words[0], words)
@@ -158,8 +165,24 @@ def make_sure(path: str, identity: str, descriptor: int) -> None:
     os.close(descriptor)
     found = os.lstat(path)
     if f"{found.st_dev}:{found.st_ino}" != identity:
-        send(connect(), [b"moved", os.fsencode(path)])
-        os._exit(125)
+        fail(b"moved")
+
+
+def enter(directory: str, shared: list[str]) -> None:
+    """Go to the call's directory: as its user, and when nothing of the host's is open that a link could name."""
+    try:
+        os.chdir(directory)
+        real = os.getcwd()
+    except OSError:
+        real = ""
+    if not any((real + "/").startswith(place + "/") for place in shared):
+        fail(b"nowhere")
+
+
+def fail(why: bytes) -> None:
+    """Tell the server why the CLI is not started."""
+    send(connect(), [b"failed", why])
+    os._exit(125)
 
 
 def listen(port: int) -> None:
@@ -178,7 +201,9 @@ PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 LAST_CAPABILITY, CAPABILITY_VERSION = 63, 0x20080522
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 """Landlock's system calls, the same on every architecture."""
-EXECUTE, READ_FILE, REFER = 1 << 0, 1 << 2, 1 << 13
+EXECUTE, READ_FILE, READ_DIR, REFER, TRUNCATE = 1 << 0, 1 << 2, 1 << 3, 1 << 13, 1 << 14
+FILES = (1 << 13) - 1 - EXECUTE
+"""Reading, writing, making and removing, of Landlock's first version."""
 
 
 OF_PROC = ("cpuinfo", "meminfo", "self/maps", "self/stat", "self/statm", "self/status", "stat", "version")
@@ -209,15 +234,16 @@ def restrict(only: list[str], closed: bool) -> None:
 
     With no program named, any may be run; with nothing `closed` either, nothing changes.
 
-    What the kernel tells in the others of the CLI (variables, arguments, memory, mounts) is the operator's. Without
-    Landlock there is the CLI's own rule against /proc, and nothing to run but what is listed.
+    What the kernel tells in the others of the CLI (variables, arguments, memory, mounts) is the operator's. What does
+    not lie below the namespace's root, and so is the host's, is neither read nor written. Without Landlock there is the
+    CLI's own rule against /proc, and nothing to run but what is listed.
     """
     version = libc("syscall", CREATE_RULESET, None, 0, 1)
     if version < 1 or not (only or closed):
         return
     moving = REFER if version > 1 else 0
-    handled = ((EXECUTE if only else 0) | READ_FILE | moving).to_bytes(8, sys.byteorder)
-    rules = libc("syscall", CREATE_RULESET, handled, len(handled), 0)
+    handled = FILES | moving | (TRUNCATE if version > 2 else 0) | (EXECUTE if only else 0)
+    rules = libc("syscall", CREATE_RULESET, handled.to_bytes(8, sys.byteorder), 8, 0)
 
     def allow(path: str, rights: int) -> None:
         descriptor = os.open(path, os.O_PATH)
@@ -225,11 +251,10 @@ def restrict(only: list[str], closed: bool) -> None:
         libc("syscall", ADD_RULE, rules, 1, rule, 0)
         os.close(descriptor)
 
-    if moving:
-        allow("/", moving)
+    allow("/", moving | READ_DIR)
     for name in os.listdir("/"):  # noqa: PTH208 - as above
         if name != "proc":
-            allow("/" + name, READ_FILE)
+            allow("/" + name, handled & ~EXECUTE)
     for name in OF_PROC:
         allow("/proc/" + name, READ_FILE)
     for path in only:

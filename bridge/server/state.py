@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pwd
@@ -47,6 +48,7 @@ RESERVED = (
     "/lib",
     "/lib32",
     "/lib64",
+    "/libx32",
     "/etc",
     "/proc",
     "/dev",
@@ -79,7 +81,7 @@ class Share:
         target, _, mode = rest.partition(":")
         if not colon or mode not in ("", "ro", "rw") or not source.startswith("/") or not target.startswith("/"):
             raise StateError(f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed")
-        target = os.path.normpath(target)
+        target = os.path.normpath("/" + target.lstrip("/"))
         if target == "/" or any((target + "/").startswith(taken + "/") for taken in (*RESERVED, WORKSPACE)):
             raise StateError(f"--share {text!r}: {target} belongs to the namespace itself; choose another directory")
         return cls(_pinned(source), target, mode == "ro")
@@ -290,14 +292,7 @@ class State:
                 within = path == self.root and place.is_inside(held)
                 if held.path == place.path or held.is_inside(place) or within:
                     raise StateError(f"{place.path} holds {path}, which is the bridge's own; grant another directory")
-        for share in grant.shares:
-            for place, writes in grant.places:
-                if share.source.is_inside(place) and (writes or not share.readonly):
-                    raise StateError(f"the share {share.source.path} lies inside {place.path}; share one of them")
-            if grant.place.is_inside(share.source) and not share.readonly:
-                raise StateError(
-                    f"the workspace lies inside the share {share.source.path}; add :ro to it or leave it out"
-                )
+        _check_shares(grant)
         for other in self.grants().values():
             if other.name != grant.name:
                 _check_against(grant, other)
@@ -346,6 +341,23 @@ class State:
         """Remove what calls of a server that was killed have left."""
         for path in (self.root / "scratch").iterdir():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_shares(grant: Grant) -> None:
+    """Refuse shares within each other or the workspace, on the host or in the container.
+
+    A link that a container puts into the outer one would lead the mount of the inner one elsewhere.
+    """
+    targets = sorted(share.target + "/" for share in grant.shares)
+    for outer, inner in itertools.pairwise(targets):
+        if inner.startswith(outer):
+            raise StateError(f"the share at {inner[:-1]} lies inside the one at {outer[:-1]}; choose another directory")
+    for share in grant.shares:
+        for place, writes in grant.places:
+            if share.source.is_inside(place) and (writes or not share.readonly):
+                raise StateError(f"the share {share.source.path} lies inside {place.path}; share one of them")
+        if grant.place.is_inside(share.source) and not share.readonly:
+            raise StateError(f"the workspace lies inside the share {share.source.path}; add :ro, or leave it out")
 
 
 def _check_against(grant: Grant, other: Grant) -> None:

@@ -483,10 +483,10 @@ def test_server_at_the_address_of_the_api(confined: Range) -> None:
 
 
 @pytest.mark.parametrize("kind", ["http", "sse"])
-def test_name_of_the_gateway_that_an_error_tells_leads_to_nothing(field: Range, kind: str) -> None:
+def test_name_of_the_gateway_that_an_error_tells_leads_to_nothing(confined: Range, kind: str) -> None:
     """In the same call: first an error that tells the name, then a server at it, and a page of it."""
-    field.real.api.part = lambda _: Fail(502)
-    with field.place.start(*STREAM, "--allowedTools", "WebFetch") as running:
+    confined.real.api.part = lambda _: Fail(502)
+    with confined.place.start(*STREAM, "--allowedTools", "WebFetch") as running:
         running.stdin.write(user("hi you"))
         running.stdin.flush()
         said = b""
@@ -495,17 +495,17 @@ def test_name_of_the_gateway_that_an_error_tells_leads_to_nothing(field: Range, 
         (name,) = set(re.findall(rb"[0-9a-f]{32}\.invalid", said))
         url = f"http://{name.decode()}"
         pages = [Use("WebFetch", {"url": f"{url}{path}", "prompt": "x"}) for path in ("/admin", "/v1/messages")]
-        field.real.api.part = in_turn(*pages, Say("done"))
-        field.real.api.requests.clear()
+        confined.real.api.part = in_turn(*pages, Say("done"))
+        confined.real.api.requests.clear()
         running.stdin.write(ask("mcp_set_servers", servers={"x": {"type": kind, "url": f"{url}/admin/keys?all=1"}}))
         running.stdin.write(user("go on"))
         running.stdin.flush()
         _, out, _ = running.end(timeout=50)
     answers = [m for m in messages(out) if m["type"] == "control_response"]
     assert "names in .invalid are the bridge's own" in json.dumps(answers)
-    assert len(field.real.api.prompts[-1].results) == 2
-    assert not asked_paths(field.real.api)
-    field.check(out.decode())
+    assert len(confined.real.api.prompts[-1].results) == 2
+    assert not asked_paths(confined.real.api)
+    confined.check(out.decode())
 
 
 @pytest.mark.parametrize(

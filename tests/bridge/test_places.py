@@ -167,6 +167,56 @@ def test_what_is_granted_anew_works(host_per_test: HostMaker, tmp_path: Path) ->
     assert RawClient(grant(host, "one", place.workspace)).call("-p", "out x").stdout == b"x"
 
 
+# The call's directory
+
+
+def links_out(vault: Path) -> list[str]:
+    """Targets by which a container has tried to leave the namespace with its directory."""
+    through = [f"/proc/{who}/fd/{number}/../../vault" for who in ("self", "1", "2") for number in range(3, 40)]
+    return [
+        *through,
+        *(f"/proc/self/fd/{number}" for number in range(3, 40)),
+        str(vault),
+        "/",
+        "/opt",
+        "/proc/self/cwd/..",
+    ]
+
+
+def test_directory_of_a_call_leads_nowhere_else(host_per_test: HostMaker, tmp_path: Path, vault: Path) -> None:
+    """Whatever link it is: what the server has open for the namespace must not be a way out of it."""
+    vault.chmod(0o777)
+    place = grant(host_per_test(), "one", folder(tmp_path / "ws"))
+    for number, target in enumerate(links_out(vault)):
+        (place.workspace / f"L{number}").symlink_to(target)
+    for number, target in enumerate(links_out(vault)):
+        heard = RawClient(place).call("-p", "list .; touch planted", cwd=f"/workspace/L{number}")
+        assert (heard.code, heard.kind, heard.stdout) == (125, "start", b""), target
+    assert [path.name for path in vault.iterdir()] == ["secret"]
+
+
+def test_nothing_of_the_host_s_is_open_in_the_namespace(host_per_test: HostMaker, tmp_path: Path) -> None:
+    """Neither in the CLI nor in bubblewrap's own process, which has the number 1 there."""
+    place = grant(host_per_test(), "one", folder(tmp_path / "ws"))
+    with place.start("-p", "ready;wait") as running:
+        running.line()
+        inside = [pid for pid, line in place.processes().items() if "--strict-mcp-config" in line]
+        assert len(inside) > 1
+        for pid in inside:
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                target = str(descriptor.readlink())
+                assert not target.startswith("/") or target.startswith(("/dev/", "/memfd:")), (pid, target)
+
+
+def test_directory_inside_of_the_workspace_is_the_call_s(host_per_test: HostMaker, tmp_path: Path) -> None:
+    place = grant(host_per_test(), "one", folder(tmp_path / "ws"))
+    folder(place.workspace / "sub")
+    (place.workspace / "sub" / "file").write_text("")
+    (place.workspace / "link").symlink_to("sub")
+    for name in ("sub", "link"):
+        assert RawClient(place).call("-p", "list .", cwd=f"/workspace/{name}").stdout == b'["file"]'
+
+
 # Whom the CLI runs as
 
 
@@ -254,6 +304,18 @@ def test_own_share_inside_the_workspace_or_around_it_is_refused(host_per_test: H
     refused(host, "one", package, "--share", f"{data}:/data:ro")
     refused(host, "one", package, "--share", f"{tmp_path}/mono:/mono")
     grant(host, "one", package, "--share", f"{tmp_path}/mono:/mono:ro")
+
+
+def test_share_that_is_mounted_inside_another_one_is_refused(host_per_test: HostMaker, tmp_path: Path) -> None:
+    """The container could put a link there, and have the inner one mounted over the bridge's own program."""
+    host = host_per_test()
+    one, two, workspace = (folder(tmp_path / name) for name in ("one", "two", "ws"))
+    for targets in (("/data", "/data/cache"), ("/data/cache", "/data"), ("/data", "/data"), ("/data", "//data/x")):
+        shares = [word for at, to in zip((one, two), targets, strict=True) for word in ("--share", f"{at}:{to}")]
+        refused(host, "nested", workspace, *shares)
+    for target in ("//usr/bin", "/opt/bridge", "/x/../etc", "/tmp/x", "/workspace/x", "/", "/libx32/x", "/run/x"):
+        refused(host, "reserved", workspace, "--share", f"{one}:{target}")
+    grant(host, "fine", workspace, "--share", f"{one}:/data", "--share", f"{two}:/data-cache")
 
 
 def test_grants_may_have_a_share_in_common(host_per_test: HostMaker, tmp_path: Path) -> None:
