@@ -57,6 +57,9 @@ def down(say: Say) -> None:
             return
         os.kill(pid, signal.SIGTERM)
         _wait(lambda: state.server_pid() is None, STOP_S, f"bridge server {pid} does not stop")
+        for process in [process for process in _started if process.pid == pid]:
+            process.wait(STOP_S)
+            _started.remove(process)
     say(f"bridge server {pid} is stopped")
 
 

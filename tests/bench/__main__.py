@@ -24,25 +24,44 @@ PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
 }
 
 
+HEADINGS = ("figure", "value", "limit", "goal", "")
+WIDTHS = (74, 13, 7, 7, 6)
+
+
 def main(names: list[str]) -> int:
-    """Measure the parts; returns 1 where a figure misses its limit."""
+    """Measure the parts and print each figure at once; returns 1 where one misses its limit or a part fails."""
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise Problem(f"bench has no part {unknown[0]}; there are {', '.join(PARTS)}", 64)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("figure", "value", "limit", "goal", ""):
-        table.add_column(heading)
-    missed = 0
+    console, good = Console(width=sum(WIDTHS) + 2 * len(WIDTHS)), True
     with engine.connected() as client:
         for variant in VARIANTS.values():
             require(client, variant)
+        _print(console, HEADINGS)
         for name in names or PARTS:
             print(f"measuring {name} ...", file=sys.stderr)
-            for figure in PARTS[name](client):
-                missed += not figure.holds
-                table.add_row(*_cells(figure))
-    Console(width=110).print(table)
-    return 1 if missed else 0
+            try:
+                for figure in PARTS[name](client):
+                    good &= figure.holds
+                    _print(console, _cells(figure))
+            except Exception as error:  # whatever it is, the other parts are measured all the same
+                good = False
+                print(f"bench: {name} failed: {_line(error)}", file=sys.stderr)
+    return 0 if good else 1
+
+
+def _print(console: Console, cells: tuple[str, ...]) -> None:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in WIDTHS:
+        table.add_column(width=width)
+    table.add_row(*cells)
+    console.print(table)
+
+
+def _line(error: Exception) -> str:
+    """One line of an exception, with what a command said last."""
+    said = str(getattr(error, "stderr", None) or "").strip().splitlines()
+    return " ".join([type(error).__name__, *str(error).split()[:40], *said[-1:]])
 
 
 def _cells(figure: Figure) -> tuple[str, str, str, str, str]:

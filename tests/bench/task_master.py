@@ -12,6 +12,7 @@ from pipeline.image import VARIANTS
 from tests.bench.figures import Figure, paired
 from tests.support import budgets
 from tests.support.task_master import Side, install_upstream, side
+from tests.support.task_master_cases import SETTINGS
 
 PAIRS = 5
 TASK = {"description": "x", "status": "pending", "dependencies": [], "subtasks": []}
@@ -23,9 +24,10 @@ import os, pathlib, subprocess, sys, time
 tasks = pathlib.Path("/parity/bench/.taskmaster/tasks/tasks.json")
 tasks.parent.mkdir(parents=True, exist_ok=True)
 tasks.write_text(sys.argv[1])
+(tasks.parents[1] / "config.json").write_text(sys.argv[2])  # without one, upstream ends with 1
 os.chdir("/parity/bench")
 begun = time.monotonic()
-subprocess.run(sys.argv[2:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+subprocess.run(sys.argv[3:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 print(time.monotonic() - begun)
 """
 
@@ -43,4 +45,5 @@ def measure(_: docker.DockerClient) -> Iterator[Figure]:
 
 
 def _seconds(where: Side, command: str) -> float:
-    return float(where.say("python3", "-c", TIMED, json.dumps(TASKS), "task-master", command))
+    project = json.dumps(TASKS), json.dumps(SETTINGS)
+    return float(where.say("python3", "-c", TIMED, *project, "task-master", command))

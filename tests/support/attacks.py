@@ -52,10 +52,23 @@ class Range:
             if self.place.workspace in made.parents:
                 os.chown(made, OWNER, OWNER)
 
-    def call(self, *argv: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
-        """Make a call; all that it said. Nothing may have happened."""
+    def call(
+        self,
+        *argv: str,
+        stdin: bytes | None = None,
+        env: dict[str, str] | None = None,
+        code: int = 0,
+        asks: bool = True,
+    ) -> str:
+        """Make a call that ends with `code`; all that it said. Nothing may have happened.
+
+        `asks` says that the model must have been asked: a row that never came so far proves nothing.
+        """
+        before = len(self.real.api.prompts)
         done = self.place.run(*argv, stdin=stdin, env=env, timeout=50)
         said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        assert done.returncode == code, said
+        assert not asks or len(self.real.api.prompts) > before, f"the model was never asked: {said}"
         self.check(said)
         return said
 
