@@ -78,7 +78,8 @@ REQUESTS = {
 """Control requests that are passed on, with their fields. Any other field that holds something is refused."""
 
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{\[,:]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{\[,:]', re.DOTALL)
+"""A string that never ends goes to the end of the line, so that each byte is looked at once."""
 
 ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
 

@@ -65,6 +65,8 @@ MAX_NOTES = 100
 """Lines about what was left out: a client prints each of them."""
 MAX_VALUE = 256
 """Bytes of a variable that may stand in a server's entry; the client sends none that is longer."""
+MAX_HOOKS = 64
+"""Of one file. All that are of one event run at once, and each holds a process of the host's for as long as it runs."""
 MAX_SERVER = 64 * 1024
 """Characters of a server's entry, its variables put in."""
 
@@ -174,6 +176,7 @@ def _permissions(value: Json, scope: Scope, complain: Any) -> Json:
 
 def _hooks(value: Json, complain: Any) -> Json:
     kept: Json = {}
+    left = MAX_HOOKS
     for event, groups in value.items():
         for group in groups if isinstance(groups, list) else []:
             if not isinstance(group, dict):
@@ -183,6 +186,10 @@ def _hooks(value: Json, complain: Any) -> Json:
                 complain(f"a group of {event[:40]}", "its hooks are no list")
                 continue
             mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
+            if len(mine) > left:
+                complain(f"a group of {event[:40]}", f"there are more than {MAX_HOOKS} hooks, and each is a process")
+                continue
+            left -= len(mine)
             matcher = {"matcher": group["matcher"]} if isinstance(group.get("matcher"), str) else {}
             kept.setdefault(event, []).append({**matcher, "hooks": mine})
     return kept
@@ -383,7 +390,6 @@ def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Proje
     known = OF_AGENT if kind == "agents" else OF_COMMAND
     head, body = _front_matter(text, heads)
     kept = {key: value for key, value in head.items() if key in known}
-    top = f"---\n{yaml.safe_dump(kept, allow_unicode=True, width=10_000)}---\n" if kept else ""
     notes = [
         f"{name}: {shown(key)} is left out: the bridge does not carry it"
         for key in sorted(str(key) for key in head.keys() - known)
@@ -391,14 +397,29 @@ def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Proje
     if kind == "skills":
         folder = name.removesuffix("/SKILL.md")
         body = f"(The files of this skill are in /workspace/{folder}.)\n\n{body}"
-    whole = (top + body).encode()
+    whole = (_top(kept, body) + body).encode()
     project.notes += notes
     return whole
 
 
+_OPENING = re.compile(r"---[^\S\n]*\n")
+_CLOSING = re.compile(r"^---[^\n]*\n?", re.MULTILINE)
+_BEGINS_LIKE_A_HEAD = re.compile(r"[\s\ufeff]*---")
+
+
 def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
-    """The head between two lines of hyphens, and the rest."""
-    if not text.startswith("---\n"):
+    """The head between two lines of hyphens, and the rest, in each spelling that the CLI takes for one."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    opening = _OPENING.match(text)
+    closing = _CLOSING.search(text, opening.end()) if opening else None
+    if opening is None or closing is None:
         return {}, text
-    head, end, body = text[4:].partition("\n---")
-    return (heads.read(head), body.partition("\n")[2]) if end else ({}, text)
+    return heads.read(text[opening.end() : closing.start()]), text[closing.end() :]
+
+
+def _top(kept: Json, body: str) -> str:
+    """The head as the CLI gets it, a line a field; an empty one where the rest could be taken for a head of its own."""
+    if not kept and not _BEGINS_LIKE_A_HEAD.match(body):
+        return ""
+    fields = "".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n" for key, value in kept.items())
+    return f"---\n{fields or '{}' + chr(10)}---\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,41 @@ def test_agent_of_the_workspace(field: Range) -> None:
     )
     field.call("-p", "hi you", "--agent", "x")
     field.call("-p", "hi you")
+
+
+SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda text: text,
+    "CRLF": lambda text: text.replace(b"\n", b"\r\n"),
+    "byte-order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "both": lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"),
+    "blank after hyphens": lambda text: text.replace(b"---\n", b"--- \t\n"),
+    "empty head first": lambda text: b"---\n---\n" + text,
+    "never closed": lambda text: text.replace(b"\n---\n", b" ---\n"),
+    "line feeds first": lambda text: b"\n\n" + text,
+    "odd blank": lambda text: text.replace(b"---\n", b"---\xef\xbb\xbf\n", 1),
+}
+
+
+HEADLESS = {"empty head first", "never closed", "line feeds first", "odd blank"}
+"""Spellings in which nobody takes it for a head, so that there is no such agent."""
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_head_of_an_agent_is_judged_in_every_spelling(field: Range, spelling: str) -> None:
+    """What the CLI takes for a head, the policy has read: hooks there would run without anybody's word."""
+    hooks = {name: [{"hooks": [{"type": "command", "command": "touch hooked"}]}] for name in HOOKS}
+    head = f"---\nname: x\ndescription: x\nhooks: {json.dumps(hooks)}\n---\nYou are x.\n"
+    field.write(".claude/agents/x.md", "")
+    (field.place.workspace / ".claude/agents/x.md").write_bytes(SPELLINGS[spelling](head.encode()))
+    field.real.api.part = in_turn(
+        Use("Agent", {"subagent_type": "x", "prompt": "go", "description": "x"}),
+        Use("Bash", {"command": "true", "description": "x"}),
+        Say("done"),
+    )
+    knows = spelling not in HEADLESS
+    field.call("-p", "hi you", "--agent", "x", "--dangerously-skip-permissions", code=0 if knows else 1, asks=knows)
+    field.call("-p", "hi you", "--dangerously-skip-permissions")
+    assert not (field.place.workspace / "hooked").exists()
 
 
 def test_git_configuration_of_the_workspace(field: Range) -> None:
@@ -395,8 +430,8 @@ def test_agent_of_the_client_runs_its_commands_in_the_container(field: Range) ->
 
 @pytest.mark.parametrize("command", ["/config theme=light", "/heapdump", "/mcp", "/plugin", "/permissions", "/login"])
 def test_slash_command_acts_on_nothing(field: Range, command: str) -> None:
-    field.call("-p", command)
-    field.call(*STREAM, stdin=user(command))
+    field.call("-p", command, asks=False)
+    field.call(*STREAM, stdin=user(command), asks=False)
     field.real.api.part = in_turn(Use("Glob", {"pattern": "**/*.heapsnapshot", "path": "/"}), Say("done"))
     field.call("-p", "look", "--allowedTools", "Glob")
 
