@@ -119,6 +119,13 @@ def _variant(name: str) -> image.Variant:
     return image.VARIANTS[name]
 
 
+def _folder(workspace: str) -> Path:
+    """The folder that a person named, every link followed, unless an agent can have made one of them."""
+    named = Path(workspace).expanduser()
+    bridge.refuse_links_of_containers(named)
+    return named.resolve()
+
+
 @task(help=UP_HELP)
 def up(
     _: Context,
@@ -138,12 +145,12 @@ def up(
     chosen = _variant(variant)
     options = image.Options(no_cache, base_image, node, platform, progress, ca_bundle, pull)
     with problems_as_exit():
-        folder = Path(workspace).expanduser().resolve() if workspace else agents.default_workspace(ROOT)
+        folder = _folder(workspace) if workspace else agents.default_workspace(ROOT)
         owner = agents.owner_of(folder, chown=chown, as_root=as_root)
         say(engine_setup.up(say))
         with engine.connected() as client:
             image.build(client, chosen, options, say)
-            mount = bridge.for_agent(agents.DEFAULT_NAME, folder, say, f"{owner.uid}:{owner.gid}")
+            mount = bridge.for_agent(agents.DEFAULT_NAME, folder, say, str(owner.uid) if chown or as_root else None)
             running = agents.up(client, chosen, agents.DEFAULT_NAME, folder, owner, say, mount)
     health = f"http://127.0.0.1:{running.port}/health"
     table = Table.grid(padding=(0, 2))
@@ -367,7 +374,7 @@ def bridge_up(
     with problems_as_exit():
         print(bridge.up(say))
         if workspace:
-            mount = bridge.grant(name, Path(workspace).expanduser().resolve(), user)
+            mount = bridge.grant(name, _folder(workspace), user)
             print(f"grant {name}: mount {mount} at /host, read-only; for compose.yaml, in .env:\nAGENT_BRIDGE={mount}")
 
 

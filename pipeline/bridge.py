@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from bridge.server import config, confinement, control
 from bridge.server.hostcli import HostCli
 from bridge.server.main import main as command
 from bridge.server.main import own
-from bridge.server.state import Grant, State, StateError, default_root
+from bridge.server.state import State, StateError, default_root
 from pipeline import engine_setup
 from pipeline.errors import Problem
 
@@ -76,18 +77,28 @@ def doctor() -> int:
 def grant(name: str, workspace: Path, user: str | None = None) -> Path:
     """Let containers that mount the directory returned use the host's Claude Code on `workspace`.
 
-    It runs as `user` (UID:GID), without one as the workspace's owner. A workspace that was replaced is granted anew.
+    It runs as `user` (UID[:GID]), without one as it did before, or as the workspace's owner. A workspace that was
+    replaced is granted anew.
     """
     with _told_as_problems():
         state = _state()
         state.prepare()
         known = state.grants().get(name)
-        shares = known.shares if known and known.workspace == str(workspace) else ()  # they are the operator's
-        wanted = Grant.of(name, workspace, shares, user)
+        wanted = state.renewed(name, workspace, user=user)
+        if known and known.workspace == wanted.workspace:
+            wanted = dataclasses.replace(wanted, shares=known.shares)  # they are the operator's
         if known != wanted:
             state.add(wanted, own=own())
             control.reload(state, name)
         return state.directory(name)
+
+
+def refuse_links_of_containers(path: Path) -> None:
+    """Refuse a folder whose name leads through a link that an agent can have made."""
+    with _told_as_problems():
+        state = _state()
+        if state.root.is_dir():
+            state.refuse_links_of_containers(path)
 
 
 def revoke(name: str) -> None:
@@ -108,7 +119,7 @@ def forget(name: str) -> None:
 def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> Path | None:
     """Grant an agent its workspace and have the server running; returns the directory to mount.
 
-    `user` is whom Claude runs as for it (UID:GID), which is whom the agent runs as.
+    `user` is whom Claude runs as for it (UID[:GID]), where the operator has just said so.
     Whatever is missing is said in one line: an agent lives without Claude Code, too.
     """
     directory = None

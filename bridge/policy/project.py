@@ -371,6 +371,11 @@ class _Heads:
         return value if isinstance(value, dict) else {}
 
 
+def is_document(name: str) -> bool:
+    """Whether a name is that of an agent, a command or a skill in a project."""
+    return bool(_FILE.fullmatch(name))
+
+
 def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
     found = _FILE.fullmatch(name)
     if not found:

@@ -198,7 +198,7 @@ class Call:
         scratch = None
         try:
             if self._packed:
-                self._plan, self._packed = unpack(self._packed), b""
+                self._plan, self._packed = unpack(self._packed, self.scope), b""
             scratch = service.state.scratch()
             credential = service.credential()
             rules = service.rules(self.peer.grant, self.scope, credential) if service.is_confined else None

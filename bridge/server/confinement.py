@@ -243,14 +243,14 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
     env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
     if job.hands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
-    launcher = [str(program), "--no-proc", *(["--tty"] if job.interactive else []), "--"]
     argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in job.argv]  # rules for its own directory
-    words = [os.fsencode(word) for word in (*launcher, str(job.program), *argv)]
-    command = Command(words, env, scratch=scratch, terminal=job.interactive)
+    command = Command([], env, scratch=scratch, terminal=job.interactive)
     if os.geteuid() == 0:
         command.identity = job.grant.user
-    descriptor = command.inherit(job.grant.place.open()).decode()
-    command.directory = f"/proc/self/fd/{descriptor}{job.cwd.removeprefix(WORKSPACE)}"
+    place = command.inherit(job.grant.place.open()).decode(), job.grant.workspace
+    launcher = [str(program), "--from", *place, "--in", f".{job.cwd.removeprefix(WORKSPACE)}", "--no-proc"]
+    words = [*launcher, *(["--tty"] if job.interactive else []), "--", str(job.program), *argv]
+    command.argv += [os.fsencode(word) for word in words]
     _attach(command, job)
     return command
 
@@ -367,14 +367,15 @@ def _configuration(command: Command, job: Job, state: State, scope: Scope) -> li
     managed = command.document(json.dumps(managed_settings(scope)).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
     if job.memory:
-        text = command.document(_IMPORT.sub(b"\\1@\xe2\x81\xa0", job.memory))
+        defused = _IMPORT.sub("\\1@\u2060", job.memory.decode(errors="surrogateescape"))
+        text = command.document(defused.encode(errors="surrogateescape"))
         words += ["--perms", "0644", "--file", text, "/etc/claude-code/CLAUDE.md"]
     return words
 
 
-_IMPORT = re.compile(rb"(^|\s)@(?=[/~])")
-"""How CLAUDE.md imports a file by its whole path. The client has done so already, in the container: a word joiner keeps
-the CLI from doing it again, by what the path leads to in here."""
+_IMPORT = re.compile(r"(^|[\s\ufeff])@(?=[./~])")
+"""How CLAUDE.md imports a file by a path that could lead out of where it is. The client has done so already, in the
+container: a word joiner keeps the CLI from doing it again, by what the path leads to in here."""
 
 
 def managed_settings(scope: Scope) -> dict[str, object]:

@@ -5,6 +5,7 @@
                                   looks for one, and takes nothing but a command for the container
     inside.py OPTION... -- CLI    prepares the namespace, then becomes the CLI:
         --at PATH DEV:INODE FD    end unless PATH is this directory; close the descriptor that it was mounted by
+        --from FD PATH            begin in this open directory, known as PATH
         --net PORT                give the server a listener on this namespace's loopback
         --as UID:GID              become this user, for good and without capabilities
         --in DIR                  go there; end unless it is a directory of those of --at
@@ -136,23 +137,27 @@ def launch(words: list[str]) -> None:
 
     for number in FORWARDED:  # a server that was started in the background may have been told to ignore some
         _signal.signal(number, _signal.SIG_DFL)
-    flags, only, shared = set(), [], []
-    while (option := words.pop(0)) != "--":
-        if option in ("--tty", "--no-proc"):
-            flags.add(option)
-        elif option == "--net":
-            listen(int(words.pop(0)))
-        elif option == "--at":
-            shared.append(words.pop(0))
-            make_sure(shared[-1], words.pop(0), int(words.pop(0)))
-        elif option == "--in":
-            enter(words.pop(0), shared)
-        elif option == "--as":
-            become(*map(int, words.pop(0).split(":")))
-        elif option == "--only":
-            only.append(words.pop(0))
-        else:
+    flags: set[str] = set()
+    only: list[str] = []
+    shared: list[str] = []
+
+    def take() -> str:
+        return words.pop(0)
+
+    options = {
+        "--tty": lambda: flags.add("--tty"),
+        "--no-proc": lambda: flags.add("--no-proc"),
+        "--net": lambda: listen(int(take())),
+        "--at": lambda: shared.append(make_sure(take(), take(), int(take()))),
+        "--from": lambda: shared.append(begin(int(take()), take())),
+        "--in": lambda: enter(take(), shared),
+        "--as": lambda: become(*map(int, take().split(":"))),
+        "--only": lambda: only.append(take()),
+    }
+    while (option := take()) != "--":
+        if option not in options:
             os._exit(126)
+        options[option]()
     closed = "--no-proc" in flags
     if "--tty" in flags:
         attend(words, only, closed)
@@ -160,12 +165,23 @@ def launch(words: list[str]) -> None:
     os.execv(words[0], words)
 
 
-def make_sure(path: str, identity: str, descriptor: int) -> None:
+def make_sure(path: str, identity: str, descriptor: int) -> str:
     """End unless the path is the directory that was granted: bubblewrap went by a name, which may lead elsewhere."""
     os.close(descriptor)
     found = os.lstat(path)
     if f"{found.st_dev}:{found.st_ino}" != identity:
         fail(b"moved")
+    return path
+
+
+def begin(descriptor: int, path: str) -> str:
+    """Go to an open directory, without a namespace."""
+    try:
+        os.fchdir(descriptor)
+    except OSError:
+        fail(b"nowhere")
+    os.close(descriptor)
+    return path
 
 
 def enter(directory: str, shared: list[str]) -> None:
@@ -181,7 +197,9 @@ def enter(directory: str, shared: list[str]) -> None:
 
 def fail(why: bytes) -> None:
     """Tell the server why the CLI is not started."""
-    send(connect(), [b"failed", why])
+    sock = connect()
+    send(sock, [b"failed", why])
+    sock.recv(16)  # until the server has heard it, and hangs up
     os._exit(125)
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 from bridge.policy.argv import Plan, rewrite
 from bridge.policy.control import ControlFilter
-from bridge.policy.project import Project
+from bridge.policy.flags import BY_NAME
+from bridge.policy.project import Project, is_document
 from bridge.policy.scope import WORKSPACE, PolicyError, Scope
 from bridge.protocol import Fields
 
@@ -93,11 +94,23 @@ def pack(plan: Plan) -> bytes:
     return json.dumps({**parts, "project": {**project, "files": files}}).encode()
 
 
-def unpack(data: bytes) -> Plan:
-    """A plan that has travelled; how it came about (`decisions`) has stayed behind."""
+def unpack(data: bytes, scope: Scope) -> Plan:
+    """A plan that has travelled; how it came about (`decisions`) has stayed behind. ValueError.
+
+    A judge reads what a client wrote. Should one be taken over by it, it names no file and no flag of its own here.
+    """
     parts = json.loads(data)
     project = parts.pop("project")
     files = {name: text.encode("latin-1") for name, text in project.pop("files").items()}
+    if not all(is_document(f".claude/{name}") for name in files):
+        raise ValueError("a judge named a file that is none of a project's")
+    words = parts["argv"]
+    end = words.index("--") if "--" in words else len(words)
+    flags = {word.partition("=")[0] for word in words[:end]}
+    if not flags <= {*BY_NAME, *scope.allowed} or len(words[end:]) not in (0, 2):
+        raise ValueError("a judge named a flag that the bridge does not know")
+    if end < len(words) and words[-1].startswith("-"):
+        raise ValueError("a judge named a flag in place of a prompt")
     return Plan(**parts, project=Project(**project, files=files))
 
 

@@ -24,7 +24,7 @@ from bridge.server.hostcli import HostCli
 from bridge.server.publish import point
 from bridge.server.saying import LogFile
 from bridge.server.service import Service
-from bridge.server.state import SOCKET_NAME, Grant, Share, State, StateError, default_root, replace_file
+from bridge.server.state import SOCKET_NAME, State, StateError, default_root, replace_file
 
 OK, FAILED, REFUSED, USAGE = 0, 1, 126, 64
 
@@ -104,7 +104,7 @@ def _state(options: argparse.Namespace) -> State:
 def _default_grant(state: State, options: argparse.Namespace) -> Path | None:
     if options.workspace is None:
         return None
-    return state.add(Grant.of("default", options.workspace, user=options.user), own=own(options.config))
+    return state.add(state.renewed("default", options.workspace, user=options.user), own=own(options.config))
 
 
 def own(chosen: Path | None = None) -> list[Path]:
@@ -166,8 +166,7 @@ def grant(options: argparse.Namespace) -> int:
     state = _state(options)
     if not options.workspace.is_dir():
         raise UsageError(f"{options.workspace} is no directory; name the workspace that the container mounts")
-    shares = tuple(Share.parse(text) for text in options.share)
-    wanted = Grant.of(options.name, options.workspace, shares, options.user)
+    wanted = state.renewed(options.name, options.workspace, options.share, options.user)
     directory = state.add(wanted, own=own(options.config))
     control.reload(state, options.name)
     print(directory)

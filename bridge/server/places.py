@@ -11,9 +11,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+MAX_LINKS = 40
+"""In one name, as the kernel has it."""
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -107,6 +111,26 @@ def _walk(path: str) -> tuple[int, list[Identity]]:
             os.close(at)
         at = below
     return at, way
+
+
+def holders_of_links(path: str | os.PathLike[str]) -> Iterator[Place]:
+    """The directories that hold the links by which a name leads to where it leads."""
+    todo = list(reversed(Path(os.path.abspath(path)).parts[1:]))  # noqa: PTH100 - no link is followed
+    at, links = Path("/"), 0
+    while todo and links < MAX_LINKS:
+        name = todo.pop()
+        if name == "..":
+            at = at.parent
+            continue
+        here = at / name
+        if not here.is_symlink():
+            at = here
+            continue
+        links += 1
+        yield Place.pin(at)
+        target = here.readlink()
+        todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        at = Path("/") if target.is_absolute() else at
 
 
 def _on_its_file_system(path: str) -> tuple[str, str] | None:

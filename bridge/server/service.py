@@ -151,8 +151,8 @@ class Service:
 
     def _look_at_pipes(self) -> None:
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
-        for call in self.calls("running"):
-            call.look_at_pipes()
+        for number, call in enumerate(self.calls("running")):  # each in a turn of the loop of its own
+            asyncio.get_running_loop().call_later(number * LOOK_EVERY_S / 100, call.look_at_pipes)
 
     # Grants
 

@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.policy.scope import WORKSPACE
+from bridge.server import places
 from bridge.server.places import Place, PlaceError
 
 NUMBER = re.compile(r"[0-9]{1,9}")
@@ -144,17 +145,26 @@ def _user(place: Place, named: str | None) -> tuple[int, int]:
                 f"{place.path} belongs to root, and Claude does not run as root by accident; give it to the user that "
                 "it should run as, or name one with --user (--user root for root itself)"
             )
-        return place.owner, Path(place.path).stat().st_gid
+        return _with_group(place.owner)
     name, colon, group = named.partition(":")
     if colon and not NUMBER.fullmatch(group):
         raise StateError(f"--user {named!r}: {group!r} is no group's number")
+    if not NUMBER.fullmatch(name):
+        try:
+            name = str(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            text = f"--user {named!r}: no such user; UID, UID:GID or a name of this host is allowed"
+            raise StateError(text) from None
+    uid, own_group = _with_group(int(name))
+    return uid, int(group or own_group)
+
+
+def _with_group(uid: int) -> tuple[int, int]:
+    """A user and his own group. Never the workspace's: a container may have chosen that."""
     try:
-        found = pwd.getpwuid(int(name)) if NUMBER.fullmatch(name) else pwd.getpwnam(name)
+        return uid, pwd.getpwuid(uid).pw_gid
     except KeyError:
-        if NUMBER.fullmatch(name):
-            return int(name), int(group or name)
-        raise StateError(f"--user {named!r}: no such user; UID, UID:GID or a name of this host is allowed") from None
-    return found.pw_uid, int(group or found.pw_gid)
+        return uid, uid
 
 
 class OpenPlaces:
@@ -275,6 +285,39 @@ class State:
         replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
         return directory
 
+    def renewed(
+        self, name: str, workspace: str | os.PathLike[str], shares: Iterable[str] = (), user: str | None = None
+    ) -> Grant:
+        """A grant as the operator asks for it now; StateError.
+
+        `shares` are written as HOSTDIR:CONTAINERDIR[:ro]. A grant that is known keeps its user, and a workspace that
+        was given away meanwhile needs the operator's word: a container may have done that.
+        """
+        for named in (workspace, *(share.partition(":")[0] for share in shares)):
+            self.refuse_links_of_containers(named)
+        parsed = tuple(Share.parse(share) for share in shares)
+        known = self.grants().get(name)
+        if user is None and known and known.workspace == os.path.realpath(workspace):
+            owner = _pinned(workspace).owner
+            if owner != known.place.owner:
+                raise StateError(
+                    f"{workspace} belonged to user {known.place.owner} when it was granted, and to {owner} now; "
+                    f"name whom Claude runs as: `claude-bridge-server grant {name} --workspace {workspace} --user UID`"
+                )
+            user = "{}:{}".format(*known.user)
+        return Grant.of(name, workspace, parsed, user)
+
+    def refuse_links_of_containers(self, path: str | os.PathLike[str]) -> None:
+        """Refuse a name that a link leads elsewhere which a container can have made; StateError."""
+        for holder in places.holders_of_links(path):
+            for grant in self.grants().values():
+                for place, writes in grant.places:
+                    if writes and (holder.identity == place.identity or holder.is_inside(place)):
+                        raise StateError(
+                            f"{path} leads through a link in {holder.path}, which containers of grant {grant.name} "
+                            "write; name the directory itself"
+                        )
+
     def prepare_mount(self, name: str) -> Path:
         """Make the directory that a container mounts; StateError."""
         directory = self.directory(name)
@@ -287,10 +330,11 @@ class State:
         """Refuse what one container could exchange under another, or under this server."""
         for path in (self.root, *own):
             real = Path(os.path.realpath(path))
-            held = Place(str(real if real.is_dir() else real.parent), -1, -1, -1)
+            directory = real if real.is_dir() else real.parent
+            held = Place.pin(directory) if directory.is_dir() else Place(str(directory), -1, -1, -1)
             for place, _ in grant.places:
                 within = path == self.root and place.is_inside(held)
-                if held.path == place.path or held.is_inside(place) or within:
+                if held.identity == place.identity or held.path == place.path or held.is_inside(place) or within:
                     raise StateError(f"{place.path} holds {path}, which is the bridge's own; grant another directory")
         _check_shares(grant)
         for other in self.grants().values():

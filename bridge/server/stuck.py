@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import platform
 import stat
@@ -24,6 +25,12 @@ PATIENCE = 5
 _OPEN = {"x86_64": {2: 0, 257: 1, 437: 1}, "aarch64": {56: 1, 437: 1}}.get(platform.machine(), {})
 """System calls that open a file, and which argument is its name."""
 AT_FDCWD = -100
+MAX_PROCESSES = 256
+"""Of one call, that are looked at: more than it can have hooks and servers."""
+
+MAX_OPENING = 32
+"""Threads in the middle of an opening, in one look: a name can be made to take long."""
+
 OPENAT2, RESOLVE_IN_ROOT = 437, 0x10
 
 
@@ -36,10 +43,12 @@ class Watch:
     def look(self, top: int) -> bool:
         """Let go what waits in the opening of a pipe, below one process; whether a pipe has been open for too long."""
         held: dict[tuple[int, str], int] = {}
-        for pid in _processes(top):
+        opening = 0
+        for pid in itertools.islice(_processes(top), MAX_PROCESSES):
             with contextlib.suppress(OSError, ValueError):  # ignored because it may have gone on, or ended
                 for thread in Path(f"/proc/{pid}/task").iterdir():
-                    _let_go(pid, (thread / "syscall").read_text())
+                    if opening < MAX_OPENING:
+                        opening += _tried(pid, thread)
                 for name in _pipes(pid):
                     held[pid, name] = self._held.get((pid, name), 0) + 1
         self._held = held
@@ -65,12 +74,19 @@ def _pipes(pid: int) -> Iterator[str]:
             yield target
 
 
-def _let_go(pid: int, doing: str) -> None:
-    """Let a thread go that opens a pipe; `doing` is its system call."""
+def _tried(pid: int, thread: Path) -> bool:
+    """Let a thread go, if it can be; whether it opens anything."""
+    with contextlib.suppress(OSError, ValueError):  # ignored because it may have gone on, or ended
+        return _let_go(pid, (thread / "syscall").read_text())
+    return True
+
+
+def _let_go(pid: int, doing: str) -> bool:
+    """Let a thread go that opens a pipe; `doing` is its system call. Whether it opens anything."""
     number, *words = doing.split()
     at = _OPEN.get(int(number)) if number.isdigit() else None
     if at is None:
-        return
+        return False
     arguments = [int(word, 16) for word in words[:2]]
     path = _text(pid, arguments[at])
     if not path.startswith("/"):
@@ -84,6 +100,7 @@ def _let_go(pid: int, doing: str) -> None:
                     os.close(os.open(f"/proc/self/fd/{pipe}", how | os.O_NONBLOCK | os.O_CLOEXEC))
     finally:
         os.close(pipe)
+    return True
 
 
 def _text(pid: int, address: int) -> str:

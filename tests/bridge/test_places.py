@@ -217,6 +217,22 @@ def test_directory_inside_of_the_workspace_is_the_call_s(host_per_test: HostMake
         assert RawClient(place).call("-p", "list .", cwd=f"/workspace/{name}").stdout == b'["file"]'
 
 
+def test_directory_of_a_call_is_entered_as_its_user_without_a_namespace_too() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
+        Path(passable).chmod(0o755)
+        closed = Path(passable) / "closed"
+        (closed / "open").mkdir(parents=True)
+        closed.chmod(0o700)
+        with bridge_host(Path(passable), confinement="none") as host:
+            place = host.grant("one")
+            folder(place.workspace / "sub")
+            (place.workspace / "out").symlink_to(closed / "open")
+            (place.workspace / "root").symlink_to("/")
+            for name in ("out", "root", "none"):
+                assert RawClient(place).call("-p", "list .", cwd=f"/workspace/{name}").kind == "start"
+            assert RawClient(place).call("-p", "list .", cwd="/workspace/sub").stdout == b"[]"
+
+
 # Whom the CLI runs as
 
 
@@ -256,6 +272,37 @@ def test_workspace_of_root_s_is_granted_by_name_alone(host_per_test: HostMaker, 
 def test_user_is_the_operator_s_word(host_per_test: HostMaker, tmp_path: Path, user: str, ids: list[int]) -> None:
     place = grant(host_per_test(), "one", folder(tmp_path / "ws"), "--user", user)
     assert f'"ids": {ids}'.encode()[:-1] in RawClient(place).call("-p", "report").stdout
+
+
+def test_group_of_the_workspace_is_nobody_s_word(host_per_test: HostMaker, tmp_path: Path) -> None:
+    """Root in a container may give the workspace to any group before it is granted anew."""
+    host = host_per_test()
+    workspace = folder(tmp_path / "ws")
+    os.chown(workspace, OWNER, 42)
+    assert (
+        f'"ids": [{OWNER}, {OWNER}, ['.encode() in RawClient(grant(host, "one", workspace)).call("-p", "report").stdout
+    )
+
+
+def test_workspace_that_was_given_away_is_granted_anew_by_the_operator_s_word(
+    host_per_test: HostMaker, tmp_path: Path
+) -> None:
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "ws"))
+    os.chown(place.workspace, 1234, 1234)
+    done = host.tell("grant", "one", "--workspace", str(place.workspace))
+    assert done.returncode == 1
+    assert "--user UID" in done.stderr
+    grant(host, "one", place.workspace, "--user", "1234")
+    assert b'"ids": [1234, 1234' in RawClient(place).call("-p", "report").stdout
+
+
+def test_grant_that_is_made_anew_keeps_its_user(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "ws"), "--user", "1234:99")
+    place.workspace.rmdir()
+    folder(place.workspace)
+    assert b'"ids": [1234, 99' in RawClient(grant(host, "one", place.workspace)).call("-p", "report").stdout
 
 
 @pytest.mark.parametrize("user", ["nobody-of-that-name", "1:2:3", "-1", "", "1000:x", "99999999999"])
@@ -345,6 +392,35 @@ def test_links_in_the_name_are_resolved_when_it_is_granted(host_per_test: HostMa
     grant(host, "one", tmp_path / "link")
     assert host.status()["grants"]["one"]["workspace"] == str(workspace)
     refused(host, "two", folder(workspace / "inner"))
+
+
+@pytest.mark.parametrize("what", ["workspace", "above the workspace", "share"])
+def test_link_that_a_container_can_have_made_is_followed_for_no_grant(
+    host_per_test: HostMaker, tmp_path: Path, vault: Path, what: str
+) -> None:
+    host = host_per_test()
+    mono = folder(tmp_path / "mono")
+    grant(host, "mono", mono)
+    (vault / "sub").mkdir()
+    (mono / "pkg").symlink_to(vault)
+    (tmp_path / "way").symlink_to(mono / "pkg")
+    if what == "share":
+        line = refused(host, "two", folder(tmp_path / "ws"), "--share", f"{mono}/pkg:/pkg")
+    else:
+        line = refused(
+            host, "two", (tmp_path / "way") if what == "workspace" else (mono / "pkg" / "sub"), "--user", "1000"
+        )
+    assert "leads through a link" in line
+
+
+def test_another_mount_of_the_state_directory_is_refused(host_per_test: HostMaker, tmp_path: Path) -> None:
+    host = host_per_test()
+    alias = folder(tmp_path / "alias")
+    subprocess.run(["mount", "--bind", str(host.state), str(alias)], check=True)
+    try:
+        assert "is the bridge's own" in refused(host, "one", alias, "--user", "root")
+    finally:
+        subprocess.run(["umount", str(alias)], check=True)
 
 
 def test_directory_that_holds_what_is_the_bridge_s_own_is_refused(host_per_test: HostMaker) -> None:

@@ -57,7 +57,7 @@ def judged(*argv: str, files: tuple[bytes, ...] = ()) -> None:
     fields = Fields([*(("arg", os.fsencode(word)) for word in argv), *(("file", file) for file in files)])
     with contextlib.suppress(PolicyError):
         plan = plan_of(fields, HANDS)
-        assert unpack(pack(plan)).argv == plan.argv
+        assert unpack(pack(plan), HANDS).argv == plan.argv
         for word in plan.argv:
             os.fsencode(word)
         assert all(note.isprintable() for note in plan.project.notes)

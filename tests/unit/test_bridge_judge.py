@@ -1,0 +1,68 @@
+"""What a judge may say, should a client have taken it over; and that no message keeps it for long."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from bridge.policy import PolicyError, Scope
+from bridge.policy.argv import rewrite
+from bridge.policy.control import ControlFilter
+from bridge.policy.project import MAX_HOOKS, read
+from bridge.server.judge import pack, unpack
+
+HANDS = Scope(hands=True)
+
+
+def changed(**parts: Any) -> bytes:
+    """A plan of an ordinary call with parts exchanged."""
+    plan = json.loads(pack(rewrite(["-p", "--model", "opus", "hi you"], HANDS)))
+    project = {**plan["project"], **parts.pop("project", {})}
+    return json.dumps({**plan, "project": project, **parts}).encode()
+
+
+def test_plan_of_an_ordinary_call_travels() -> None:
+    assert unpack(changed(), HANDS).prompt == "hi you"
+
+
+@pytest.mark.parametrize("name", ["../../x.md", "/etc/x", "agents/../../x.md", "x", "skills/a/../../b/SKILL.md", ""])
+def test_judge_names_no_file_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match="file"):
+        unpack(changed(project={"files": {name: "x"}}), HANDS)
+
+
+TAILS = [
+    ["--debug-file=/x"],
+    ["--plugin-dir=/x"],
+    ["--print", "--", "--tmux"],
+    ["--", "a", "b"],
+    ["mcp"],
+    ["--sdk-url=x"],
+]
+
+
+@pytest.mark.parametrize("argv", TAILS)
+def test_judge_names_no_flag_of_its_own(argv: list[str]) -> None:
+    with pytest.raises(ValueError, match="flag"):
+        unpack(changed(argv=argv), HANDS)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\\", b'"', b"\n"])
+def test_string_that_never_ends_takes_no_time(rest: bytes) -> None:
+    """It was looked at again from each of its quotes."""
+    begun = time.thread_time()
+    with pytest.raises(PolicyError):
+        ControlFilter(HANDS).feed(b'"' + b'\\"' * 600_000 + rest + b"\n")
+    assert time.thread_time() - begun < 1.0
+
+
+def test_hooks_of_a_file_have_an_end() -> None:
+    """All of one event run at once, and each is a process of the host's."""
+    hook = {"hooks": [{"type": "command", "command": "true"}]}
+    settings = json.dumps({"hooks": {"UserPromptSubmit": [hook] * 1500}}).encode()
+    project = read([b".claude/settings.json\n" + settings], [], HANDS)
+    assert sum(len(group["hooks"]) for group in project.settings["hooks"]["UserPromptSubmit"]) == MAX_HOOKS
+    assert f"more than {MAX_HOOKS} hooks" in " ".join(project.notes)
