@@ -193,6 +193,7 @@ def enter(directory: str, shared: list[str]) -> None:
         real = ""
     if not any((real + "/").startswith(place + "/") for place in shared):
         fail(b"nowhere")
+    os.environ["PWD"] = directory if directory.startswith("/") else real
 
 
 def fail(why: bytes) -> None:
