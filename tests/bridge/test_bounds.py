@@ -26,6 +26,7 @@ from bridge.server import confinement
 from bridge.server.accepting import Acceptor
 from bridge.server.pumps import InputPump
 from bridge.server.state import Grant, State
+from bridge.server.trees import DIRECTORY, remove
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
 from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place
@@ -325,6 +326,27 @@ def test_grant_that_takes_too_much_of_the_disk_is_told_so(host_per_test: HostMak
     assert (refused.returncode, b"limits.disk" in refused.stderr) == (125, True)
     kept.unlink()
     wait_until(lambda: place.run("-p", "out x").returncode == 0, 25, "a call")
+
+
+def test_deep_names_do_not_get_round_the_limit_of_the_disk(host_per_test: HostMaker) -> None:
+    """A file below names so long that no path of the host's reaches it."""
+    host = host_per_test(limits={"disk": 1})
+    place = host.grant("alpha")
+    assert place.run("-p", "out x").returncode == 0
+    kept = next((host.state / "private").rglob("projects"))
+    here = os.open(kept, DIRECTORY)
+    for _ in range(25):
+        os.mkdir("a" * 200, dir_fd=here)
+        below = os.open("a" * 200, DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    fd = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here)
+    os.write(fd, b"x" * 1_500_000)
+    os.close(fd)
+    os.close(here)
+    wait_until(lambda: place.run("-p", "out x").returncode == 125, 25, "the disk to be measured")
+    assert "limits.disk" in host.tell("status").stdout
+    assert remove(kept / ("a" * 200)) == ""
 
 
 # Memory
