@@ -1,8 +1,13 @@
 """Who called what, as JSON lines; never a word of a prompt, never a secret.
 
 The log is for all grants together, so that one of them must not push out what is known of another. Files are moved
-aside when they have grown to their size; a line has an end; and each grant may have so many lines in a while written.
-What comes beyond is counted, and the count is written: nothing is left out silently.
+aside when they have grown to their size; a line has an end; and each grant may have so many bytes in a while written,
+as a share of the files' size. What comes beyond is counted, and the count is written: nothing is left out silently.
+
+What that holds: with four grants that write all that they may, from the first moment on, the line of an earlier call is
+there for a working day (DAY_S); with eight such grants for three hours, with one for forty. It holds for logs of 4 MiB
+a file and more (the default is 16); in smaller ones LEAST_BURST and LEAST_PER_SECOND are more than the share, so that a
+small log still tells something.
 """
 
 from __future__ import annotations
@@ -21,30 +26,40 @@ from bridge.policy.project import MODES_WITH_HANDS
 from bridge.policy.scope import printable
 from bridge.server.saying import Sayer
 
-MAX_LINE = 4096
+MAX_LINE = 2048
 """Bytes of one line."""
 
 MAX_TEXT = 300
 """Characters of one value in it."""
 
 MAX_WORDS = 24
-"""Arguments that are named in a line."""
+MAX_OUTLINE = 640
+"""Arguments that are named in a line, and characters of them together; the calls of agents need half of both."""
 
 KEPT = 4
 """Files that were moved aside and are kept: NAME.1 is the newest."""
 
-OF_CALLS = frozenset({"asked", "started", "ended"})
-"""Lines that every call has. A grant's other lines (refused, ran, network) have a measure of their own."""
+KINDS = {"asked": "asked", "started": "ran", "ended": "ran"}
+"""Measures of a grant by events; all other events (refused, ran in the container, network) are "other". A call that is
+cancelled while it waits is asked for and costs no turn, so that thousands of them take nothing from those that ran."""
 
 OF_SERVER = frozenset({"revoked"})
 """Lines about a grant that are none of its doing."""
 
-BURST = {True: 3000, False: 300}
-PER_SECOND = {True: 5.0, False: 1.0}
-"""Lines of one grant: those of calls, and the others. A busy agent writes one in some seconds; at this pace the
-smallest of its lines needs half a day for 80 MiB."""
+DAY_S = 8 * 3600.0
+"""So long the line of a call is kept while four grants write all that they may."""
 
-_MODEL = r"(claude|opus|sonnet|haiku|default|best|inherit|anthropic)[a-z0-9.:@/,\[\]-]{0,70}"
+BURST_SHARE = 1 / 16
+DAY_SHARE = 1 / 4
+"""Of one file's size: what each of a grant's three measures may have at once, and in a working day. Together 15/16, so
+that four grants write no more in a day than the KEPT files hold. With files of 16 MiB it is 1 MiB at once and 145 bytes
+a second: a thousand calls, and one more in some seconds."""
+
+LEAST_BURST = 16 * 1024
+LEAST_PER_SECOND = 32.0
+"""Bytes, whatever the size."""
+
+_MODEL = r"(claude|opus|sonnet|haiku|default|best|inherit|anthropic)[a-z0-9.:@/,\[\]-]{0,50}"
 TELLING = {
     "--output-format": r"text|json|stream-json",
     "--input-format": r"text|stream-json",
@@ -69,18 +84,27 @@ class Audit:
         self._size = size
         self._sayer = sayer
         self._clock = clock
-        self._measures: dict[tuple[str, bool], _Measure] = {}
+        self._measures: dict[tuple[str, str], _Measure] = {}
 
     def write(self, event: str, **facts: Any) -> None:
-        """Add one line, unless its grant has had too many. A full disk must not end calls."""
+        """Add one line, unless its grant has written too much. A full disk must not end calls."""
         grant = facts.get("grant")
-        if isinstance(grant, str) and event not in OF_SERVER:
-            key = (grant, event in OF_CALLS)
-            measure = self._measures.setdefault(key, _Measure(BURST[key[1]], PER_SECOND[key[1]], self._clock()))
-            if not measure.take(self._clock(), event):
-                return
+        if not isinstance(grant, str) or event in OF_SERVER:
+            self._line(event, facts)
+            return
+        measure = self._measure(grant, KINDS.get(event, "other"))
+        if measure.may(self._clock()):
             self._tell(grant, measure)
-        self._line(event, facts)
+            measure.left -= self._line(event, facts)
+        else:
+            measure.left_out[event] = measure.left_out.get(event, 0) + 1
+
+    def _measure(self, grant: str, kind: str) -> _Measure:
+        if (grant, kind) not in self._measures:
+            burst = max(self._size * BURST_SHARE, LEAST_BURST)
+            per_second = max(self._size * DAY_SHARE / DAY_S, LEAST_PER_SECOND)
+            self._measures[grant, kind] = _Measure(burst, per_second, self._clock())
+        return self._measures[grant, kind]
 
     def settle(self) -> None:
         """Write how many lines were left out meanwhile; called now and then."""
@@ -91,13 +115,15 @@ class Audit:
     def _tell(self, grant: str, measure: _Measure) -> None:
         if measure.left_out:
             left_out, measure.left_out = measure.left_out, {}
-            self._line("suppressed", {"grant": grant, "lines": left_out})
+            measure.left -= self._line("suppressed", {"grant": grant, "lines": left_out})
 
-    def _line(self, event: str, facts: dict[str, Any]) -> None:
+    def _line(self, event: str, facts: dict[str, Any]) -> int:
+        """Write one line; its bytes."""
         entry = {"time": round(time.time(), 3), "event": event, **{name: _short(fact) for name, fact in facts.items()}}
         line = json.dumps(entry, default=str, ensure_ascii=True)
         if len(line) >= MAX_LINE:
-            entry = {name: fact for name, fact in entry.items() if not isinstance(fact, str | list) or len(fact) < 65}
+            entry = {name: fact for name, fact in entry.items() if not isinstance(fact, list)}
+            entry = {name: fact for name, fact in entry.items() if not isinstance(fact, str) or len(fact) < 65}
             line = json.dumps({**entry, "event": event, "cut": len(line)}, default=str)
         try:
             self._append((line + "\n").encode())
@@ -105,6 +131,7 @@ class Audit:
             self._sayer.say(
                 f"audit log {self._path}: {error}; lines are lost, make room or name another in bridge.yaml"
             )
+        return len(line) + 1
 
     def _append(self, line: bytes) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -120,29 +147,22 @@ class Audit:
 
 
 class _Measure:
-    """So many lines at once, and so many a second."""
+    """So many bytes at once, and so many a second."""
 
-    def __init__(self, burst: int, per_second: float, now: float) -> None:
+    def __init__(self, burst: float, per_second: float, now: float) -> None:
         self._burst = burst
         self._per_second = per_second
-        self._left = float(burst)
         self._since = now
+        self.left = burst
+        """Bytes; less than none after a line that was longer than what was left, which the next ones wait for."""
         self.left_out: dict[str, int] = {}
         """How many of each event."""
 
     def may(self, now: float) -> bool:
-        """Whether there is room for a line."""
-        self._left = min(self._burst, self._left + (now - self._since) * self._per_second)
+        """Whether a line may be written."""
+        self.left = min(self._burst, self.left + (now - self._since) * self._per_second)
         self._since = now
-        return self._left >= 1
-
-    def take(self, now: float, event: str) -> bool:
-        """Whether a line may be written; it counts either way."""
-        if self.may(now):
-            self._left -= 1
-            return True
-        self.left_out[event] = self.left_out.get(event, 0) + 1
-        return False
+        return self.left > 0
 
 
 def move_aside(path: Path, kept: int) -> None:
@@ -155,18 +175,23 @@ def move_aside(path: Path, kept: int) -> None:
 
 def outline(argv: list[str]) -> list[str]:
     """The arguments without their text: names of flags, values that tell nothing of anyone, lengths."""
-    shown = []
+    shown: list[str] = []
     previous = ""
+    room = MAX_OUTLINE
     for word in argv[:MAX_WORDS]:
         name, equals, value = word.partition("=")
         if word.startswith("-") and (name in BY_NAME or name in CLOSED):
-            shown.append(name if not equals else f"{name}={_value(name, value)}")
+            text = name if not equals else f"{name}={_value(name, value)}"
             previous = name
         else:
-            shown.append(_value(previous, word))
+            text = _value(previous, word)
             previous = ""
-    if len(argv) > MAX_WORDS:
-        shown.append(f"<{len(argv) - MAX_WORDS} more>")
+        room -= len(text)
+        if room < 0:
+            break
+        shown.append(text)
+    if len(argv) > len(shown):
+        shown.append(f"<{len(argv) - len(shown)} more>")
     return shown
 
 

@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import pty
-import shutil
 import signal
 import struct
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.protocol import MAX_DATA
+from bridge.server import trees
 from bridge.server.confinement import MARK, Command
 
 KILL_AFTER_S = 1.0
@@ -227,4 +227,4 @@ class Child:
             os.close(self._terminal)
             self._terminal = None
         if self._command.scratch is not None:
-            shutil.rmtree(self._command.scratch, ignore_errors=True)
+            trees.remove(self._command.scratch)  # ignored when it fails because the next server removes it

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.server.config import MIB
 from bridge.server.state import Grant, StateError
+from bridge.server.trees import Walk
 
 if TYPE_CHECKING:
     from bridge.server.service import Service
@@ -21,6 +23,12 @@ MAX_FILES = 100_000
 
 SMALLEST = 4096
 """Bytes that a file or directory takes at least."""
+
+OVER = 1 << 62
+"""Bytes; more than any limit: what cannot be counted is not taken for nothing."""
+
+OWN_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors that tell of this server, and nothing of the directory."""
 
 
 class Disk:
@@ -37,19 +45,26 @@ class Disk:
 
     def problem(self, grant: str) -> str:
         """Why no call of this grant may begin, or nothing."""
-        most = self._service.config.limits.disk
-        if self._taken.get(grant, 0) <= most * MIB:
+        found, most = self._taken.get(grant, 0), self._service.config.limits.disk
+        if found <= most * MIB:
             return ""
+        named = f"the conversations of grant {grant}"
+        where = "on the host, `claude-bridge-server status` names their directory"
+        if found == OVER:
+            return f"{named} cannot be counted on the host's disk; {where}: remove what cannot be read, or is too much"
         return (
-            f"the conversations of grant {grant} take more of the host's disk than limits.disk allows ({most} MiB); "
-            f"on the host, `claude-bridge-server status` names their directory: remove some, or raise limits.disk"
+            f"{named} take more of the host's disk than limits.disk allows ({most} MiB); "
+            f"{where}: remove some, or raise limits.disk"
         )
 
     def note(self, grant: str) -> str:
         """The same for the operator."""
-        most = self._service.config.limits.disk
-        where = self._places.get(grant)
-        return f"more than limits.disk ({most} MiB) in {where}; remove some" if self.problem(grant) else ""
+        if not self.problem(grant):
+            return ""
+        where, most = self._places.get(grant), self._service.config.limits.disk
+        if self._taken[grant] == OVER:
+            return f"files in {where} cannot be counted (unreadable, moved about, or over {MAX_FILES}); remove some"
+        return f"more than limits.disk ({most} MiB) in {where}; remove some"
 
     def used(self, grant: str) -> None:
         """A call of the grant has ended."""
@@ -76,7 +91,10 @@ class Disk:
         except (OSError, StateError):
             return  # ignored because the call itself tells of it
         self._places[grant.name] = directory
-        self._taken[grant.name] = await asyncio.to_thread(taken, directory)
+        try:
+            self._taken[grant.name] = await asyncio.to_thread(taken, directory)
+        except OSError:
+            return  # ignored because what was found before holds until the next look
         if self._taken[grant.name] > 2 * self._service.config.limits.disk * MIB:
             for call in self._service.calls("running"):
                 if call.peer.grant.name == grant.name:
@@ -84,19 +102,35 @@ class Disk:
 
 
 def taken(directory: Path) -> int:
-    """Bytes of the disk that a directory takes; links are not followed."""
-    total, seen, todo = 0, 0, [os.fspath(directory)]
-    while todo:
-        try:
-            with os.scandir(todo.pop()) as entries:
-                for entry in entries:
-                    seen += 1
-                    found = entry.stat(follow_symlinks=False)
-                    total += max(found.st_blocks * 512, SMALLEST)
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(entry.path)
-                    if seen > MAX_FILES:
-                        return 1 << 62
-        except OSError:
-            continue  # ignored because calls that run make and remove files
-    return total
+    """Bytes of the disk that a directory takes, or OVER; OSError when this server lacks what it needs to look."""
+    count = _Sum()
+    try:
+        return count.total if count.run(directory) else OVER
+    except _OverError:
+        return OVER
+    except OSError as error:
+        if error.errno in OWN_LACK:
+            raise
+        return OVER
+
+
+class _OverError(Exception):
+    """More than is looked at."""
+
+
+class _Sum(Walk):
+    """Adds up what entries take."""
+
+    total = seen = 0
+
+    def begin(self) -> None:
+        self.total = self.seen = 0
+
+    def entry(self, fd: int, name: str, found: os.stat_result) -> None:
+        self.seen += 1
+        self.total += max(found.st_blocks * 512, SMALLEST)
+        if self.seen > MAX_FILES:
+            raise _OverError
+
+    def trouble(self, error: OSError) -> None:
+        raise error

@@ -21,14 +21,13 @@ import json
 import os
 import pwd
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.policy.scope import WORKSPACE
-from bridge.server import places
+from bridge.server import places, trees
 from bridge.server.places import Place, PlaceError
 
 NUMBER = re.compile(r"[0-9]{1,9}")
@@ -350,9 +349,14 @@ class State:
         return True
 
     def forget(self, name: str) -> None:
-        """Remove the directories of a grant that is no more. No container may mount one of them any longer."""
-        for directory in (self.directory(name), self.root / "private" / name):
-            shutil.rmtree(directory, ignore_errors=True)  # ignored because there may have been no call yet
+        """Remove the directories of a grant that is no more; StateError when something stays.
+
+        No container may mount one of them any longer.
+        """
+        directories = self.directory(name), self.root / "private" / name
+        failed = [f"{directory} ({why})" for directory in directories if (why := trees.remove(directory))]
+        if failed:
+            raise StateError(f"what grant {name} kept is not gone; remove {' and '.join(failed)} by hand")
 
     def directory(self, name: str) -> Path:
         """What a container with this grant mounts."""
@@ -384,7 +388,7 @@ class State:
     def clean(self) -> None:
         """Remove what calls of a server that was killed have left."""
         for path in (self.root / "scratch").iterdir():
-            shutil.rmtree(path, ignore_errors=True)
+            trees.remove(path)  # ignored when it fails because a server that does not start would be worse
 
 
 def _check_shares(grant: Grant) -> None:

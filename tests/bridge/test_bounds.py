@@ -26,9 +26,10 @@ from bridge.server import confinement
 from bridge.server.accepting import Acceptor
 from bridge.server.pumps import InputPump
 from bridge.server.state import Grant, State
+from bridge.server.trees import DIRECTORY, remove
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
-from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place
+from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place, bridge_host
 from tests.support.waiting import wait_until
 
 HANDS = Scope(hands=True, web=True)
@@ -325,6 +326,46 @@ def test_grant_that_takes_too_much_of_the_disk_is_told_so(host_per_test: HostMak
     assert (refused.returncode, b"limits.disk" in refused.stderr) == (125, True)
     kept.unlink()
     wait_until(lambda: place.run("-p", "out x").returncode == 0, 25, "a call")
+
+
+def deepen(directory: Path, name: str, levels: int) -> int:
+    """Make directories in each other; the last one, open."""
+    here = os.open(directory, DIRECTORY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    return here
+
+
+def test_deep_names_do_not_get_round_the_limit_of_the_disk(host_per_test: HostMaker) -> None:
+    """A file below names so long that no path of the host's reaches it."""
+    host = host_per_test(limits={"disk": 1})
+    place = host.grant("alpha")
+    assert place.run("-p", "out x").returncode == 0
+    kept = next((host.state / "private").rglob("projects"))
+    here = deepen(kept, "a" * 200, 25)
+    fd = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here)
+    os.write(fd, b"x" * 1_500_000)
+    os.close(fd)
+    os.close(here)
+    wait_until(lambda: place.run("-p", "out x").returncode == 125, 25, "the disk to be measured")
+    assert "limits.disk" in host.tell("status").stdout
+    assert remove(kept / ("a" * 200)) == ""
+
+
+def test_directory_of_a_call_is_removed_however_deep() -> None:
+    """Without a namespace it is where the CLI keeps its own files."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
+        Path(passable).chmod(0o755)
+        with bridge_host(Path(passable), confinement="none") as host:
+            place, scratch = host.grant("one"), host.state / "scratch"
+            with place.start("-p", "ready;wait") as running:
+                running.line()
+                os.close(deepen(next(scratch.iterdir()), "x", 1900))
+            wait_until(lambda: not list(scratch.iterdir()), 10, "the end of the directory")
+            assert "Recursion" not in host.log.read_text()
 
 
 # Memory
