@@ -41,7 +41,7 @@ try:
 except ModuleNotFoundError as error:
     raise Exit(
         f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
-        "or `pip install -r requirements/tools.txt`",
+        "or `pip install -r requirements/tests.txt`",
         1,
     ) from None
 

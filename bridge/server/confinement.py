@@ -197,7 +197,6 @@ def hand(python: str) -> bytes:
     return f"#!{python} -IS\n".encode() + INSIDE.read_bytes()
 
 
-@functools.cache
 def interpreter() -> tuple[str, list[str]]:
     """A Python for the namespace, and what has to be bound for it. It is at no place where programs are looked for."""
     if SYSTEM_PYTHON.exists():  # its library is in /usr/lib

@@ -50,4 +50,4 @@ def test_engines_end_was_a_graceful_stop(restarted: SecondEngine) -> None:
     with restarted.client() as client:
         log = client.containers.get("ran").logs().decode()
     assert "stopped after" in log
-    assert "unclean" not in log
+    assert "was cut off" not in log

@@ -24,7 +24,9 @@ from tests.support.registry import Registry
 WORKFLOWS = ROOT / ".github" / "workflows"
 
 NOT_RUN_HERE = {
-    "all checks": "it is what runs this test",
+    "a layer of its own": "it is what runs this test",
+    "the fast layer": "it has just run, and needs the network",
+    "every other check": "it is what runs this test",
     "a healthy agent": "it would take the place of the agent of whoever runs this; tests of `up` are elsewhere",
     "sign and attest": "cosign needs the identity that GitHub gives to a workflow",
     "description on Docker Hub": "it needs an account on Docker Hub",
@@ -111,6 +113,25 @@ def test_publishing_from_start_to_end(
             assert part.digest in registries.fetch(reference).parts
         bill = json.loads((ROOT / "dist" / "sbom" / f"{part.variant}-{part.architecture}.cdx.json").read_text())
         assert bill["metadata"]["component"]["bom-ref"] == images[part.variant]
+
+
+def test_nothing_is_published_that_has_not_passed_every_session() -> None:
+    """And a change is held to every session, too."""
+    wanted = {name.partition("(")[0] for name in default_sessions()}
+    for workflow, jobs in (("publish.yml", ["build"]), ("ci.yml", ["fast", "sessions"])):
+        read = yaml.safe_load((WORKFLOWS / workflow).read_text())["jobs"]
+        text = " ".join(step["run"] for job in jobs for step in read[job]["steps"] if "run" in step)
+        text += " ".join(read.get("sessions", {}).get("strategy", {}).get("matrix", {}).get("session", []))
+        named = set(re.findall(r"\w+", text))
+        assert wanted - {"build"} <= named, workflow
+    order = [step.get("name", "") for step in steps("publish.yml", "build")]
+    assert order.index("every other check") < order.index("push for this architecture")
+
+
+def default_sessions() -> list[str]:
+    """The sessions of `bin/nox` alone."""
+    text = (ROOT / "noxfile.py").read_text()
+    return re.findall(r'"(\w+)"', text[text.index("nox.options.sessions") : text.index("VARIANTS =")])
 
 
 @pytest.mark.parametrize("name", NOT_RUN_HERE)

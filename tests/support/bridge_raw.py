@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -60,7 +61,8 @@ class RawClient:
         """Make a call without hands, and follow it to its end."""
         given = {"cwd": "/workspace", "stdin": "none", "stdout": "other", **fields}
         number, frame = self.link.open([os.fsencode(word) for word in argv], {}, **given)
-        self.sock.sendall(frame)
+        with contextlib.suppress(ConnectionError):  # it was refused at its hello: what comes next says why
+            self.sock.sendall(frame)
         heard = Heard()
         while events := self.events():
             for event in events:

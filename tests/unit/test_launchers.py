@@ -26,7 +26,7 @@ def clone(tmp_path: Path) -> Path:
         "tool.parent.mkdir(parents=True, exist_ok=True)\n"
         "tool.write_text('#!/bin/sh\\necho ran \"$@\"\\n')\n"
         "tool.chmod(0o755)\n"
-        "locks = [(root / n).read_text() for n in ('requirements/tools.txt', 'pyproject.toml')]\n"
+        "locks = [(root / n).read_text() for n in ('requirements/tests.txt', 'pyproject.toml')]\n"
         "(root / '.venv' / 'made-from').write_text(f'# {root}\\n' + ''.join(locks))\n"
         "print('made')\n"
     )
@@ -47,7 +47,7 @@ def test_second_call_only_runs_the_tool(clone: Path) -> None:
     assert "made" not in call(clone).stdout
 
 
-@pytest.mark.parametrize("changed", ["requirements/tools.txt", "pyproject.toml", ".venv/made-from"])
+@pytest.mark.parametrize("changed", ["requirements/tests.txt", "pyproject.toml", ".venv/made-from"])
 def test_change_is_noticed(clone: Path, changed: str) -> None:
     call(clone)
     with (clone / changed).open("a") as file:
