@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -432,7 +433,12 @@ def memory_kb(host: BridgeHost) -> int:
 
 def test_audit_log_tells_who_and_what_and_no_word_of_the_prompt(shared_host: BridgeHost, place: Place) -> None:
     place.run("-p", "out a-private-word", "--append-system-prompt", "another-private-word", "--model", "opus")
-    mine = [entry for entry in shared_host.audit() if entry.get("grant") == place.name]
+
+    def mine_written() -> list[dict[str, Any]]:
+        mine = [entry for entry in shared_host.audit() if entry.get("grant") == place.name]
+        return mine if mine[-1:] and mine[-1]["event"] == "ended" else []
+
+    mine = wait_until(mine_written, 5, "the call's end, of which the client hears first")
     assert [entry["event"] for entry in mine] == ["asked", "started", "ended"]
     assert "private-word" not in json.dumps(mine)
     assert "--model=opus" in mine[1]["argv"]
