@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from bridge.policy import Scope
+from bridge.policy.argv import rewrite
+from bridge.server import confinement
 from bridge.server.places import Place as Pinned
 from bridge.server.places import PlaceError
+from bridge.server.state import Grant, State
 from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import OWNER, BridgeHost, Place, bridge_host
+from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place, bridge_host
 from tests.support.bridge_raw import RawClient
 from tests.support.waiting import wait_until
 
@@ -147,6 +152,32 @@ def test_directory_that_is_exchanged_while_a_call_starts(host_per_test: HostMake
     assert {one.code for one in heard} <= {0, 125}
     assert not (vault / "planted").exists()
     assert not any(SECRET.encode() in one.stdout for one in heard)
+
+
+def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
+    tmp_path: Path, vault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment between both can be met by chance alone, so the server is made to open the wrong directory here."""
+    state = State(tmp_path / "state")
+    state.prepare()
+    granted = Grant.of("one", folder(tmp_path / "ws"))
+    plan = rewrite(["-p", "touch /workspace/planted"], Scope(hands=True))
+    scratch = state.scratch()
+    scratch.chmod(0o711)
+    monkeypatch.setattr(Pinned, "open", lambda _: os.open(vault, os.O_PATH))
+    job = confinement.Job(granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, hands=True)
+    command = confinement.in_namespace(job, state, Scope(hands=True))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(scratch / "hands"))
+        listener.listen()
+        listener.settimeout(10)
+        with subprocess.Popen(command.argv, env=command.env, pass_fds=command.descriptors) as process:
+            accepted, _ = listener.accept()
+            assert accepted.recv(100) == b"failed\0moved\0"
+            accepted.close()
+            assert process.wait(10) == 125
+    command.abandon()
+    assert not (vault / "planted").exists()
 
 
 def test_number_of_a_directory_that_was_removed_is_given_to_no_other(host_per_test: HostMaker, tmp_path: Path) -> None:
