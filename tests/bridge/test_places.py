@@ -172,10 +172,13 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
         listener.listen()
         listener.settimeout(10)
         with subprocess.Popen(command.argv, env=command.env, pass_fds=command.descriptors) as process:
-            accepted, _ = listener.accept()
-            assert accepted.recv(100) == b"failed\0moved\0"
-            accepted.close()
-            assert process.wait(10) == 125
+            try:
+                accepted, _ = listener.accept()
+                with accepted:
+                    assert accepted.recv(100) == b"failed\0moved\0"
+                assert process.wait(10) == 125
+            finally:
+                process.kill()
     command.abandon()
     assert not (vault / "planted").exists()
 
