@@ -219,8 +219,7 @@ def loaders() -> list[str]:
 
 
 def without_namespace(job: Job, state: State, call_id: str) -> Command:
-    """The job as the workspace's owner, with nothing of the host hidden: the operator asked for it by
-    name."""
+    """The job as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
     uid, gid = job.grant.user
     scratch = job.scratch
     private = state.private(job.grant)
@@ -416,7 +415,7 @@ def check() -> None:
     if shutil.which("bwrap") is None:
         raise ConfinementError(
             "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml: "
-            "a container can then read what the workspace's owner can read on the host)"
+            "a container can then read what the grant's user can read on the host)"
         )
     probe = [
         "bwrap",

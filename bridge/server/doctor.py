@@ -66,7 +66,7 @@ def _login(state: State, chosen: Config) -> Iterator[Result]:
 
 def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
     if chosen.confinement == "none":
-        text = "none, as bridge.yaml wants it: containers reach what the workspace's owner can reach"
+        text = "none, as bridge.yaml wants it: containers reach what the grant's user can reach"
         yield Result("confinement", True, text)
         return
     try:

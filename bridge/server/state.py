@@ -6,7 +6,7 @@ token             what `login` stored, 0600
 audit.jsonl       who called what
 registry/NAME     a grant, as JSON
 grants/NAME/      what a container mounts: one socket and nothing else
-private/NAME/     the sessions of a grant, as the workspace's owner
+private/NAME/KEY/ the conversations of a grant on one workspace, as the grant's user
 scratch/          sockets of single calls, and their configuration when there is no namespace to hold it
 """
 
