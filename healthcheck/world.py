@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.connection import Connection
-from bridge.faults import STEPS, FaultError
+from bridge.client.connection import Connection
+from bridge.protocol.errors import STEPS, FaultError
 from healthcheck.probes import ProbeError
 
 BRIDGE_DEADLINE_S = 1.0

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridge.server import config, confinement, control
-from bridge.server.hostcli import HostCli
-from bridge.server.main import main as command
-from bridge.server.main import own
-from bridge.server.state import State, StateError, default_root
+from bridge.server.host import config
+from bridge.server.host.cli import HostCli
+from bridge.server.host.grants import State, StateError, default_root
+from bridge.server.operator import admin_socket
+from bridge.server.operator.cli import main as command
+from bridge.server.operator.cli import own
+from bridge.server.sandbox import bubblewrap
 from pipeline import engine_setup
 from pipeline.errors import Problem
 
@@ -41,7 +43,7 @@ def up(say: Say) -> str:
             if chosen.confinement == "bubblewrap":
                 have_bubblewrap(say)
             _start(state)
-        answer = control.ask(state, "status")
+        answer = admin_socket.ask(state, "status")
     if answer is None:
         raise Problem(f"the bridge's server has ended again; see {state.root / 'server.log'}")
     cli = answer["cli"] or "no Claude Code; " + HostCli(chosen.claude).problem
@@ -89,7 +91,7 @@ def grant(name: str, workspace: Path, user: str | None = None) -> Path:
             wanted = dataclasses.replace(wanted, shares=known.shares)  # they are the operator's
         if known != wanted:
             state.add(wanted, own=own())
-            control.reload(state, name)
+            admin_socket.reload(state, name)
         return state.directory(name)
 
 
@@ -106,7 +108,7 @@ def revoke(name: str) -> None:
     with _told_as_problems():
         state = _state()
         if state.root.is_dir() and state.remove(name):
-            control.reload(state)
+            admin_socket.reload(state)
 
 
 def forget(name: str) -> None:
@@ -144,8 +146,8 @@ def have_bubblewrap(say: Say) -> None:
         engine_setup.apt("update")
         engine_setup.apt("install", "-y", "--no-install-recommends", "bubblewrap")
     try:
-        confinement.check()
-    except confinement.ConfinementError as error:
+        bubblewrap.check()
+    except bubblewrap.ConfinementError as error:
         raise Problem(f"bridge: {error}") from None
 
 
@@ -158,7 +160,16 @@ def _start(state: State) -> None:
     log = state.root / "server.log"  # the server moves it aside when it has grown
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bridge.server.main", "--state", str(state.root), "serve", "--log", str(log)],
+            [
+                sys.executable,
+                "-m",
+                "bridge.server",
+                "--state",
+                str(state.root),
+                "serve",
+                "--log",
+                str(log),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -167,7 +178,7 @@ def _start(state: State) -> None:
         )
     _started.append(process)
     _wait(
-        lambda: process.poll() is not None or control.ask(state, "status") is not None,
+        lambda: process.poll() is not None or admin_socket.ask(state, "status") is not None,
         START_S,
         f"the bridge's server does not answer; see {log}",
     )

@@ -5,6 +5,6 @@ written anew, control messages are parsed and written anew, the environment is m
 table knows is refused with a sentence; nothing is guessed.
 """
 
-from bridge.policy.scope import Decision, PolicyError, Scope
+from bridge.policy.terms import Decision, PolicyError, Scope
 
 __all__ = ["Decision", "PolicyError", "Scope"]

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 
 from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
-from bridge.policy.project import Project, read
-from bridge.policy.scope import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
+from bridge.policy.project_policy import Project, read
+from bridge.policy.terms import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
 
 BARE_WORD = re.compile(r"[\w:.-]+")
 LOOKS_LIKE_A_FLAG = re.compile(r"-|[A-Za-z][\w+.-]*://")

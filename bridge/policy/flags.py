@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.policy.project import MODES_WITH_HANDS, servers, settings, written
-from bridge.policy.scope import PolicyError, Scope
+from bridge.policy.project_policy import MODES_WITH_HANDS, servers, settings, written
+from bridge.policy.terms import PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
 

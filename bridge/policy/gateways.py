@@ -2,7 +2,7 @@
 
 A gateway is a server that a variable of the operator's names and that the CLI speaks to as its API. The CLI is told
 another name for it, which exists for one call, and a placeholder for each secret. The server's proxy (see
-bridge/server/network.py) speaks to the gateway itself: it passes what the tables below name and nothing else, demands
+sandbox/proxy.py) speaks to the gateway itself: it passes what the tables below name and nothing else, demands
 the placeholder, and puts the secret in its place. So whoever learns the name can do nothing with it.
 """
 
@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-from bridge.policy.heads import Request
+from bridge.policy.http_head import Request
 
 
 class RefusedError(Exception):

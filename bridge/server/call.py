@@ -23,31 +23,31 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.memory import MAX_TOTAL
+from bridge.client.claude_md import MAX_TOTAL
 from bridge.policy import PolicyError, environment
 from bridge.policy.argv import Plan
-from bridge.policy.control import ControlFilter
-from bridge.policy.scope import WORKSPACE, printable
-from bridge.protocol import WINDOW, Event, Fields, Frame, opening_state, record
-from bridge.server import confinement
-from bridge.server.audit import outline
-from bridge.server.child import Child
-from bridge.server.credentials import Credential, NoCredentialsError
-from bridge.server.hands import Hands
-from bridge.server.judge import plan_of, unpack
-from bridge.server.judges import is_small
-from bridge.server.lanes import Worker
-from bridge.server.network import Rules
-from bridge.server.places import PlaceError
-from bridge.server.pumps import OutputPump
-from bridge.server.saying import place_of
-from bridge.server.state import StateError
+from bridge.policy.control_messages import ControlFilter
+from bridge.policy.terms import WORKSPACE, printable
+from bridge.protocol.frames import WINDOW, Event, Fields, Frame, opening_state, record
+from bridge.server.host.audit import outline
+from bridge.server.host.credentials import Credential, NoCredentialsError
+from bridge.server.host.grants import StateError
+from bridge.server.host.log import place_of
+from bridge.server.host.places import PlaceError
+from bridge.server.policy_pool import is_small
+from bridge.server.policy_worker import plan_of, unpack
+from bridge.server.sandbox import bubblewrap
+from bridge.server.sandbox.pipes import OutputPump
+from bridge.server.sandbox.process import Child
+from bridge.server.sandbox.proxy import Rules
+from bridge.server.sandbox.stuck_pipes import Watch
+from bridge.server.scheduler import Worker
 from bridge.server.stdin import Stdin
-from bridge.server.stuck import Watch
+from bridge.server.tool_calls import Hands
 
 if TYPE_CHECKING:
-    from bridge.server.judges import Judges
-    from bridge.server.peer import Peer
+    from bridge.server.connection import Peer
+    from bridge.server.policy_pool import Judges
 
 MAX_ANSWERS = 64 * 1024
 """Bytes of answers to refused control requests that wait: a client that goes on asking without reading
@@ -230,7 +230,7 @@ class Call:
             return "login", error.told
         if isinstance(error, PlaceError):
             return "changed", f"on the host, {self.peer.grant.changed or error.what}"
-        if isinstance(error, confinement.ConfinementError):
+        if isinstance(error, bubblewrap.ConfinementError):
             return "start", f"the host could not start Claude Code: {error}"
         # Whatever else it says may name paths of the host's: the log has it.
         why = error.strerror if isinstance(error, OSError) else "`claude-bridge-server doctor` there says more"
@@ -246,13 +246,13 @@ class Call:
         what = self.peer.grant.changed or f"a directory of grant {self.peer.grant.name} was exchanged"
         self.fail("changed", f"on the host, {what}")
 
-    def _command(self, scratch: Path, rules: Rules | None, credential: Credential | None) -> confinement.Command:
+    def _command(self, scratch: Path, rules: Rules | None, credential: Credential | None) -> bubblewrap.Command:
         service, grant = self.peer.service, self.peer.grant
         operator = rules.disguise.told if rules else service.operator_environment
         program = service.cli.find()
         if program is None:
             raise StateError(service.cli.problem)
-        job = confinement.Job(
+        job = bubblewrap.Job(
             grant,
             Path(program),
             self._plan.argv,
@@ -269,9 +269,9 @@ class Call:
         if service.is_confined:
             given = service.config.environment.items()
             own = {name: value for name, value in given if operator.get(name) == value}  # no placeholder
-            confinement.refuse_what_could_be_read(own, service.cli.version)
-            return confinement.in_namespace(job, service.state, self.scope)
-        return confinement.without_namespace(job, service.state, scratch.name)
+            bubblewrap.refuse_what_could_be_read(own, service.cli.version)
+            return bubblewrap.in_namespace(job, service.state, self.scope)
+        return bubblewrap.without_namespace(job, service.state, scratch.name)
 
     def _offer(self) -> str:
         """What the interface says above its first prompt, when there is a conversation to go on with."""

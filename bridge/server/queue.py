@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Collection
 from typing import Generic, TypeVar
 
-from bridge.server.config import Limits
+from bridge.server.host.config import Limits
 
 Item = TypeVar("Item")
 

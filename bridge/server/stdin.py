@@ -12,9 +12,9 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from bridge.policy import PolicyError
-from bridge.policy.control import MAX_LINE, ControlFilter
-from bridge.server.judges import SMALL
-from bridge.server.pumps import InputPump
+from bridge.policy.control_messages import MAX_LINE, ControlFilter
+from bridge.server.policy_pool import SMALL
+from bridge.server.sandbox.pipes import InputPump
 
 if TYPE_CHECKING:
     from bridge.server.call import Call

@@ -15,9 +15,9 @@ import docker
 
 from bridge.policy.argv import rewrite
 from bridge.policy.environment import build
-from bridge.policy.scope import WORKSPACE, Scope
-from bridge.server.confinement import Job, in_namespace
-from bridge.server.state import Grant, State
+from bridge.policy.terms import WORKSPACE, Scope
+from bridge.server.host.grants import Grant, State
+from bridge.server.sandbox.bubblewrap import Job, in_namespace
 from pipeline.image import VARIANTS
 from tests.bench.figures import Figure, paired, seconds
 from tests.support.bridge_box import Box

@@ -20,13 +20,13 @@ import pytest
 
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
-from bridge.policy.project import MAX_FILES, read
-from bridge.protocol import Frame, record
-from bridge.server import confinement
-from bridge.server.accepting import Acceptor
-from bridge.server.pumps import InputPump
-from bridge.server.state import Grant, State
-from bridge.server.trees import DIRECTORY, remove
+from bridge.policy.project_policy import MAX_FILES, read
+from bridge.protocol.frames import Frame, record
+from bridge.server.host.acceptor import Acceptor
+from bridge.server.host.grants import Grant, State
+from bridge.server.host.trees import DIRECTORY, remove
+from bridge.server.sandbox import bubblewrap
+from bridge.server.sandbox.pipes import InputPump
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
 from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place, bridge_host
@@ -54,7 +54,7 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     (tmp_path / "workspace").mkdir()
     os.chown(tmp_path / "workspace", OWNER, OWNER)
     plan = rewrite(["-p", "hi"], HANDS, files=[skill(n, "name: x") for n in range(50)])
-    job = confinement.Job(
+    job = bubblewrap.Job(
         Grant.of("alpha", tmp_path / "workspace"),
         FAKE_CLI,
         plan.argv,
@@ -76,7 +76,7 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     monkeypatch.setattr(os, "memfd_create", few)
     before = descriptors()
     with pytest.raises(OSError, match="Too many"):
-        confinement.in_namespace(job, state, HANDS)
+        bubblewrap.in_namespace(job, state, HANDS)
     assert len(descriptors()) == len(before)
 
 

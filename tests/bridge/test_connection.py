@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge import connection as connection_module
-from bridge.connection import Connection
-from bridge.faults import FaultError
-from bridge.protocol import VERSION
+from bridge.client import connection as connection_module
+from bridge.client.connection import Connection
+from bridge.protocol.errors import FaultError
+from bridge.protocol.frames import VERSION
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_host import BridgeHost, Place
 from tests.support.waiting import wait_until

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bridge.server.saying import MAX_LOG
+from bridge.server.host.log import MAX_LOG
 from tests.support.bridge_host import ROOT, BridgeHost, Place, bridge_host
 from tests.support.waiting import let_pass, wait_until
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.server import addresses, network
-from bridge.server.credentials import Credential
-from bridge.server.network import Rules
-from bridge.server.outward import Upstream
+from bridge.server.host.credentials import Credential
+from bridge.server.sandbox import addresses, proxy
+from bridge.server.sandbox.proxy import Rules
+from bridge.server.sandbox.upstream import Upstream
 from tests.bridge.test_network import Serve, fetch, serve, tunnel
 from tests.support import certificate
 from tests.support.waiting import wait_until
@@ -356,7 +356,7 @@ def test_redirect_of_a_public_server_leads_to_no_gateway(
 ) -> None:
     public = Gate()
     rules = Rules.of({"ANTHROPIC_BASE_URL": gate.url}, True, [public.port], LOGIN)
-    monkeypatch.setattr(network, "is_public", lambda _: True)
+    monkeypatch.setattr(proxy, "is_public", lambda _: True)
     alias = rules.disguise.told["ANTHROPIC_BASE_URL"]
     location = f"HTTP/1.1 307 x\r\nLocation: {alias}/v1/models\r\nContent-Length: 0\r\n\r\n"
     public.answer = location.encode()

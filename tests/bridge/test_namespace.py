@@ -22,7 +22,7 @@ import pytest
 
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
-from bridge.server import confinement
+from bridge.server.sandbox import bubblewrap
 from tests.bridge.conftest import HostMaker
 from tests.bridge.test_real_cli import STREAM, user
 from tests.support.attacks import RUN, Range, approve_everything
@@ -257,7 +257,7 @@ def test_mention_of_a_pipe_holds_no_call(confined: Range) -> None:
 def test_what_stands_for_a_shell_runs_nothing_but_the_prefix(tmp_path: Path) -> None:
     """Whatever the CLI gives to a shell of its own accord ends there; a command is read as bash reads it."""
     program = tmp_path / "bash"
-    program.write_bytes(confinement.hand(sys.executable))
+    program.write_bytes(bubblewrap.hand(sys.executable))
     program.chmod(0o755)
     environment = {"CLAUDE_CODE_SHELL_PREFIX": "/opt/bridge/hand", "CLAUDE_BRIDGE_HANDS": str(tmp_path / "none")}
     for words in ("ps aux", "env", "/opt/bridge/hand x; y", "/opt/bridge/hand $(x)", '/opt/bridge/hand "$x"', ""):
@@ -281,7 +281,7 @@ def test_command_is_read_as_a_shell_reads_it(word: str) -> None:
 
 def runpy_inside() -> dict[str, Any]:
     """The names of the program that stands beside the CLI, without running it."""
-    text = confinement.INSIDE.read_text().partition("\ntry:\n    if sys.argv[0]")[0]
+    text = bubblewrap.INSIDE.read_text().partition("\ntry:\n    if sys.argv[0]")[0]
     names: dict[str, Any] = {}
     exec(compile(text, "inside.py", "exec"), names)
     return names

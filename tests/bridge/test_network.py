@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from bridge.server import addresses, network
-from bridge.server.addresses import MAX_LOOKUPS, Lookups, is_public
-from bridge.server.exchange import Pair
-from bridge.server.network import Proxy, Rules
+from bridge.server.sandbox import addresses, proxy
+from bridge.server.sandbox.addresses import MAX_LOOKUPS, Lookups, is_public
+from bridge.server.sandbox.http_exchange import Pair
+from bridge.server.sandbox.proxy import Proxy, Rules
 from tests.support.waiting import wait_until
 
 PUBLIC = "93.184.216.34"
@@ -70,8 +70,8 @@ def serve() -> Iterator[Serve]:
         return port
 
     async def end() -> None:
-        for proxy in proxies:
-            proxy.close()
+        for each in proxies:
+            each.close()
         await asyncio.sleep(0.1)  # for the tasks that were cancelled
 
     yield start
@@ -139,7 +139,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str
         raise OSError(port)
 
     monkeypatch.setattr(addresses, "_resolve", resolve)
-    monkeypatch.setattr(network, "first_of", connect)
+    monkeypatch.setattr(proxy, "first_of", connect)
     return connected
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
-from bridge.server import confinement
-from bridge.server.places import Place as Pinned
-from bridge.server.places import PlaceError
-from bridge.server.state import Grant, State
+from bridge.server.host.grants import Grant, State
+from bridge.server.host.places import Place as Pinned
+from bridge.server.host.places import PlaceError
+from bridge.server.sandbox import bubblewrap
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place, bridge_host
 from tests.support.bridge_raw import RawClient
@@ -165,8 +165,8 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
     scratch = state.scratch()
     scratch.chmod(0o711)
     monkeypatch.setattr(Pinned, "open", lambda _: os.open(vault, os.O_PATH))
-    job = confinement.Job(granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, hands=True)
-    command = confinement.in_namespace(job, state, Scope(hands=True))
+    job = bubblewrap.Job(granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, hands=True)
+    command = bubblewrap.in_namespace(job, state, Scope(hands=True))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(scratch / "hands"))
         listener.listen()

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.link import CLIENT, SERVER, Link
-from bridge.protocol import (
+from bridge.protocol.frames import (
     HEADER,
     MAX_CALL,
     MAX_CHANNELS,
@@ -30,6 +29,7 @@ from bridge.protocol import (
     frame,
     record,
 )
+from bridge.protocol.link import CLIENT, SERVER, Link
 
 NASTY = [b"", b"a b", b"line\nfeed", b"\xff\xfe\x80", b"=", b"quote\"'", "naïve".encode()]
 

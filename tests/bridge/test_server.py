@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bridge.protocol import HEADER, PREFACE, SIZES, Frame, frame, record
+from bridge.protocol.frames import HEADER, PREFACE, SIZES, Frame, frame, record
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, Place
 from tests.support.waiting import wait_until

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bridge.link import CLIENT, Link
-from bridge.protocol import Event, Frame, ProtocolError, frame, opening
+from bridge.protocol.frames import Event, Frame, ProtocolError, frame, opening
+from bridge.protocol.link import CLIENT, Link
 
 STREAM = [b"-p", b"--verbose", b"--input-format", b"stream-json", b"--output-format", b"stream-json"]
 KEPT_OPEN = 40

@@ -146,7 +146,15 @@ class BridgeHost:
 
     def command(self, *argv: str) -> list[str]:
         """The operator's command on this server's state."""
-        words = [sys.executable, "-m", "bridge.server.main", "--state", str(self.state), "--config", str(self.config)]
+        words = [
+            sys.executable,
+            "-m",
+            "bridge.server",
+            "--state",
+            str(self.state),
+            "--config",
+            str(self.config),
+        ]
         return [*words, *argv]
 
     def tell(self, *argv: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
@@ -203,7 +211,7 @@ class BridgeHost:
 
     def judges(self) -> set[int]:
         """The processes in which the server has large requests judged, and the one from which they are forked."""
-        return {pid for pid in descendants(self._server) if b"bridge.server.judge" in _command_line(pid)}
+        return {pid for pid in descendants(self._server) if b"bridge.server.policy_worker" in _command_line(pid)}
 
     @property
     def _server(self) -> int:

@@ -9,8 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from bridge.link import CLIENT, Link
-from bridge.protocol import VERSION, WINDOW, Event, Frame
+from bridge.protocol.frames import VERSION, WINDOW, Event, Frame
+from bridge.protocol.link import CLIENT, Link
 from tests.support.bridge_host import Place
 
 

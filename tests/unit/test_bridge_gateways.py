@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bridge.policy.gateways import CALL, KINDS, RefusedError, disguise
-from bridge.policy.heads import Answer, HeadError, Request, chunk_size, split_authority, split_url, written
+from bridge.policy.http_head import Answer, HeadError, Request, chunk_size, split_authority, split_url, written
 
 BEDROCK = "ANTHROPIC_BEDROCK_BASE_URL"
 VERTEX = "ANTHROPIC_VERTEX_BASE_URL"

@@ -10,9 +10,9 @@ import pytest
 
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
-from bridge.policy.control import ControlFilter
-from bridge.policy.project import MAX_HOOKS, read
-from bridge.server.judge import pack, unpack
+from bridge.policy.control_messages import ControlFilter
+from bridge.policy.project_policy import MAX_HOOKS, read
+from bridge.server.policy_worker import pack, unpack
 
 HANDS = Scope(hands=True)
 

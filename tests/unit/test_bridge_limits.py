@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 
 from bridge.policy import PolicyError, Scope
-from bridge.protocol import Fields
-from bridge.server.audit import BURST_SHARE, DAY_S, KEPT, MAX_LINE, MAX_OUTLINE, Audit, outline
-from bridge.server.config import Config
-from bridge.server.disk import OVER, SMALLEST, taken
-from bridge.server.judge import answer, scope_as_json
-from bridge.server.judges import Judges, is_small
-from bridge.server.lanes import LARGE, PLACES, SLICE_S, Lane, Lanes
-from bridge.server.saying import PER_MINUTE, Sayer
-from bridge.server.state import State, StateError
-from bridge.server.trees import DIRECTORY, Removal, Walk
+from bridge.protocol.frames import Fields
+from bridge.server.host.audit import BURST_SHARE, DAY_S, KEPT, MAX_LINE, MAX_OUTLINE, Audit, outline
+from bridge.server.host.config import Config
+from bridge.server.host.disk_usage import OVER, SMALLEST, taken
+from bridge.server.host.grants import State, StateError
+from bridge.server.host.log import PER_MINUTE, Sayer
+from bridge.server.host.trees import DIRECTORY, Removal, Walk
+from bridge.server.policy_pool import Judges, is_small
+from bridge.server.policy_worker import answer, scope_as_json
+from bridge.server.scheduler import LARGE, PLACES, SLICE_S, Lane, Lanes
 
 HANDS = Scope(hands=True, web=True, shares=("/data",))
 
@@ -157,7 +157,7 @@ def test_server_says_so_many_lines_in_a_minute(capsys: pytest.CaptureFixture[str
 
 def test_log_file_begins_anew_when_it_has_grown(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from bridge.server.saying import LogFile, MAX_LOG\n"
+        "import os, sys; from pathlib import Path; from bridge.server.host.log import LogFile, MAX_LOG\n"
         "log = LogFile(Path(sys.argv[1])); os.write(2, b'x' * (MAX_LOG + 1)); log.settle(); os.write(1, b'new')"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "log")], check=True, cwd=Path(__file__).parents[2])
@@ -341,7 +341,8 @@ def test_directory_that_cannot_be_read_is_over_the_limit(tree: Path) -> None:
     tree.parent.chmod(0o755)
     (tree / "closed").mkdir(mode=0o700)
     program = (
-        "import sys; from pathlib import Path; from bridge.server.disk import taken; print(taken(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path\n"
+        "from bridge.server.host.disk_usage import taken; print(taken(Path(sys.argv[1])))"
     )
     words = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", sys.executable, "-c", program, str(tree)]
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, check=False)

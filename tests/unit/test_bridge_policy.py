@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from bridge.policy import PolicyError, Scope, environment
 from bridge.policy.argv import Plan, rewrite
-from bridge.policy.control import MAX_LINE, ControlFilter
+from bridge.policy.control_messages import MAX_LINE, ControlFilter
 from bridge.policy.flags import BY_NAME, CLOSED, FLAGS, SUBCOMMANDS
-from bridge.policy.scope import OFFERED_TOOLS, WITHHELD_TOOLS
+from bridge.policy.terms import OFFERED_TOOLS, WITHHELD_TOOLS
 
 SCOPE = Scope(shares=("/data",))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.server.config import Limits
+from bridge.server.host.config import Limits
 from bridge.server.queue import FairQueue, QueueFullError
 
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
-from bridge.policy.control import MAX_LINE, REQUESTS, ControlFilter
-from bridge.policy.project import read
-from bridge.policy.scope import MAX_SENTENCE, printable, shown
-from bridge.protocol import Fields
-from bridge.server.judge import pack, plan_of, unpack
-from bridge.server.main import main
+from bridge.policy.control_messages import MAX_LINE, REQUESTS, ControlFilter
+from bridge.policy.project_policy import read
+from bridge.policy.terms import MAX_SENTENCE, printable, shown
+from bridge.protocol.frames import Fields
+from bridge.server.operator.cli import main
+from bridge.server.policy_worker import pack, plan_of, unpack
 
 HANDS = Scope(hands=True, web=True)
 OFTEN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

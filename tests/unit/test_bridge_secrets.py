@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.server import confinement, credentials
-from bridge.server.confinement import ConfinementError, refuse_what_could_be_read
-from bridge.server.hostcli import HostCli
+from bridge.server.host import credentials
+from bridge.server.host.cli import HostCli
+from bridge.server.sandbox import bubblewrap
+from bridge.server.sandbox.bubblewrap import ConfinementError, refuse_what_could_be_read
 
 OLD, NEW = "2.1.197 (Claude Code)", "2.1.332 (Claude Code)"
 
@@ -16,7 +17,7 @@ OLD, NEW = "2.1.197 (Claude Code)", "2.1.332 (Claude Code)"
 @pytest.fixture
 def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that this machine does not have."""
-    monkeypatch.setattr(confinement, "has_landlock", lambda: False)
+    monkeypatch.setattr(bubblewrap, "has_landlock", lambda: False)
 
 
 NAMES = ["AWS_SECRET_ACCESS_KEY", "ANTHROPIC_AUTH_TOKEN", "DB_PASSWORD", "X_API_KEY", "ANTHROPIC_CUSTOM_HEADERS"]

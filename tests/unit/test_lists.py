@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import noxfile
-from bridge import protocol
+from bridge.protocol import frames
 from pipeline import base
 from pipeline.image import VARIANTS
 
@@ -32,7 +32,7 @@ def test_dockerfile_names_the_locked_task_master() -> None:
 
 
 def test_dockerfile_names_the_bridge_s_protocol() -> None:
-    assert f"ARG BRIDGE_PROTOCOL={protocol.VERSION}\n" in DOCKERFILE
+    assert f"ARG BRIDGE_PROTOCOL={frames.VERSION}\n" in DOCKERFILE
 
 
 def test_dockerfile_pulls_no_frontend() -> None:

@@ -1,0 +1,182 @@
+"""A connection that is kept: for programs in the container that ask the host's Claude more than once.
+
+    with Connection("/host/claude-bridge.sock") as bridge:
+        print(bridge.about().text("cli"))
+        answer = bridge.call([b"-p", b"hello"])
+
+It is opened when it is first needed, and anew when the server went away in between. A call that was begun is never
+repeated: only its caller knows whether that does harm. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bridge.client.handshake import CLI_ASKED_LIMIT_S, CONNECT_LIMIT_S, await_hello, connect, hello, receive, send
+from bridge.protocol.errors import FaultError
+from bridge.protocol.frames import MAX_DATA, Event, Fields, Frame, ProtocolError, frame
+from bridge.protocol.link import CLIENT, Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+
+class Answer:
+    """How a call ended: exit code, standard output and standard error."""
+
+    __slots__ = ("code", "stderr", "stdout")
+
+    def __init__(self, code: int, stdout: bytes, stderr: bytes) -> None:
+        self.code = code
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class Connection:
+    """The bridge behind the socket at `path`. `limit_s` bounds the way to the server and back, and no call."""
+
+    def __init__(self, path: str, limit_s: float | None = None) -> None:
+        self._path = path
+        self._connect_s = limit_s or CONNECT_LIMIT_S
+        self._hello_s = limit_s or CLI_ASKED_LIMIT_S
+        self._sock: _socket.socket | None = None
+        self._link = Link(CLIENT)
+        self._greeting = Fields(())
+        self._events: list[Event] = []
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; the next question opens it anew."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def about(self) -> Fields:
+        """Return what the server said of itself in its hello: `server`, `cli`, `problem`, `grant`, limits."""
+        self._open()
+        return self._greeting
+
+    def ping(self) -> Fields:
+        """Make sure that the server answers now; returns its hello. FaultError."""
+        kept = self._sock is not None
+        try:
+            self._ask_for_pong()
+        except FaultError as fault:
+            if not kept or fault.kind != "lost":
+                raise
+            self._ask_for_pong()  # it was restarted, or had closed a connection that was idle
+        return self._greeting
+
+    def call(
+        self,
+        argv: Iterable[bytes],
+        stdin: bytes = b"",
+        env: Mapping[bytes, bytes] | None = None,
+        cwd: bytes = b"/workspace",
+    ) -> Answer:
+        """Run the host's CLI to its end. FaultError when it cannot be run, or the end is not known."""
+        if self._sock is not None:
+            self.ping()
+        sock = self._open()
+        try:
+            kind = "pipe" if stdin else "none"
+            number, opening = self._link.open(argv, env or {}, cwd=cwd, stdin=kind, stdout="other")
+        except ProtocolError as error:
+            raise FaultError("usage", str(error)) from None
+        send(sock, opening)
+        sock.settimeout(None)
+        return self._finish(sock, number, memoryview(stdin))
+
+    # How
+
+    def _open(self) -> _socket.socket:
+        if self._sock is not None and not self._link.leaving:
+            return self._sock
+        self.close()
+        sock = connect(self._path, self._connect_s)
+        self._link, self._events = Link(CLIENT), []
+        try:
+            send(sock, hello(self._link))
+            self._greeting = await_hello(sock, self._link, self._hello_s)[0].fields
+        except FaultError:
+            sock.close()
+            raise
+        self._sock = sock
+        return sock
+
+    def _ask_for_pong(self) -> None:
+        sock = self._open()
+        nonce = os.urandom(8)
+        sock.settimeout(self._connect_s)
+        send(sock, frame(Frame.PING, 0, nonce))
+        while True:
+            event = self._next(sock)
+            if event.kind == Frame.PONG and event.payload == nonce:
+                return
+
+    def _finish(self, sock: _socket.socket, number: int, stdin: memoryview) -> Answer:
+        output = {Frame.STDOUT: bytearray(), Frame.STDERR: bytearray()}
+        while True:
+            event = self._next(sock)
+            if event.channel != number:
+                continue
+            if event.kind in output:
+                output[event.kind] += event.payload
+                send(sock, self._link.grant(number, event.kind, len(event.payload)))
+            elif event.kind == Frame.CREDIT:
+                stdin = self._feed(sock, number, stdin)
+            elif event.kind == Frame.ERROR:
+                raise FaultError.told(event.fields)
+            elif event.kind == Frame.EXIT:
+                by = event.fields.number("signal")
+                code = 128 + by if by else event.fields.number("code", 125) & 255
+                return Answer(code, bytes(output[Frame.STDOUT]), bytes(output[Frame.STDERR]))
+
+    def _feed(self, sock: _socket.socket, number: int, stdin: memoryview) -> memoryview:
+        """Send as much as there is credit for, and the end after the last of it."""
+        while stdin and (size := self._link.allowance(number, Frame.STDIN)):
+            send(sock, self._link.data(number, Frame.STDIN, bytes(stdin[:size])))
+            stdin = stdin[size:]
+            if not stdin:
+                send(sock, self._link.data(number, Frame.STDIN, b""))
+        return stdin
+
+    def _next(self, sock: _socket.socket) -> Event:
+        """Return the next frame that says something to this side."""
+        while True:
+            if not self._events:
+                self._events = self._read(sock)
+            event = self._events.pop(0)
+            if event.kind == Frame.PING:
+                send(sock, frame(Frame.PONG, 0, event.payload))
+            elif event.kind == Frame.ERROR and not event.channel:
+                self.close()
+                raise FaultError.told(event.fields)
+            else:
+                return event
+
+    def _read(self, sock: _socket.socket) -> list[Event]:
+        events: list[Event] = []
+        while not events:
+            try:
+                data = sock.recv(MAX_DATA)
+            except TimeoutError:
+                self.close()
+                raise FaultError("silent", f"the host's bridge does not answer within {self._connect_s:g} s") from None
+            except OSError:
+                data = b""
+            if not data:
+                self.close()
+                raise FaultError("lost", "the connection to the host broke")
+            events = receive(self._link, data)
+        return events

@@ -1,0 +1,87 @@
+"""The first words between a client and the server: connect, hello, and what an answer can be instead."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from bridge import __version__
+from bridge.protocol.errors import FaultError, not_connected
+from bridge.protocol.frames import VERSION, Event, Frame, ProtocolError
+from bridge.protocol.link import Link
+
+# ruff: noqa: PTH116 - pathlib costs the start of the client 5 ms
+
+CONNECT_LIMIT_S = 5
+"""For the connection and the hello: a server that is alive answers in a millisecond."""
+
+CLI_ASKED_LIMIT_S = 30
+"""For a hello that comes right after the host's CLI was updated: the server asks it for its version first."""
+
+
+def connect(path: str, limit_s: float = CONNECT_LIMIT_S) -> _socket.socket:
+    """The bridge's socket, connected; FaultError."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    sock.settimeout(limit_s)
+    try:
+        sock.connect(path)
+    except TimeoutError as error:
+        sock.close()
+        raise FaultError("silent", f"the host's bridge does not accept connections at {path}") from error
+    except OSError as error:
+        sock.close()
+        raise not_connected(error, path) from error
+    return sock
+
+
+def hello(link: Link, want: bytes = b"") -> bytes:
+    """What this side says first: who it is, and which directory its workspace is."""
+    try:
+        found = os.stat("/workspace")
+        workspace = f"{found.st_dev}:{found.st_ino}"
+    except OSError:
+        workspace = ""
+    name = os.environ.get("AGENT_NAME") or os.uname().nodename
+    return link.hello(protocol=VERSION, client=__version__, name=name, workspace=workspace, want=want or None)
+
+
+def send(sock: _socket.socket, data: bytes) -> None:
+    """Send everything, but for a peer that has gone: whoever closes the connection says why, and reading tells."""
+    try:  # contextlib costs the start of the client
+        sock.sendall(data)
+    except OSError:
+        return
+
+
+def await_hello(sock: _socket.socket, link: Link, limit_s: float = CLI_ASKED_LIMIT_S) -> list[Event]:
+    """The server's hello, and what came with it."""
+    events: list[Event] = []
+    sock.settimeout(limit_s)
+    while not events:
+        try:
+            data = sock.recv(65536)
+        except TimeoutError as error:
+            raise FaultError("silent", f"the host's bridge does not answer within {limit_s:g} s") from error
+        except OSError:
+            data = b""
+        if not data:
+            raise FaultError("lost", "the host's bridge closed the connection without a word")
+        events = receive(link, data)
+    for event in events:
+        if event.kind == Frame.ERROR and event.channel == 0:
+            raise FaultError.told(event.fields)
+    version = events[0].fields.number("protocol")
+    if version != VERSION:
+        text = f"the host's bridge speaks protocol {version} and this container's {VERSION}"
+        raise FaultError("version", text)
+    sock.settimeout(None)
+    return events
+
+
+def receive(link: Link, data: bytes) -> list[Event]:
+    """The events in what arrived; FaultError when it makes no sense."""
+    try:
+        return link.receive(data)
+    except ProtocolError as error:
+        kind = "protocol" if link.greeted else "foreign"
+        raise FaultError(kind, f"what answers is not the bridge that this client knows: {error}") from error

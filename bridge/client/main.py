@@ -1,0 +1,335 @@
+"""`claude-code` and `claude` in the container: the host's Claude Code, as if it were here.
+
+Rules of this file: it starts in a few milliseconds (Python's `-IS`, no imports that cost), it blocks rather
+than polls, and it ends with os._exit, because nothing here needs cleaning up.
+
+Three threads share a call, and each blocks in one place only: this one reads the socket and writes stdout and
+stderr in the order in which they came; one reads stdin while the server grants credit for it; one waits for
+signals and sends them on. Commands that Claude runs here have threads of their own: bridge/client/executor.py.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import stat
+import sys
+
+from bridge.client.claude_md import project_memory
+
+# ruff: noqa: PTH109 - pathlib costs the start 5 ms
+from bridge.client.handshake import await_hello, connect, hello, receive, send
+from bridge.client.project_files import project_files
+from bridge.protocol.errors import NO_CLI, FaultError
+from bridge.protocol.frames import MAX_DATA, OF_SERVER, WINDOW, Event, Fields, Frame, ProtocolError, frame, resize
+from bridge.protocol.link import CLIENT, Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+
+    from bridge.client.executor import Hands
+    from bridge.client.terminal import Terminal
+else:
+    import _signal  # the same without the enumerations, which cost 3 ms
+
+DEFAULT_SOCKET = "/host/claude-bridge.sock"
+
+FORWARDED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+
+LAST_SIGNAL = 3
+"""With the third signal the client ends by itself, whatever the host does."""
+
+MAX_VALUE = 256
+"""Bytes of a variable's value. None that the server passes on is longer, and what is longer stays here."""
+
+
+def main() -> None:
+    """Make the call that the arguments ask for, and end with its exit code."""
+    _open_standard_files()
+    path = os.environ.get("CLAUDE_BRIDGE_SOCKET") or DEFAULT_SOCKET
+    argv = [os.fsencode(word) for word in sys.argv[1:]]
+    try:
+        code = _answer_from_hello(path, argv[0]) if len(argv) == 1 and argv[0] in _ASKED else _Call(path).run(argv)
+    except FaultError as fault:
+        as_json = os.environ.get("CLAUDE_BRIDGE_ERRORS") == "json"
+        _write_all(2, fault.report(path, as_json).encode("utf-8", "replace"))
+        code = fault.code
+    os._exit(code)
+
+
+def _open_standard_files() -> None:
+    """Give closed standard descriptors a meaning, before the socket becomes one of them."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+_ASKED = {b"--version": b"", b"-v": b"", b"--help": b"help", b"-h": b"help"}
+
+
+def _answer_from_hello(path: str, word: bytes) -> int:
+    """Version and help of the host's CLI are part of the hello: no process is started for them."""
+    sock, link = connect(path), Link(CLIENT)
+    want = _ASKED[word]
+    send(sock, hello(link, want))
+    said = await_hello(sock, link)[0].fields
+    if not said.get("cli"):
+        raise FaultError("no-cli", said.text("problem"), NO_CLI)
+    _write_all(1, said.get("help") if want else said.get("cli") + b"\n")
+    return 0
+
+
+def _write_all(fd: int, data: bytes) -> bool:
+    """Write everything; False when nobody reads it any more."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:  # whoever made us set the descriptor so
+            import select
+
+            select.select([], [fd], [])
+        except OSError:
+            return False
+    return True
+
+
+class _Call:
+    """One call, alone on its connection."""
+
+    def __init__(self, path: str) -> None:
+        self._link = Link(CLIENT)
+        self._sock = connect(path)
+        self._sending = _thread.allocate_lock()
+        self._counting = _thread.allocate_lock()  # two threads change the link's credit
+        self._credited = _thread.allocate_lock()
+        self._credited.acquire()
+        self._listening = {Frame.STDOUT: True, Frame.STDERR: True}
+        self._consumed = {Frame.STDOUT: 0, Frame.STDERR: 0}
+        self._number = 0
+        self._told = False
+        self._hands: Hands | None = None
+        self._terminal: Terminal | None = None
+
+    def run(self, argv: list[bytes]) -> int:
+        """Make the call; its exit code, or FaultError."""
+        kind = _kind_of_stdin()
+        try:
+            cwd = _directory()
+            asked = _circumstances(kind, cwd)
+            self._number, call = self._link.open(argv, _variables(), project_files(cwd), **asked)
+        except ProtocolError as error:
+            raise FaultError("usage", str(error)) from None
+        # All at once, so that the server can begin before this side has read its hello.
+        send(self._sock, hello(self._link) + call)
+        events = await_hello(self._sock, self._link)
+        self._watch_signals()
+        if kind in ("pipe", "file"):
+            _thread.start_new_thread(self._feed, ())
+        try:
+            code = self._follow(events)
+        except FaultError:
+            self._give_terminal_back(was_cut_off=True)
+            raise
+        self._give_terminal_back()
+        return code
+
+    def _follow(self, events: list[Event]) -> int:
+        """Act on what comes until the call is over."""
+        while True:
+            for event in events:
+                code = self._on(event)
+                if code is not None:
+                    return code
+            data = self._read()
+            with self._counting:
+                events = receive(self._link, data)
+
+    def _read(self) -> bytes:
+        try:
+            data = self._sock.recv(MAX_DATA + 64)
+        except OSError:
+            data = b""
+        if not data:
+            raise FaultError("lost", "the connection to the host broke in the middle of the call")
+        return data
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            send(self._sock, data)
+
+    # From the host
+
+    def _on(self, event: Event) -> int | None:
+        """Act on a frame; an exit code ends the call."""
+        if event.channel >= OF_SERVER:
+            self._run(event)
+        elif event.kind in self._consumed:
+            self._output(event.kind, event.payload)
+        elif event.kind == Frame.CREDIT:
+            self._wake()
+        elif event.kind == Frame.STATE:
+            self._tell(event.fields)
+        elif event.kind == Frame.PING:
+            self._send(frame(Frame.PONG, 0, event.payload))
+        elif event.kind == Frame.ERROR:
+            raise FaultError.told(event.fields)
+        elif event.kind == Frame.EXIT:
+            number = event.fields.number("signal")
+            return 128 + number if number else event.fields.number("code", 125) & 255
+        return None
+
+    def _output(self, stream: int, data: bytes) -> None:
+        if self._listening[stream]:
+            # Whoever reads may stop (`| head`): the call goes on, as it does with the host's own CLI.
+            self._listening[stream] = _write_all(1 if stream == Frame.STDOUT else 2, data)
+        self._consumed[stream] += len(data)
+        if self._consumed[stream] >= WINDOW // 2:
+            self._send(self._link.grant(self._number, stream, self._consumed[stream]))
+            self._consumed[stream] = 0
+
+    def _run(self, event: Event) -> None:
+        """Hand on what belongs to a command that Claude runs here."""
+        if self._hands is None:
+            from bridge.client.executor import Hands
+
+            self._hands = Hands(self._link, self._send, self._counting)
+        self._hands.on(event)
+
+    def _tell(self, state: Fields) -> None:
+        """Take note of where the call stands."""
+        for note in state.all("note"):
+            _write_all(2, b"bridge: " + note + b"\n")
+        if state.get("terminal"):
+            self._take_terminal()
+        elif state.get("state") == b"stopped":
+            self._suspend()
+        elif os.isatty(2):
+            self._tell_queue(state)
+
+    def _tell_queue(self, state: Fields) -> None:
+        """Tell a person, not a program, that the call waits."""
+        if state.get("state") == b"queued" and (ahead := state.number("ahead")):
+            self._told = True
+            calls = "call" if ahead == 1 else "calls"
+            _write_all(2, b"\r\x1b[Kbridge: waiting, %d %s ahead" % (ahead, calls.encode()))
+        elif self._told:
+            self._told = False
+            _write_all(2, b"\r\x1b[K")
+
+    # The terminal
+
+    def _take_terminal(self) -> None:
+        from bridge.client.terminal import Terminal
+
+        self._terminal = Terminal()
+        self._terminal.take()
+        self._tell_size()
+        _thread.start_new_thread(self._feed, ())
+
+    def _tell_size(self) -> None:
+        from bridge.client.terminal import size
+
+        self._send(resize(self._number, *size()))
+
+    def _suspend(self) -> None:
+        """Ctrl-Z: the CLI has stopped on the host, so this side stops for the shell that started it."""
+        if self._terminal is not None:
+            self._terminal.give_back()
+            os.kill(os.getpid(), _signal.SIGTSTP)  # returns when the shell says `fg`, or at once without a shell
+            self._terminal.take()
+            self._send(frame(Frame.SIGNAL, self._number, bytes([_signal.SIGCONT])))
+            self._tell_size()
+
+    def _give_terminal_back(self, was_cut_off: bool = False) -> None:
+        if self._terminal is not None:
+            self._terminal.give_back(was_cut_off)
+
+    # stdin
+
+    def _wake(self) -> None:
+        """Let the feeder look at its credit again."""
+        if self._credited.locked():
+            self._credited.release()
+
+    def _feed(self) -> None:
+        """In a thread: stdin to the host, within the credit, and its end."""
+        data = b"-"
+        while data:
+            size = self._link.allowance(self._number, Frame.STDIN)
+            if not size:
+                self._credited.acquire()
+                continue
+            try:
+                data = os.read(0, size)
+            except BlockingIOError:
+                import select
+
+                select.select([0], [], [])
+                continue
+            except OSError:
+                data = b""
+            with self._counting:
+                if self._number not in self._link.channels:
+                    return
+                sent = self._link.data(self._number, Frame.STDIN, data)
+            self._send(sent)
+
+    # Signals
+
+    def _watch_signals(self) -> None:
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        _signal.set_wakeup_fd(writing)
+        for number in (*FORWARDED, _signal.SIGWINCH):
+            if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup
+                _signal.signal(number, _ignore)
+        _thread.start_new_thread(self._forward, (reading,))
+
+    def _forward(self, reading: int) -> None:
+        """In a thread: each signal to the host."""
+        count = 0
+        while True:
+            for number in os.read(reading, 64):
+                if number in FORWARDED:
+                    count += 1
+                    if count == LAST_SIGNAL:
+                        self._give_terminal_back(was_cut_off=True)
+                        os._exit(128 + number)
+                    self._send(frame(Frame.SIGNAL, self._number, bytes([number])))
+                elif number == _signal.SIGWINCH and self._terminal is not None:
+                    self._tell_size()
+
+
+def _ignore(number: int, where: object) -> None:
+    """Nothing: the thread that reads the wake-up pipe does the work."""
+
+
+def _kind_of_stdin() -> str:
+    """The three cases: a terminal, something to read, or nothing at all."""
+    if os.isatty(0):
+        return "tty"
+    mode = os.fstat(0).st_mode
+    if stat.S_ISREG(mode):
+        return "file"
+    return "pipe" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "none"
+
+
+def _variables() -> dict[bytes, bytes]:
+    """The environment; the server picks from it the few that mean no harm."""
+    return {name: value for name, value in os.environb.items() if len(value) <= MAX_VALUE}
+
+
+def _directory() -> bytes:
+    try:
+        return os.getcwdb()
+    except OSError:
+        return b"/"
+
+
+def _circumstances(stdin: str, cwd: bytes) -> dict[str, bytes | str | int | None]:
+    stdout = "tty" if os.isatty(1) else "other"
+    return {"cwd": cwd, "stdin": stdin, "stdout": stdout, "hands": 1, "memory": project_memory(cwd) or None}

@@ -1,0 +1,224 @@
+"""Control messages: with --input-format stream-json, stdin is a remote control of the CLI, not a prompt.
+
+Each line is parsed, judged and written anew, so that the CLI never reads a byte that was not understood here
+(a second key of the same name, an odd line end, a number that two parsers read in two ways). A refused
+control request is answered in the CLI's place, as an error, so that the client's own library raises it
+where it was asked; a line that is no message at all ends the call, as it does in the CLI itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from bridge.policy.flags import agents
+from bridge.policy.project_policy import MODES, MODES_WITH_HANDS, servers
+from bridge.policy.terms import PolicyError, Scope
+
+MAX_LINE = 16 * 1024 * 1024
+"""Bytes of one message. The API takes 32 MiB for a request and an image may have 5 MiB, a third more as
+base64."""
+
+MAX_ID = 256
+"""Characters of a name or a number by which client and CLI know a request or a server."""
+
+MAX_SERVERS = 1000
+"""Names of MCP servers that a call remembers."""
+
+MAX_TOKENS = 300_000
+"""Strings and signs in one message: an object of some 300 bytes may need three, and 16 MiB could hold five million."""
+
+MAX_UNCOUNTED = 64 * 1024
+"""Bytes of a line in which they need no counting."""
+
+Json = dict[str, Any]
+
+MESSAGES = {
+    "user": frozenset({
+        "type", "message", "parent_tool_use_id", "session_id", "uuid", "priority", "isSynthetic", "timestamp",
+        "client_composed", "shouldQuery", "origin",
+    }),
+    "control_response": frozenset({"type", "response"}),
+    "control_cancel_request": frozenset({"type", "request_id"}),
+    "keep_alive": frozenset({"type"}),
+}  # fmt: skip
+"""Messages that are no requests, and the fields of each that are passed on; others are left out."""
+
+REQUESTS = {
+    "interrupt": frozenset(),
+    "set_model": frozenset({"model"}),
+    "set_max_thinking_tokens": frozenset({"max_thinking_tokens", "thinking_display"}),
+    "set_permission_mode": frozenset({"mode"}),
+    "mcp_status": frozenset(),
+    "mcp_message": frozenset({"server_name", "message"}),
+    "mcp_set_servers": frozenset({"servers"}),
+    "mcp_reconnect": frozenset({"serverName"}),
+    "mcp_toggle": frozenset({"serverName", "enabled"}),
+    "mcp_read_resource": frozenset({"serverName", "uri"}),
+    "rewind_files": frozenset({"user_message_id", "dry_run"}),
+    "cancel_async_message": frozenset({"message_uuid"}),
+    "stop_task": frozenset({"task_id"}),
+    "background_tasks": frozenset({"tool_use_id"}),
+    "seed_read_state": frozenset({"path", "mtime"}),
+    "get_context_usage": frozenset(),
+    "generate_session_title": frozenset({"description", "persist"}),
+    "side_question": frozenset({"question", "history"}),
+    "initialize": frozenset({
+        "hooks", "sdkMcpServers", "sdkMcpServerManifests", "jsonSchema", "systemPrompt", "appendSystemPrompt",
+        "planModeInstructions", "systemPromptSnapshot", "appendSubagentSystemPrompt", "toolAliases",
+        "excludeDynamicSections", "agents", "title", "skills", "promptSuggestions", "agentProgressSummaries",
+        "forwardSubagentText", "supportedDialogKinds", "perTaskStopAffordance", "rapidFollowupPreempt",
+        "forwardNestedSubagentToolCalls", "disallowedTools", "sdkMcpServerConfigs",
+        "webSearchIsolationExemptMcpServers",
+    }),
+}  # fmt: skip
+"""Control requests that are passed on, with their fields. Any other field that holds something is refused."""
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{\[,:]', re.DOTALL)
+"""A string that never ends goes to the end of the line, so that each byte is looked at once."""
+
+ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
+
+
+class ControlFilter:
+    """The stream of one call's stdin."""
+
+    def __init__(self, scope: Scope, told: str = "", servers: Iterable[str] = ()) -> None:
+        """`told` is what the bridge adds to the system prompt, which a request of the client would replace; `servers`
+        are the names of the MCP servers that were judged with the arguments."""
+        self._scope = scope
+        self.servers = set(servers)
+        """Names of all servers that were judged so far."""
+        self.told = told
+        self._rest = bytearray()
+        self._searched = 0
+        self.lines = 0
+        """How many were judged."""
+        self.refusals: list[tuple[str, str]] = []
+        """Sentences for the audit log: what was refused, and why."""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """What goes on to the CLI, and what is answered to the client in its place.
+
+        PolicyError: the stream cannot go on.
+        """
+        self._rest += data
+        passed, answered = [], []
+        while (end := self._rest.find(b"\n", self._searched)) >= 0:
+            line = bytes(self._rest[:end])
+            del self._rest[: end + 1]
+            self._searched = 0
+            to_cli, to_client = self.judge(line)
+            passed.append(to_cli)
+            answered.append(to_client)
+        self._searched = len(self._rest)
+        if self._searched > MAX_LINE:
+            raise PolicyError(f"a message on stdin is longer than {MAX_LINE} bytes")
+        return b"".join(passed), b"".join(answered)
+
+    def finish(self) -> tuple[bytes, bytes]:
+        """The last line, when it has no line feed."""
+        return self.feed(b"\n") if self._rest else (b"", b"")
+
+    def judge(self, line: bytes) -> tuple[bytes, bytes]:
+        """The same for one whole line, its line feed left out."""
+        self.lines += 1
+        if not line.strip():
+            return b"", b""
+        message = self._parse(line)
+        kind = message.get("type")
+        if kind == "control_request":
+            return self._request(message)
+        if not isinstance(kind, str) or kind not in MESSAGES:
+            raise PolicyError(f"message {self.lines} on stdin is of type {{}}, which is not passed on", kind)
+        return _line({name: value for name, value in message.items() if name in MESSAGES[kind]}), b""
+
+    def _parse(self, line: bytes) -> Json:
+        if len(line) > MAX_UNCOUNTED and any(itertools.islice(_TOKEN.finditer(line), MAX_TOKENS, None)):
+            raise PolicyError(f"message {self.lines} on stdin holds more than {MAX_TOKENS} values and signs")
+        try:
+            message = json.loads(line.decode(), parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise PolicyError(f"line {self.lines} on stdin is no JSON object")
+        return message
+
+    def _request(self, message: Json) -> tuple[bytes, bytes]:
+        request, request_id = message.get("request"), message.get("request_id")
+        if not isinstance(request, dict) or not isinstance(request_id, str) or len(request_id) > MAX_ID:
+            raise PolicyError(f"message {self.lines} on stdin is a control request without request or request_id")
+        try:
+            judged = self._judge_request(request)
+        except PolicyError as refusal:
+            subtype = request.get("subtype")
+            known = isinstance(subtype, str) and subtype in REQUESTS
+            self.refusals.append((str(subtype) if known else "unknown", refusal.kind))
+            error = {"subtype": "error", "request_id": request_id, "error": f"bridge: refused: {refusal}"}
+            return b"", _line({"type": "control_response", "response": error})
+        return _line({"type": "control_request", "request_id": request_id, "request": judged}), b""
+
+    def _judge_request(self, request: Json) -> Json:
+        subtype = request.get("subtype")
+        fields = REQUESTS.get(subtype) if isinstance(subtype, str) else None
+        if not self._scope.permits(f"control:{subtype}", by_default=fields is not None):
+            raise PolicyError("the control request {} could act on the host; it is not passed on", subtype)
+        if fields is None:
+            return request
+        for name in sorted(set(request) - fields - {"subtype"}):
+            if request[name]:
+                raise PolicyError(f"{subtype} with {{}} could act on the host; leave it out", name)
+        judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
+        if self.told and isinstance(judged.get("appendSystemPrompt"), str):
+            judged["appendSystemPrompt"] = self.told + "\n\n" + judged["appendSystemPrompt"]
+        judged = _narrow(judged, self._scope)
+        self._check_server(judged)
+        return judged
+
+    def _check_server(self, request: Json) -> None:
+        """A request about a server names one that was judged: the CLI would look for others where it pleases."""
+        if request["subtype"] == "mcp_set_servers":
+            self.servers |= request["servers"].keys()
+        elif request["subtype"] == "initialize":
+            named = request.get("sdkMcpServers")
+            self.servers |= {name for name in named if isinstance(name, str)} if isinstance(named, list) else set()
+        elif request["subtype"] in ABOUT_A_SERVER and not self._knows(request.get("serverName")):
+            raise PolicyError("there is no MCP server {} in this call", request.get("serverName"))
+        if len(self.servers) > MAX_SERVERS or any(len(name) > MAX_ID for name in self.servers):
+            raise PolicyError(f"a call has at most {MAX_SERVERS} MCP servers, with names of {MAX_ID} characters")
+
+    def _knows(self, server: object) -> bool:
+        return isinstance(server, str) and server in self.servers
+
+
+def _narrow(request: Json, scope: Scope) -> Json:
+    """Judge the fields of a known request that can hold more than words."""
+    if request.get("agents"):
+        request["agents"] = agents(request["agents"])
+    if request["subtype"] == "mcp_set_servers":
+        request["servers"] = servers(request.get("servers"), scope)
+    modes = MODES_WITH_HANDS if scope.hands else MODES
+    mode = request.get("mode")
+    if request["subtype"] == "set_permission_mode" and (not isinstance(mode, str) or mode not in modes):
+        raise PolicyError("the permission mode {} lets the model act unasked", mode)
+    configs = request.get("sdkMcpServerConfigs") or {}
+    for config in configs.values() if isinstance(configs, dict) else [configs]:
+        if not isinstance(config, dict) or {"command", "url", "args", "env"} & config.keys():
+            raise PolicyError("an in-process MCP server comes with a command or an address")
+    return request
+
+
+def _line(message: Json) -> bytes:
+    """One line of ASCII. What cannot be written so was never a message (lone infinities, for one)."""
+    try:
+        return json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    except (ValueError, RecursionError):
+        raise PolicyError("a message on stdin cannot be written as JSON") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

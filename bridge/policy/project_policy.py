@@ -1,0 +1,430 @@
+"""The project's settings, servers, agents, commands and skills: what of them counts, and a line for what does not.
+
+They come as text from the container. What they start (hooks, stdio servers, commands in a skill) runs in the
+container, so that it is harmless; what the CLI would run or read for itself (helpers for keys, variables, plugins,
+a status line) is left out. Everything is parsed and written anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from bridge.policy.terms import PolicyError, Scope, printable, shown
+
+Json = dict[str, Any]
+
+SCALARS = frozenset({
+    "alwaysThinkingEnabled", "cleanupPeriodDays", "disableAllHooks", "effortLevel", "fastMode",
+    "includeCoAuthoredBy", "language", "model", "outputStyle", "showThinkingSummaries", "spinnerTipsEnabled",
+})  # fmt: skip
+"""Settings that change no more than the conversation."""
+
+OF_SERVERS = frozenset({"enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers"})
+"""Settings that choose among the servers of .mcp.json; the choice is made here."""
+
+RULES = ("allow", "deny", "ask")
+MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
+"""Permission modes that are open without hands; with hands the next two are open as well."""
+MODES_WITH_HANDS = MODES | {"bypassPermissions", "auto"}
+
+HOOKS = {
+    "command": frozenset({"type", "command", "timeout", "async", "statusMessage", "once", "if"}),
+    "prompt": frozenset({"type", "prompt", "timeout", "model", "statusMessage", "once", "if"}),
+}
+"""Kinds of hooks, and their fields. The field `args` would start a program without a shell, so it is none."""
+
+OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
+"""Types of a hook's fields; the others are text."""
+
+OF_AGENT = frozenset({
+    "background", "color", "description", "disallowedTools", "effort", "maxTurns", "model", "name", "skills", "tools",
+})  # fmt: skip
+OF_COMMAND = frozenset({
+    "agent", "allowed-tools", "argument-hint", "arguments", "context", "description", "disable-model-invocation",
+    "effort", "model", "name", "paths", "user-invocable", "version", "when_to_use",
+})  # fmt: skip
+
+_FILE = re.compile(r"\.claude/(agents|commands|skills)/(?:(?!\.\.?/)[\w. +@-]{1,80}/){0,5}[\w. +@-]{1,80}\.md")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})(?::-([^}${]{0,1024}))?\}")
+
+MAX_FILES = 256
+MAX_FILE = 128 * 1024
+"""Of what a client sends: its own limits, which a client of somebody else's need not keep (project_files.py)."""
+MAX_HEAD = 8 * 1024
+MAX_HEADS = 32 * 1024
+"""Characters of YAML, of one file and of all: reading it costs a thousand times what reading JSON does."""
+MAX_NOTES = 100
+"""Lines about what was left out: a client prints each of them."""
+MAX_VALUE = 256
+"""Bytes of a variable that may stand in a server's entry; the client sends none that is longer."""
+MAX_HOOKS = 64
+"""Of one file. All that are of one event run at once, and each holds a process of the host's for as long as it runs."""
+MAX_SERVER = 64 * 1024
+"""Characters of a server's entry, its variables put in."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises for heads that are none: dates that do not exist, numbers without end."""
+
+
+@dataclasses.dataclass
+class Project:
+    """What the CLI is given of a project."""
+
+    settings: Json = dataclasses.field(default_factory=dict)
+    servers: Json = dataclasses.field(default_factory=dict)
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    """Agents, commands and skills, by their place in the CLI's configuration directory."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """A line for each thing that was left out."""
+
+
+def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: str = "project,local") -> Project:
+    """The project in what a client sent: each file as name, line feed and text; `env` as NAME=value."""
+    project = Project()
+    if not scope.hands:
+        return project
+    texts: dict[bytes, bytes] = {}
+    for path, _, text in (file.partition(b"\n") for file in files):
+        if len(texts) == MAX_FILES:
+            project.notes.append(f"files of .claude beyond {MAX_FILES} are left out: there are too many")
+            break
+        if len(text) <= MAX_FILE:
+            texts[path] = text
+    chosen = sources.split(",")
+    layers = []
+    for name, source in ((".claude/settings.json", "project"), (".claude/settings.local.json", "local")):
+        if source in chosen and (layer := _object(texts.get(name.encode(), b""), name, project)):
+            layers.append(_settings(layer, name, scope, project))
+    _merge(project, layers)
+    if "project" in chosen:
+        pairs = (entry.partition(b"=")[::2] for entry in env)
+        variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
+        _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
+        heads = _Heads()
+        for path, text in sorted(texts.items()):
+            _document(path.decode("utf-8", "replace"), text, heads, project)
+    beyond = len(project.notes) - MAX_NOTES
+    project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
+    if beyond > 0:
+        project.notes.append(f"{beyond} more things are left out: there are too many to name them")
+    return project
+
+
+def _object(text: bytes, name: str, project: Project) -> Json:
+    if not text.strip():
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        project.notes.append(f"{name} is left out: it is no JSON ({error})")
+        return {}
+    if isinstance(value, dict):
+        return value
+    project.notes.append(f"{name} is left out: it is no JSON object")
+    return {}
+
+
+# Settings
+
+
+def settings(value: Json, scope: Scope, complain: Any) -> Json:
+    """The settings that count; `complain` is told of each other one, by its name and with the reason."""
+    kept: Json = {}
+    for name, entry in value.items():
+        if (name in SCALARS and isinstance(entry, str | int | bool | float)) or (name in OF_SERVERS and scope.hands):
+            kept[name] = entry
+        elif name == "permissions" and scope.hands and isinstance(entry, dict):
+            kept[name] = _permissions(entry, scope, complain)
+        elif name == "hooks" and scope.hands and isinstance(entry, dict):
+            kept[name] = _hooks(entry, complain)
+        elif name != "$schema":
+            complain(name[:60], "it could run commands or send data elsewhere on the host")
+    return kept
+
+
+def _settings(value: Json, name: str, scope: Scope, project: Project) -> Json:
+    def complain(what: str, why: str) -> None:
+        project.notes.append(f"{name}: {what} is left out: {why}")
+
+    return settings(value, scope, complain)
+
+
+def _permissions(value: Json, scope: Scope, complain: Any) -> Json:
+    kept: Json = {}
+    for name, entry in value.items():
+        if name in RULES and isinstance(entry, list):
+            kept[name] = [rule for rule in entry if isinstance(rule, str)]
+        elif name == "defaultMode" and isinstance(entry, str) and entry in MODES_WITH_HANDS:
+            kept[name] = entry
+        elif name == "additionalDirectories" and isinstance(entry, list):
+            kept[name] = [path for path in entry if isinstance(path, str) and scope.contains(path)]
+            if kept[name] != entry:
+                complain("a directory of permissions.additionalDirectories", "it is not shared with the host")
+        else:
+            complain(f"permissions.{name[:60]}", "the bridge does not know it")
+    return kept
+
+
+def _hooks(value: Json, complain: Any) -> Json:
+    kept: Json = {}
+    left = MAX_HOOKS
+    for event, groups in value.items():
+        for group in groups if isinstance(groups, list) else []:
+            if not isinstance(group, dict):
+                continue
+            hooks = group.get("hooks")
+            if not isinstance(hooks, list):
+                complain(f"a group of {event[:40]}", "its hooks are no list")
+                continue
+            mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
+            if len(mine) > left:
+                complain(f"a group of {event[:40]}", f"there are more than {MAX_HOOKS} hooks, and each is a process")
+                continue
+            left -= len(mine)
+            matcher = {"matcher": group["matcher"]} if isinstance(group.get("matcher"), str) else {}
+            kept.setdefault(event, []).append({**matcher, "hooks": mine})
+    return kept
+
+
+def _hook(hook: Any, event: str, complain: Any) -> Json | None:
+    kind = hook.get("type") if isinstance(hook, dict) else None
+    fields = HOOKS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
+    if not fields:
+        complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container")
+        return None
+    unknown = sorted(set(hook) - fields)
+    if unknown:
+        complain(f"a hook of {event[:40]}", f"its field {shown(unknown[0], 30)} is none that the bridge knows")
+        return None
+    wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
+    if wrong:
+        complain(f"a hook of {event[:40]}", f"its field {shown(wrong[0], 30)} is of another type")
+        return None
+    return dict(hook)
+
+
+def _merge(project: Project, layers: list[Json]) -> None:
+    """One layer over the other: lists add up, single values of the later one win."""
+    merged = project.settings
+    for layer in layers:
+        for name, value in layer.items():
+            if name == "hooks":
+                for event, groups in value.items():
+                    merged.setdefault("hooks", {}).setdefault(event, []).extend(groups)
+            elif name == "permissions":
+                mine = merged.setdefault("permissions", {})
+                for key, entry in value.items():
+                    mine[key] = [*mine.get(key, []), *entry] if isinstance(entry, list) else entry
+            elif name not in OF_SERVERS:
+                merged[name] = value
+
+
+# MCP servers
+
+
+def _servers(config: Json, layers: list[Json], env: Mapping[bytes, bytes], scope: Scope, project: Project) -> None:
+    lists = [layer.get("disabledMcpjsonServers") for layer in layers]
+    off = {name for one in lists if isinstance(one, list) for name in one if isinstance(name, str)}
+    found = config.get("mcpServers")
+    for name, entry in found.items() if isinstance(found, dict) else []:
+        if name in off:
+            continue
+        try:
+            project.servers[name] = server(name, _bounded(name, entry, env), scope)
+        except PolicyError as refusal:
+            project.notes.append(f".mcp.json: {refusal}")
+
+
+def _bounded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
+    try:
+        expanded = _expanded(entry, env)
+        length = len(json.dumps(expanded))
+    except RecursionError:
+        raise PolicyError("the MCP server {} is nested too deeply", name) from None
+    if length > MAX_SERVER:
+        raise PolicyError(f"the MCP server {{}} is longer than {MAX_SERVER} characters", name)
+    return expanded
+
+
+def servers(value: object, scope: Scope) -> Json:
+    """The servers in a client's own configuration, or PolicyError."""
+    if not isinstance(value, dict):
+        raise PolicyError("the MCP configuration holds no object mcpServers")
+    return {str(name): server(str(name), entry, scope) for name, entry in value.items()}
+
+
+def written(value: object) -> str:
+    """Judged JSON as text; PolicyError when it is nested so deeply that nobody could read it."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        raise PolicyError("JSON is nested too deeply") from None
+
+
+def server(name: str, entry: object, scope: Scope) -> Json:
+    """One server, written anew so that it runs in the client or its container, or is reached by the network."""
+    kind = entry.get("type") or ("stdio" if "command" in entry else None) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        raise PolicyError("the MCP server {} is no object", name)
+    if kind == "sdk":
+        own = entry.get("name", name)
+        return {"type": "sdk", "name": own if isinstance(own, str) else name}
+    if "${" in written(entry):
+        raise PolicyError("the MCP server {} names a variable that the container does not have", name)
+    if kind == "stdio":
+        return _stdio(name, entry, scope)
+    if kind in ("http", "sse"):
+        return _remote(name, kind, entry, scope)
+    raise PolicyError("the MCP server {} is of type {}, which the bridge does not carry", name, kind)
+
+
+def _stdio(name: str, entry: Json, scope: Scope) -> Json:
+    if not scope.hands:
+        raise PolicyError("the MCP server {} would run on the host; only in-process servers are carried", name)
+    command, args, env = entry.get("command"), entry.get("args") or [], entry.get("env") or {}
+    texts = [command, *args] if isinstance(args, list) else [None]
+    if not all(isinstance(text, str) and text.isprintable() for text in texts) or not isinstance(env, dict):
+        raise PolicyError("the MCP server {} has no command with a list of arguments", name)
+    for variable, value in env.items():
+        if not _NAME.fullmatch(str(variable)) or not isinstance(value, str | int | float):
+            raise PolicyError("the MCP server {} has a variable that is none: {}", name, variable)
+    # Its variables are set in the container, not in the CLI's process, where some mean "run this".
+    pairs = [f"{variable}={value}" for variable, value in env.items()]
+    words = ["env", *pairs, *texts] if pairs else texts
+    return {"type": "stdio", "command": words[0], "args": words[1:]}
+
+
+def _remote(name: str, kind: str, entry: Json, scope: Scope) -> Json:
+    if not scope.web:
+        raise PolicyError(f"the MCP server {name[:60]!r} is on the network, which this bridge does not offer")
+    unknown = sorted(field for field in entry if field not in ("type", "url", "headers") and entry[field])
+    if unknown:
+        raise PolicyError(f"the MCP server {name[:60]!r} has {unknown[0][:40]!r}, which could run commands on the host")
+    url, headers = entry.get("url"), entry.get("headers") or {}
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not isinstance(headers, dict):
+        raise PolicyError(f"the MCP server {name[:60]!r} has no address")
+    if _leads_nowhere(url):
+        raise PolicyError(
+            f"the MCP server {name[:60]!r} is on no public server: names in .invalid are the bridge's own"
+        )
+    return {"type": kind, "url": url, "headers": {str(key): str(value) for key, value in headers.items()}}
+
+
+def _leads_nowhere(url: str) -> bool:
+    """Whether a URL is in .invalid, or none that everybody reads alike; the proxy, which decides, refuses both."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True
+    return not host or unquote(host).lower().rstrip(".").endswith(".invalid")
+
+
+def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
+    """`${NAME}` and `${NAME:-default}` by the container's variables, as the CLI would do it by the host's."""
+
+    def look_up(match: re.Match[str]) -> str:
+        found = env.get(match[1].encode())
+        if found is not None:
+            return found.decode("utf-8", "replace")
+        return match[0] if match[2] is None else match[2]
+
+    if isinstance(value, str):
+        return _VARIABLE.sub(look_up, value)
+    if isinstance(value, list):
+        return [_expanded(entry, env) for entry in value]
+    if isinstance(value, dict):
+        return {key: _expanded(entry, env) for key, entry in value.items()}
+    return value
+
+
+# Agents, commands, skills
+
+
+class _Heads:
+    """Reads the heads of files, as far as their sizes add up."""
+
+    def __init__(self) -> None:
+        self._left = MAX_HEADS
+
+    def read(self, head: str) -> Json:
+        """The fields of a head; one of _UNREADABLE when there are none."""
+        self._left -= len(head)
+        if len(head) > MAX_HEAD or self._left < 0:
+            raise ValueError("it is too long")
+        try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_LOADER)):
+                raise ValueError("it repeats itself by name")  # each repetition may hold others, without end
+            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C where there is one
+        except yaml.YAMLError:
+            # People write `description: does this: that`, and the CLI takes it.
+            lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]
+            value = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+        return value if isinstance(value, dict) else {}
+
+
+def is_document(name: str) -> bool:
+    """Whether a name is that of an agent, a command or a skill in a project."""
+    return bool(_FILE.fullmatch(name))
+
+
+def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
+    found = _FILE.fullmatch(name)
+    if not found:
+        return
+    kind = found[1]
+    if kind == "skills" and not name.endswith("/SKILL.md"):
+        return
+    try:
+        project.files[name.removeprefix(".claude/")] = _written_anew(name, kind, text.decode(), heads, project)
+    except _UNREADABLE as error:
+        reason = str(error) if type(error) is ValueError else "its head is no YAML"
+        project.notes.append(f"{name} is left out: {reason}")
+
+
+def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Project) -> bytes:
+    """The text with the fields of its head that count; one of _UNREADABLE when nobody can read that."""
+    known = OF_AGENT if kind == "agents" else OF_COMMAND
+    head, body = _front_matter(text, heads)
+    kept = {key: value for key, value in head.items() if key in known}
+    notes = [
+        f"{name}: {shown(key)} is left out: the bridge does not carry it"
+        for key in sorted(str(key) for key in head.keys() - known)
+    ]
+    if kind == "skills":
+        folder = name.removesuffix("/SKILL.md")
+        body = f"(The files of this skill are in /workspace/{folder}.)\n\n{body}"
+    whole = (_top(kept, body) + body).encode()
+    project.notes += notes
+    return whole
+
+
+_OPENING = re.compile(r"---[^\S\n]*\n")
+_CLOSING = re.compile(r"^---[^\n]*\n?", re.MULTILINE)
+_BEGINS_LIKE_A_HEAD = re.compile(r"[\s\ufeff]*---")
+
+
+def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
+    """The head between two lines of hyphens, and the rest, in each spelling that the CLI takes for one."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    opening = _OPENING.match(text)
+    closing = _CLOSING.search(text, opening.end()) if opening else None
+    if opening is None or closing is None:
+        return {}, text
+    return heads.read(text[opening.end() : closing.start()]), text[closing.end() :]
+
+
+def _top(kept: Json, body: str) -> str:
+    """The head as the CLI gets it, a line a field; an empty one where the rest could be taken for a head of its own."""
+    if not kept and not _BEGINS_LIKE_A_HEAD.match(body):
+        return ""
+    fields = "".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n" for key, value in kept.items())
+    return f"---\n{fields or '{}' + chr(10)}---\n"

@@ -1,0 +1,105 @@
+"""What can go wrong between a container and the host's Claude, each with its own sentence and what to do
+next."""
+
+from __future__ import annotations
+
+import os
+
+# ruff: noqa: PTH112, PTH120, PTH123 - pathlib costs the start of the client 5 ms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bridge.protocol.frames import Fields
+
+BRIDGE_FAILED, POLICY_REFUSED, NO_CLI = 125, 126, 127
+
+UP = "on the host: `invoke bridge.up`"
+LOOK = "on the host: `claude-bridge-server status` and `claude-bridge-server doctor`"
+MOUNT = "mount the grant's directory at {directory}: `claude-bridge-server grant NAME --workspace DIR` prints it"
+
+STEPS = {
+    "not-mounted": (UP, MOUNT),
+    "missing": (UP, "if the grant was revoked, make it anew and restart the container"),
+    "dead": (UP, "the container need not be restarted"),
+    "permission": ("run the container as the user it was made for, or look at the socket's mode", LOOK),
+    "selinux": ("start the container with `--security-opt label=disable`",),
+    "silent": (LOOK,),
+    "foreign": ("check CLAUDE_BRIDGE_SOCKET", LOOK),
+    "version": ("on the host: update this project and run `invoke build` and `invoke bridge.up`",),
+    "protocol": ("on the host: update this project and run `invoke build` and `invoke bridge.up`",),
+    "stuck": ("in the container: `find /workspace -type p` lists the pipes",),
+    "changed": ("on the host: `invoke up` for this agent, or `claude-bridge-server grant` with its folder",),
+    "workspace": ("mount the grant that belongs to this container's /workspace",),
+    "full": (LOOK,),
+    "timeout": (LOOK,),
+    "stopping": ("in a moment, begin again, or go on with `claude-code --continue`",),
+    "lost": (LOOK, "then go on with `claude-code --continue -p ...`"),
+    "revoked": ("ask the host's operator for a grant",),
+    "login": ("on the host: `claude-bridge-server login`",),
+    "start": (LOOK,),
+    "policy": ("on the host: `claude-bridge-server explain -- ARGUMENTS` shows the rules",),
+    "no-cli": ("on the host: install Claude Code, then `claude-bridge-server doctor`",),
+    "usage": (),
+}
+
+
+class FaultError(Exception):
+    """The call could not be made or finished: kind, sentence, exit code."""
+
+    def __init__(self, kind: str, text: str, code: int = BRIDGE_FAILED) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+        self.code = code
+
+    @classmethod
+    def told(cls, fields: Fields) -> FaultError:
+        """What the server says in an ERROR."""
+        kind = fields.text("kind", "lost")
+        return cls(kind, fields.text("text", "the server gave no reason"), fields.number("code", BRIDGE_FAILED) & 255)
+
+    def report(self, path: str, as_json: bool) -> str:
+        """For people, the sentence and the steps; for programs, one JSON object on one line."""
+        steps = [step.format(directory=os.path.dirname(path) or "/") for step in STEPS.get(self.kind, ())]
+        if as_json:
+            import json
+
+            facts = {
+                "error": self.kind,
+                "message": self.text,
+                "code": self.code,
+                "steps": steps,
+                "socket": path,
+            }
+            return json.dumps(facts) + "\n"
+        return "".join([f"bridge: {self.text}\n", *(f"bridge:   {step}\n" for step in steps)])
+
+
+def not_connected(error: OSError, path: str) -> FaultError:
+    """Why the socket at the path could not be connected to."""
+    import errno
+
+    directory = os.path.dirname(path) or "/"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if not os.path.isdir(directory):
+            return FaultError("not-mounted", f"the host's bridge is not mounted: there is no directory {directory}")
+        return FaultError("missing", f"the host's bridge is not there: {path} does not exist")
+    if error.errno == errno.ECONNREFUSED:
+        return FaultError("dead", f"the host's bridge has stopped: nobody listens at {path}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        if _is_selinux():
+            return FaultError("selinux", f"SELinux keeps this container from {path}")
+        return FaultError("permission", f"user {os.getuid()} may not open {path}")
+    if error.errno in (errno.EAGAIN, errno.ETIMEDOUT):
+        return FaultError("full", f"the host's bridge is full: too many connect to {path} at once")
+    return FaultError("dead", f"{path} cannot be connected to: {error.strerror}")
+
+
+def _is_selinux() -> bool:
+    """Whether this process is under SELinux, whose denials look like wrong permissions."""
+    try:
+        with open("/proc/self/attr/current", "rb") as file:
+            label = file.read(256)
+    except OSError:
+        return False
+    return label.count(b":") >= 3

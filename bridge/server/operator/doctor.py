@@ -1,0 +1,134 @@
+"""Everything that a call needs, looked at one by one, each with the way to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from bridge.policy.gateways import KINDS
+from bridge.server.host import credentials
+from bridge.server.host.cli import HostCli
+from bridge.server.host.config import Config
+from bridge.server.host.grants import SOCKET_NAME, State, StateError
+from bridge.server.operator import admin_socket
+from bridge.server.sandbox import bubblewrap, proxy
+
+
+class Result(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    good: bool
+    detail: str
+
+
+def examine(state: State, chosen: Config) -> list[Result]:
+    """Look at everything; no check keeps another from being made."""
+    checks: list[Callable[[State, Config], Iterator[Result]]] = [
+        _python,
+        _cli,
+        _login,
+        _confinement,
+        _network,
+        _server,
+        _grants,
+    ]
+    results: list[Result] = []
+    for check in checks:
+        try:
+            results += check(state, chosen)
+        except (OSError, StateError) as error:
+            results.append(Result(check.__name__.strip("_"), False, str(error)))
+    return results
+
+
+def _python(_state: State, _chosen: Config) -> Iterator[Result]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Result("python", sys.version_info >= (3, 11), f"{version}; 3.11 or newer is needed")
+
+
+def _cli(_state: State, chosen: Config) -> Iterator[Result]:
+    cli = HostCli(chosen.claude)
+    asyncio.run(cli.ask())
+    yield Result("claude", bool(cli.version), f"{cli.version} at {cli.find()}" if cli.version else cli.problem)
+
+
+def _login(state: State, chosen: Config) -> Iterator[Result]:
+    try:
+        found = credentials.find(chosen.credentials, state.token, os.environ, chosen.environment)
+    except credentials.NoCredentialsError as error:
+        yield Result("credentials", False, str(error))
+    else:
+        yield Result("credentials", True, f"from {found.source if found else 'the environment in bridge.yaml'}")
+
+
+def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
+    if chosen.confinement == "none":
+        text = "none, as bridge.yaml wants it: containers reach what the grant's user can reach"
+        yield Result("confinement", True, text)
+        return
+    try:
+        bubblewrap.check()
+    except bubblewrap.ConfinementError as error:
+        yield Result("confinement", False, str(error))
+    else:
+        landlock = "and Landlock closes /proc" if bubblewrap.has_landlock() else "but this kernel has no Landlock"
+        yield Result("confinement", True, f"bubblewrap works, {landlock}")
+        asyncio.run((cli := HostCli(chosen.claude)).ask())
+        try:
+            bubblewrap.refuse_what_could_be_read(chosen.environment, cli.version)
+        except bubblewrap.ConfinementError as error:
+            yield Result("secrets", False, str(error))
+
+
+def _network(_state: State, chosen: Config) -> Iterator[Result]:
+    if chosen.confinement == "none":
+        yield Result("network", True, "the host's own, since confinement is none")
+        return
+    rules = proxy.Rules.of(chosen.environment, chosen.network == "web", chosen.web_ports)
+    if chosen.network == "web":
+        ports = ", ".join(map(str, sorted(rules.web_ports)))
+        yield Result(
+            "network", True, f"the API, and public servers at ports {ports}; web_ports in bridge.yaml adds some"
+        )
+    else:
+        yield Result("network", True, "the API alone; `network: web` in bridge.yaml adds public servers")
+    for name in sorted(
+        name for name, told in rules.disguise.told.items() if name in KINDS and told.endswith(".invalid")
+    ):
+        yield Result(f"gateway {name}", True, "asked by the server; the CLI has another name for it, and no secret")
+    for name in rules.authorities:
+        if not os.access(name, os.R_OK):
+            yield Result("certificates", False, f"{name} cannot be read; SSL_CERT_FILE or NODE_EXTRA_CA_CERTS names it")
+
+
+def _server(state: State, _chosen: Config) -> Iterator[Result]:
+    answer = admin_socket.ask(state, "status")
+    if answer is None:
+        yield Result("server", False, f"none runs in {state.root}; start it with `invoke bridge.up`")
+    else:
+        yield Result("server", True, f"process {answer['pid']}, {answer['running']} running, {answer['queued']} queued")
+
+
+def _grants(state: State, _chosen: Config) -> Iterator[Result]:
+    for name, grant in state.registered().items():
+        if isinstance(grant, StateError):
+            yield Result(f"grant {name}", False, str(grant))
+            continue
+        path = state.directory(name) / SOCKET_NAME
+        problem = grant.problem or _unreachable(str(path))
+        yield Result(f"grant {name}", not problem, problem or f"{grant.workspace}; mount {path.parent} at /host")
+
+
+def _unreachable(path: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return f"{path}: {error.strerror or error}"
+    return ""

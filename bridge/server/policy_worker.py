@@ -1,0 +1,203 @@
+"""The process that judges what is too large to be judged on the server's loop: a call's project, a long message.
+
+    server -- starts --> mother (this module, once) -- forks --> a judge for each grant that needs one
+
+The mother has loaded everything, so that a judge costs a millisecond or two, and reads nothing that a client has sent.
+A judge holds no secret and no descriptor but those of its question, gives up root, and has a limit on its memory and
+its time. What it dies of is the end of one question: the server refuses that, and asks the mother for another judge.
+
+A question is a packet with four descriptors: the question (JSON), the client's bytes, and two files for the answer
+(JSON) and for what is passed on. `done` comes back.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any
+
+from bridge.policy.argv import Plan, rewrite
+from bridge.policy.control_messages import ControlFilter
+from bridge.policy.flags import BY_NAME
+from bridge.policy.project_policy import Project, is_document
+from bridge.policy.terms import WORKSPACE, PolicyError, Scope
+from bridge.protocol.frames import Fields
+
+LIMIT_S = 10
+"""Of one question; the longest take half a second on a calm machine."""
+
+MEMORY = 192 * 1024 * 1024
+"""Bytes that a judge may add to what it begins with. A message of 16 MiB takes five times its size."""
+
+FILE = 128 * 1024 * 1024
+"""Bytes that a judge may write: a message may grow sixfold when it is written anew, as a character does."""
+
+CODECS = (
+    "ascii",
+    "latin-1",
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "utf-32-le",
+    "utf-32-be",
+)
+"""What `json` may ask for: loaded before root is given up, who alone may be able to read the library."""
+
+NOBODY = 65534
+NICE = 10
+"""Judges wait for nobody, the server's loop for everybody."""
+
+DONE = b"done"
+
+
+def plan_of(fields: Fields, scope: Scope) -> Plan:
+    """What to run for a call as the client sent it; PolicyError."""
+    terminal = scope.hands and fields.get("stdin") == fields.get("stdout") == b"tty"
+    cwd = os.fsdecode(fields.get("cwd") or WORKSPACE.encode())
+    words = [os.fsdecode(word) for word in fields.all("arg")]
+    plan = rewrite(words, scope, cwd, files=fields.all("file"), env=fields.all("env"), interactive=terminal)
+    if not scope.contains(cwd):
+        raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
+    if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
+        raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")
+    return plan
+
+
+# How things travel. The server trusts no judge with more than JSON.
+
+
+def scope_as_json(scope: Scope) -> dict[str, Any]:
+    """The terms, as they travel."""
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(scope).items()}
+
+
+def _scope(data: dict[str, Any]) -> Scope:
+    kinds = {field.name: type(getattr(Scope(), field.name)) for field in dataclasses.fields(Scope)}
+    return Scope(**{name: kinds[name](value) for name, value in data.items()})
+
+
+def pack(plan: Plan) -> bytes:
+    """A plan, as it travels."""
+    files = {name: text.decode("latin-1") for name, text in plan.project.files.items()}
+    project = {"settings": plan.project.settings, "servers": plan.project.servers, "notes": plan.project.notes}
+    parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "told": plan.told}
+    return json.dumps({**parts, "project": {**project, "files": files}}).encode()
+
+
+def unpack(data: bytes, scope: Scope) -> Plan:
+    """A plan that has travelled; how it came about (`decisions`) has stayed behind. ValueError.
+
+    A judge reads what a client wrote. Should one be taken over by it, it names no file and no flag of its own here.
+    """
+    parts = json.loads(data)
+    project = parts.pop("project")
+    files = {name: text.encode("latin-1") for name, text in project.pop("files").items()}
+    if not all(is_document(f".claude/{name}") for name in files):
+        raise ValueError("a judge named a file that is none of a project's")
+    words = parts["argv"]
+    end = words.index("--") if "--" in words else len(words)
+    flags = {word.partition("=")[0] for word in words[:end]}
+    if not flags <= {*BY_NAME, *scope.allowed} or len(words[end:]) not in (0, 2):
+        raise ValueError("a judge named a flag that the bridge does not know")
+    if end < len(words) and words[-1].startswith("-"):
+        raise ValueError("a judge named a flag in place of a prompt")
+    return Plan(**parts, project=Project(**project, files=files))
+
+
+# A judge
+
+
+def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], bytes]:
+    """The answer, and what is passed on."""
+    scope = _scope(question["scope"])
+    try:
+        if question["what"] == "call":
+            return {}, pack(plan_of(Fields.decode(material), scope))
+        judged = ControlFilter(scope, question["told"], question["servers"])
+        judged.lines = question["lines"]
+        passed, answered = judged.judge(material)
+    except PolicyError as refusal:
+        return {"refused": str(refusal), "kind": refusal.kind}, b""
+    except MemoryError:
+        return {"refused": "it takes more memory than a request may", "kind": "memory"}, b""
+    servers = sorted(judged.servers - set(question["servers"]))
+    return {"answered": answered.decode(), "refusals": judged.refusals, "servers": servers}, passed
+
+
+def _judge(sock: socket.socket) -> None:
+    """Answer until nobody asks any more."""
+    while True:
+        data, files, _, _ = socket.recv_fds(sock, 16, 4)
+        if not data or len(files) != 4:
+            return
+        signal.setitimer(signal.ITIMER_REAL, LIMIT_S)  # nothing handles it: its end is the end of this process
+        asked, material, answered, product = files
+        found, passed = answer(json.loads(_read(asked)), _read(material))
+        _write(product, passed)
+        _write(answered, json.dumps(found).encode())
+        del passed
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for descriptor in files:
+            os.close(descriptor)
+        sock.send(DONE)
+
+
+def _read(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+
+
+def _confine() -> None:
+    """Give up what a judge has no use for."""
+    for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_NOFILE, 16)):
+        resource.setrlimit(name, (most, most))
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - the same as elsewhere, and all that is read here
+        data = int(file.read().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, data + MEMORY))
+
+
+def main(control: int) -> None:
+    """Fork a judge for each socket that comes, until the server has gone."""
+    os.nice(NICE)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal's, meant for the server, which tells when it goes
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody has to wait for judges
+    for name in CODECS:
+        codecs.lookup(name)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    asked = socket.socket(fileno=control)
+    while True:
+        data, files, _, _ = socket.recv_fds(asked, 16, 1)
+        if not data:
+            return
+        if not os.fork():
+            asked.close()
+            _confine()
+            with contextlib.suppress(BrokenPipeError), socket.socket(fileno=files[0]) as sock:
+                _judge(sock)
+            os._exit(0)
+        for descriptor in files:
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,444 @@
+"""The namespace: what exists for the CLI of one call, and nothing else of the host's.
+
+    /workspace          the grant's workspace, the same path as in the container; its shares likewise
+    /claude             configuration of this call alone, in memory; what a conversation leaves is bound into it
+    /usr, /etc          libraries, time zones and certificates, read-only; of programs there is none
+    /tmp, /home/claude  empty and read-only: nothing is written where the container cannot see it
+    /opt/claude         the CLI, read-only
+    /opt/bridge         the shell prefix and launcher (shim.py), and the socket of the call; /bin/sh and
+                        /bin/bash are the prefix, too: what the CLI gives to a shell goes to the container or nowhere
+    (no network but a loopback of its own, where the server's proxy answers: proxy.py)
+
+The launcher makes sure that the workspace and the shares are what was granted, becomes the grant's user, and has
+Landlock allow nothing but the CLI and the prefix to be run, and no file of /proc to be read.
+
+The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
+corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
+
+As root, bubblewrap makes the namespaces itself and inside.py becomes the grant's user there; else the kernel has
+to allow user namespaces to this user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bridge.policy import Scope, environment
+from bridge.policy.project_policy import Project
+from bridge.policy.terms import WORKSPACE
+from bridge.server.host.cli import files_of, interpreters_of
+from bridge.server.host.credentials import Credential
+from bridge.server.host.grants import KEPT, Grant, State
+from bridge.server.host.places import Place
+from bridge.server.sandbox import proxy
+
+MEMORY_LIMIT = 64 * 1024 * 1024
+"""Bytes of each directory in memory."""
+
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
+"""What root keeps inside until the launcher has become the grant's user; the last one to enter the workspace."""
+
+LIBRARIES = ("lib", "lib32", "lib64", "libx32")
+OF_USR = (*LIBRARIES, "share/ca-certificates", "share/locale", "share/pki", "share/terminfo", "share/zoneinfo")
+"""Of /usr. No bin: a program that is not there is started by nobody."""
+
+ETC = ("ca-certificates", "crypto-policies", "ld.so.cache", "localtime", "pki/ca-trust", "pki/tls/cert.pem",
+       "pki/tls/certs", "pki/tls/openssl.cnf", "ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf")  # fmt: skip
+"""Of /etc, what TLS and the loader read. Names are looked up by the server's proxy."""
+
+HOSTS = b"127.0.0.1 localhost claude\n::1 localhost\n"
+AUTHORITIES = b"NODE_EXTRA_CA_CERTS"
+"""The operator's variable that names a file of further authorities, and where that file is inside."""
+AUTHORITIES_AT = "/etc/ssl/operator.pem"
+
+CLI_AT = "/opt/claude"
+BRIDGE_AT = "/opt/bridge"
+HAND_AT = f"{BRIDGE_AT}/hand"
+SHELLS = ("/usr/bin/bash", "/usr/bin/sh")
+SOCKET_AT = f"{BRIDGE_AT}/hands"
+PROJECT_AT = f"{BRIDGE_AT}/project"
+PYTHON_AT = "/opt/python"
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+INSIDE = Path(__file__).with_name("inside.py")
+CONFIG_AT = environment.CONFIG.decode()
+
+
+class ConfinementError(Exception):
+    """The call cannot be confined as the operator wants it; the text says what to do."""
+
+
+@dataclasses.dataclass
+class Command:
+    """A program to start, and the descriptors that go with it; whoever starts it closes them."""
+
+    argv: list[bytes]
+    env: dict[bytes, bytes]
+    directory: str = "/"
+    descriptors: list[int] = dataclasses.field(default_factory=list)
+    status: int | None = None
+    """Where bubblewrap tells which process is the namespace's first."""
+    scratch: Path | None = None
+    """To be removed after the call."""
+    identity: tuple[int, int] | None = None
+    """User and group to become first."""
+    terminal: bool = False
+    """Whether it gets a terminal in place of pipes."""
+
+    def inherit(self, descriptor: int) -> bytes:
+        """Hand a descriptor down to the program; its number there."""
+        self.descriptors.append(descriptor)
+        return b"%d" % descriptor
+
+    def close(self) -> None:
+        """Close what was for the program."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def document(self, data: bytes) -> bytes:
+        """Hand some bytes down as a descriptor; its number there."""
+        descriptor = os.memfd_create("bridge", os.MFD_CLOEXEC)
+        number = self.inherit(descriptor)
+        os.write(descriptor, data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return number
+
+    def abandon(self) -> None:
+        """Close everything: it is not going to be started."""
+        self.close()
+        if self.status is not None:
+            os.close(self.status)
+            self.status = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One call as it is to be run: everything has been judged."""
+
+    grant: Grant
+    program: Path
+    argv: list[str]
+    env: dict[bytes, bytes]
+    cwd: str
+    memory: bytes
+    credential: Credential | None
+    project: Project
+    scratch: Path
+    """A directory for this call alone, where its socket `hands` is; removed after the call."""
+    hands: bool = False
+    interactive: bool = False
+    offer: str = ""
+    """What the interface says at its start."""
+
+
+def in_namespace(job: Job, state: State, scope: Scope) -> Command:
+    """The job under bubblewrap."""
+    env = environment.through_proxy(job.env, proxy.PORT)
+    command = Command([b"bwrap"], env, scratch=job.scratch, terminal=job.interactive)
+    try:
+        _confine(command, job, state, scope)
+    except BaseException:
+        command.abandon()
+        raise
+    return command
+
+
+def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
+    visible, program = files_of(job.program)
+    inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
+    python, binds = interpreter()
+    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, job)]
+    words += _configuration(command, job, state, scope)
+    words += ["--perms", "0755", "--ro-bind-data", command.document(hand(python)), HAND_AT]
+    words += ["--ro-bind", str(job.scratch / "hands"), SOCKET_AT]
+    only = [python, HAND_AT, inside, *loaders()]
+    for name, path in interpreters_of(program).items():
+        words += ["--ro-bind", path, name]
+        only.append(name)
+    launcher: list[str] = []
+    for place, target, bind in _directories(job.grant):
+        descriptor = command.inherit(place.open()).decode()
+        words += [bind, f"/proc/self/fd/{descriptor}", target]
+        launcher += ["--at", target, f"{place.device}:{place.inode}", descriptor]
+    words += ["--ro-bind", str(visible), inside if visible == program else CLI_AT]
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    command.status = reading
+    words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", "/", "--"]
+    launcher += ["--net", str(proxy.PORT)]
+    if os.geteuid() == 0:
+        launcher += ["--as", "{}:{}".format(*job.grant.user)]
+    launcher += ["--in", job.cwd]
+    launcher += [word for path in only for word in ("--only", path)]
+    words += [HAND_AT, *launcher, *(["--tty"] if job.interactive else []), "--"]
+    if job.hands:
+        command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = HAND_AT.encode()
+    _attach(command, job)
+    command.argv += [os.fsencode(word) for word in (*words, inside, *job.argv)]
+
+
+def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
+    """The directories of a grant: what, where, and how it is bound."""
+    yield grant.place, WORKSPACE, "--bind"
+    for share in grant.shares:
+        yield share.source, share.target, "--ro-bind" if share.readonly else "--bind"
+
+
+def hand(python: str) -> bytes:
+    """The program that runs beside the CLI, for this interpreter."""
+    return f"#!{python} -IS\n".encode() + INSIDE.read_bytes()
+
+
+def interpreter() -> tuple[str, list[str]]:
+    """A Python for the namespace, and what has to be bound for it. It is at no place where programs are looked for."""
+    if SYSTEM_PYTHON.exists():  # its library is in /usr/lib
+        inside = f"{PYTHON_AT}/bin/{SYSTEM_PYTHON.resolve().name}"
+        return inside, ["--ro-bind", str(SYSTEM_PYTHON.resolve()), inside]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix)
+    words: list[str] = []
+    for part in (f"bin/{version}", f"lib/{version}"):
+        words += ["--ro-bind", str((base / part).resolve()), f"{PYTHON_AT}/{part}"]
+    for library in (base / "lib").glob("libpython3*.so*"):
+        words += ["--ro-bind", str(library.resolve()), f"{PYTHON_AT}/lib/{library.name}"]
+    return f"{PYTHON_AT}/bin/{version}", words
+
+
+@functools.cache
+def loaders() -> list[str]:
+    """What loads programs with shared libraries: the kernel starts it first."""
+    return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
+
+
+def without_namespace(job: Job, state: State, call_id: str) -> Command:
+    """The job as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
+    uid, gid = job.grant.user
+    scratch = job.scratch
+    private = state.private(job.grant)
+    program = scratch / "hand"
+    program.write_bytes(hand(str(SYSTEM_PYTHON) if SYSTEM_PYTHON.exists() else sys.executable))
+    program.chmod(0o755)
+    (scratch / ".claude.json").write_bytes(_first_start(job, job.grant.workspace))
+    (scratch / "settings.json").write_bytes(_settings(job))
+    for name, text in job.project.files.items():
+        path = scratch / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    for name in KEPT:
+        (scratch / name).symlink_to(private / name)
+    for path in (scratch, *scratch.rglob("*")):
+        os.chown(path, uid, gid, follow_symlinks=False)
+    env = {**job.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
+    env |= {b"TMPDIR": os.fsencode(scratch), MARK: call_id.encode()}
+    env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
+    if job.hands:
+        env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
+    argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in job.argv]  # rules for its own directory
+    command = Command([], env, scratch=scratch, terminal=job.interactive)
+    if os.geteuid() == 0:
+        command.identity = job.grant.user
+    place = command.inherit(job.grant.place.open()).decode(), job.grant.workspace
+    launcher = [str(program), "--from", *place, "--in", f".{job.cwd.removeprefix(WORKSPACE)}", "--no-proc"]
+    words = [*launcher, *(["--tty"] if job.interactive else []), "--", str(job.program), *argv]
+    command.argv += [os.fsencode(word) for word in words]
+    _attach(command, job)
+    return command
+
+
+MARK = b"CLAUDE_BRIDGE_CALL"
+"""A variable by which the processes of a call without a namespace are found again."""
+
+
+def _first_start(job: Job, *more: str) -> bytes:
+    """What the CLI would ask a person at its first start, answered: the operator has done so with the grant.
+
+    `more` are directories beside those of the namespace.
+    """
+    trusted = {"hasTrustDialogAccepted": True, "hasCompletedProjectOnboarding": True}
+    answers: dict[str, object] = {
+        "hasCompletedOnboarding": True,
+        "autoUpdates": False,
+        "theme": "dark",
+        "bypassPermissionsModeAccepted": True,
+        "hasSeenAutoDefaultNotice": True,
+        "hasSeenAutoDefaultNudge": True,
+        "projects": dict.fromkeys([WORKSPACE, job.cwd, *more], trusted),
+    }
+    return json.dumps(answers).encode()
+
+
+def _settings(job: Job) -> bytes:
+    """The project's settings; with hands also that nobody has to accept the mode in which nothing is asked."""
+    own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if job.hands else {}
+    if job.offer:
+        own["companyAnnouncements"] = [job.offer]
+    return json.dumps(own | job.project.settings).encode()
+
+
+def _attach(command: Command, job: Job) -> None:
+    if job.credential:
+        number = command.inherit(job.credential.descriptor(*job.grant.user))
+        command.env[job.credential.variable.encode()] = number
+
+
+def _namespaces() -> list[str]:
+    words = [
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+        "--hostname",
+        "claude",
+    ]
+    words += ["--die-with-parent", "--new-session"]
+    if os.geteuid() == 0:
+        words += ["--cap-drop", "ALL"]
+        for capability in CAPABILITIES:
+            words += ["--cap-add", capability]
+    return words
+
+
+def _system(command: Command) -> list[str | bytes]:
+    words: list[str | bytes] = ["--perms", "0755", "--dir", "/usr/bin"]
+    for name in OF_USR:
+        words += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
+    for name in ("bin", "sbin"):
+        words += ["--symlink", "usr/bin", f"/{name}"]
+    for name in LIBRARIES:
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    python = PYTHON_AT, f"{PYTHON_AT}/bin"
+    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, *python, "/home"):
+        words += ["--perms", "0755", "--dir", directory]
+    for shell in SHELLS:
+        words += ["--symlink", HAND_AT, shell]
+    for name in ETC:
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    words += ["--perms", "0644", "--ro-bind-data", command.document(HOSTS), "/etc/hosts"]
+    named = os.fsdecode(command.env.get(AUTHORITIES, b""))
+    if named and Path(named).is_file():
+        words += ["--ro-bind", named, AUTHORITIES_AT]
+        command.env[AUTHORITIES] = AUTHORITIES_AT.encode()
+    return [*words, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+
+
+def _identity(command: Command, job: Job) -> list[str | bytes]:
+    """The names of the one user that there is, and directories of his."""
+    uid, gid = job.grant.user
+    users = f"claude:x:{uid}:{gid}:Claude:{environment.HOME.decode()}:/bin/sh\n".encode()
+    groups = f"claude:x:{gid}:\n".encode()
+    words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
+    words += ["--perms", "0644", "--ro-bind-data", command.document(groups), "/etc/group"]
+    # What is written into /tmp and the home directory would never be seen in the container. And what the CLI could
+    # be told to write there (a picture of its memory) could be read.
+    for directory in ("/tmp", environment.HOME):  # noqa: S108
+        words += ["--perms", "1777", "--tmpfs", directory, "--remount-ro", directory]
+    words += ["--size", str(MEMORY_LIMIT), "--perms", "0777", "--tmpfs", CONFIG_AT]
+    return [*words, "--perms", "0777", "--dir", environment.TMP]
+
+
+def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
+    words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(job))]
+    words.append(f"{CONFIG_AT}/.claude.json")
+    # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
+    settings = {"settings.json": _settings(job)}
+    for name, text in (settings | job.project.files).items():
+        words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
+    for name in ("settings.json", *{name.partition("/")[0] for name in job.project.files}):
+        words += ["--symlink", f"{PROJECT_AT}/{name}", f"{CONFIG_AT}/{name}"]
+    private = state.private(job.grant)
+    for name in KEPT:
+        words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
+    # A file of the read-only root, not --ro-bind-data: 2.1.197 takes a file that was deleted after it was mounted for
+    # a broken link, and passes over the settings in it.
+    managed = command.document(json.dumps(managed_settings(scope)).encode())
+    words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
+    if job.memory:
+        defused = _IMPORT.sub("\\1@\u2060", job.memory.decode(errors="surrogateescape"))
+        text = command.document(defused.encode(errors="surrogateescape"))
+        words += ["--perms", "0644", "--file", text, "/etc/claude-code/CLAUDE.md"]
+    return words
+
+
+_IMPORT = re.compile(r"(^|[\s\ufeff])@(?=[./~])")
+"""How CLAUDE.md imports a file by a path that could lead out of where it is. The client has done so already, in the
+container: a word joiner keeps the CLI from doing it again, by what the path leads to in here."""
+
+
+def managed_settings(scope: Scope) -> dict[str, object]:
+    """Settings that the CLI holds above all others: a second layer behind the policy's first."""
+    permissions: dict[str, object] = {"deny": list(scope.denials)}
+    settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []}
+    if not scope.hands:
+        permissions["disableBypassPermissionsMode"] = "disable"
+        settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
+    return settings
+
+
+CLOSED_SINCE = (2, 1, 332)
+"""The version of the CLI whose own file tools read nothing in /proc, however they are led there."""
+
+SECRET = re.compile(r"SECRET|PASSWORD|(?:^|_)(?:TOKEN|KEY)(?:_|$)|CREDENTIAL|CUSTOM_HEADERS")
+
+
+@functools.cache
+def has_landlock() -> bool:
+    """Whether the kernel can keep the CLI from /proc."""
+    return int(ctypes.CDLL(None).syscall(444, None, 0, 1)) > 0
+
+
+def refuse_what_could_be_read(environment: Mapping[str, str], version: str) -> None:
+    """Without Landlock an older CLI can be led to its own variables: refuse secrets there; ConfinementError."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    named = next((name for name, value in environment.items() if value and SECRET.search(name)), None)
+    if named and numbers < CLOSED_SINCE and not has_landlock():
+        wanted = ".".join(map(str, CLOSED_SINCE))
+        raise ConfinementError(
+            f"this kernel has no Landlock, and a container could have this Claude Code read {named} in its process; "
+            f"install Claude Code {wanted} or newer, or take {named} out of bridge.yaml"
+        )
+
+
+def check() -> None:
+    """Make sure that bubblewrap works here; ConfinementError names the remedy."""
+    if shutil.which("bwrap") is None:
+        raise ConfinementError(
+            "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml: "
+            "a container can then read what the grant's user can read on the host)"
+        )
+    probe = [
+        "bwrap",
+        *_namespaces(),
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "/usr/bin/true",
+    ]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfinementError(f"bubblewrap cannot be run: {error}") from None
+    if done.returncode == 0:
+        return
+    said = " ".join(done.stderr.split())
+    if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists() and os.geteuid() != 0:
+        raise ConfinementError(
+            f"this system's AppArmor keeps user namespaces from bubblewrap ({said}); run the bridge as "
+            "root, or install the profile bwrap-userns-restrict of the package apparmor-profiles"
+        )
+    raise ConfinementError(f"bubblewrap may not make namespaces here ({said}); run the bridge as root")

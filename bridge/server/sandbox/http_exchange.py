@@ -1,0 +1,125 @@
+"""One request and its answer, between a client of the proxy's and a server; what comes behind it goes nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from bridge.policy.gateways import TELLING
+from bridge.policy.http_head import Answer, HeadError, Request, chunk_size, written
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a head: cookies and a token, with room."""
+MAX_INTERIM = 8
+"""Heads of answers before the final one, such as 100 Continue."""
+CHUNK = 64 * 1024
+
+Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class FailedError(Exception):
+    """A server that was asked for did not answer rightly; the text is a sentence without its name."""
+
+
+def say(writer: asyncio.StreamWriter, status: bytes, body: bytes) -> None:
+    """Answer in place of a server."""
+    fields = [(b"Connection", b"close"), (b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(body))]
+    with contextlib.suppress(OSError):
+        writer.write(written(b"HTTP/1.1 " + status, fields) + body)
+
+
+def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """A request as it goes to a server, which is named by us and not by the client."""
+    coding = [(b"Transfer-Encoding", b"chunked")] if request.length is None else []
+    own = [(b"Host", name.encode()), *fields, *coding, (b"Connection", b"close")]
+    return written(f"{request.method} {path} HTTP/1.1".encode(), own)
+
+
+async def exchange(client: Pair, server: Pair, request: Request, head: bytes, of_gateway: bool = False) -> None:
+    """Move one request and its answer. A client that goes away ends it, whether the server speaks or not."""
+    server[1].write(head)
+    asking = asyncio.create_task(_send_body(client[0], server[1], request.length))
+    answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway))
+    try:
+        await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done() or asking.result():
+            await answering
+    finally:
+        asking.cancel()
+        answering.cancel()
+        server[1].close()
+
+
+async def _send_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None) -> bool:
+    """Pass on exactly the body; False when the client breaks off, then or later, and what it says more goes nowhere."""
+    try:
+        if length is None:
+            await _send_chunks(reader, writer)
+        else:
+            await _send_exactly(reader, writer, length)
+        return bool(await reader.read(1))
+    except (OSError, ValueError, HeadError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return False
+
+
+async def _send_exactly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int) -> None:
+    while length:
+        data = await reader.read(min(length, CHUNK))
+        if not data:
+            raise asyncio.IncompleteReadError(b"", length)
+        length -= len(data)
+        writer.write(data)
+        await writer.drain()
+
+
+async def _send_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while size := chunk_size(await reader.readuntil(b"\r\n")):
+        writer.write(b"%x\r\n" % size)
+        await _send_exactly(reader, writer, size)
+        if await reader.readexactly(2) != b"\r\n":
+            raise HeadError("a chunk has another length")
+        writer.write(b"\r\n")
+    if await reader.readexactly(2) != b"\r\n":
+        raise HeadError("fields behind the body")
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, of_gateway: bool) -> None:
+    """Bring the answer, and say in its head that the connection ends with it: not every server does. FailedError."""
+    for _ in range(MAX_INTERIM):
+        try:
+            answer = Answer.parse(await reader.readuntil(b"\r\n\r\n"))
+        except HeadError:
+            raise FailedError("the server's answer is not understood") from None
+        if answer.status == 100:
+            writer.write(written(answer.line, []))
+        elif answer.status == 101 or (of_gateway and answer.status // 100 == 3 and answer.status != 304):
+            raise FailedError(f"the server leads elsewhere with status {answer.status}, and nobody follows")
+        elif answer.status >= 200:
+            fields = [(k, v) for k, v in answer.passed() if not (of_gateway and k.lower() in TELLING)]
+            writer.write(written(answer.line, [*fields, (b"Connection", b"close")]))
+            await _pump(reader, writer)
+            return
+    raise FailedError("the server comes to no answer")
+
+
+async def relay(one: Pair, other: Pair) -> None:
+    """Move bytes both ways until either side has had enough."""
+    tasks = [asyncio.create_task(_pump(one[0], other[1])), asyncio.create_task(_pump(other[0], one[1]))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.ALL_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+    except OSError:
+        writer.close()  # nobody listens: let the other direction end as well

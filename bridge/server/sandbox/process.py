@@ -1,0 +1,230 @@
+"""One process of the CLI: started, fed, signalled, and gone with everything that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.protocol.frames import MAX_DATA
+from bridge.server.host import trees
+from bridge.server.sandbox.bubblewrap import MARK, Command
+
+KILL_AFTER_S = 1.0
+"""From TERM to KILL when nobody waits for the answer any more: all is gone within 2 s, as promised."""
+
+MOST_PASSES = 50
+"""Over /proc, some 5 ms each, until one finds nothing. Only a call that forks without end needs them all."""
+
+NAMED = {
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
+}  # fmt: skip
+"""Signals that a client may send on."""
+
+
+class Child:
+    """The process, its three pipes and its end. All callbacks come from the event loop."""
+
+    def __init__(self, command: Command, with_stdin: bool, on_exit: Callable[[int], None]) -> None:
+        """Start the command; OSError when it cannot be started."""
+        self._loop = asyncio.get_running_loop()
+        self._command = command
+        self._on_exit = on_exit
+        self._first: int | None = None
+        self._cli: int | None = None
+        """The CLI's process once it is known, as a descriptor: signals may come by the thousand."""
+        self._told = b""
+        self._kill_timer: asyncio.TimerHandle | None = None
+        uid, gid = command.identity or (None, None)
+        self._terminal: int | None = None
+        theirs: int | None = None
+        pipe = subprocess.PIPE if with_stdin else subprocess.DEVNULL
+        try:
+            if command.terminal:
+                self._terminal, theirs = pty.openpty()
+            self._process = subprocess.Popen(
+                command.argv,
+                env=command.env,
+                cwd=command.directory,
+                stdin=pipe if theirs is None else theirs,
+                stdout=subprocess.PIPE if theirs is None else theirs,
+                stderr=subprocess.PIPE,
+                pass_fds=command.descriptors,
+                start_new_session=True,
+                user=uid,
+                group=gid,
+                extra_groups=None if uid is None else [],
+            )
+        except OSError:
+            self._forget()
+            raise
+        finally:
+            command.close()
+            if theirs is not None:
+                os.close(theirs)
+        self.pid = self._process.pid
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+            self.stdin, self.stdout, self.stderr = self._pipes()
+        except OSError:  # no descriptor is left for it
+            self._process.kill()
+            self._process.wait()
+            self._forget()
+            raise
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    def _pipes(self) -> tuple[int | None, int, int]:
+        """Our ends as plain descriptors that do not block, large enough for a whole frame."""
+        if self._terminal is not None:
+            assert self._process.stderr is not None
+            ours = os.dup(self._terminal), os.dup(self._terminal), os.dup(self._process.stderr.fileno())
+            self._process.stderr.close()
+            for mine in ours:
+                os.set_blocking(mine, False)
+            return ours
+        fds: list[int | None] = []
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            fd = None if stream is None else os.dup(stream.fileno())
+            if stream is not None and fd is not None:
+                stream.close()
+                os.set_blocking(fd, False)
+                with contextlib.suppress(OSError):  # ignored because a smaller pipe is only slower
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, MAX_DATA)
+            fds.append(fd)
+        stdin, stdout, stderr = fds
+        if stdout is None or stderr is None:
+            raise OSError("the process has no pipes")
+        return stdin, stdout, stderr
+
+    # Signals
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the CLI itself, as a terminal or a parent would."""
+        if number not in NAMED:
+            return
+        if self._cli is None:
+            self._cli = self._find_cli()
+        if self._cli is None:
+            self._signal(self.pid, number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._cli, number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the terminal its size; the kernel tells the CLI."""
+        if self._terminal is not None:
+            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def terminate(self, grace: float = KILL_AFTER_S) -> None:
+        """Ask the CLI to end, and make sure of it."""
+        if self._kill_timer is None:
+            self.signal(signal.SIGTERM)
+            self._kill_timer = self._loop.call_later(grace, self.kill)
+
+    def kill(self) -> None:
+        """End the CLI and all that it started, at once."""
+        first = self._namespace_first()
+        self._signal(self.pid if first is None else first, signal.SIGKILL)
+        self._kill_marked()
+
+    def _find_cli(self) -> int | None:
+        """The CLI's process: the one child of the namespace's first process; None where there is none (yet)."""
+        first = self._namespace_first()
+        if first is None:
+            return None
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+            if children:
+                return os.pidfd_open(int(children[0]))
+        return None
+
+    def _namespace_first(self) -> int | None:
+        """What bubblewrap tells: the first process of the namespace, with which everything in it dies."""
+        self._listen()
+        if self._first is None and b"\n" in self._told:
+            self._first = int(json.loads(self._told.split(b"\n")[0])["child-pid"])
+        return self._first
+
+    def _listen(self) -> None:
+        """Read what bubblewrap has told so far: one JSON object a line."""
+        if self._command.status is not None:
+            os.set_blocking(self._command.status, False)
+            with contextlib.suppress(BlockingIOError):
+                self._told += os.read(self._command.status, 4096)
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether bubblewrap gave up before it came to the CLI; known once the process has ended."""
+        return self._command.status is not None and b'"exit-code"' not in self._told
+
+    @staticmethod
+    def _signal(pid: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+    # The end
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._kill_timer:
+            self._kill_timer.cancel()
+        code = self._process.wait()
+        self._listen()
+        self._kill_marked()
+        self._on_exit(code)
+        self._forget()
+
+    def _kill_marked(self) -> None:
+        """Without a namespace, end what the CLI started, by the mark that every process of the call carries.
+
+        Again and again, because one that is being killed may have forked after the list was made.
+        """
+        mark = self._command.env.get(MARK)
+        if mark is None:
+            return
+        for _ in range(MOST_PASSES):
+            if not self._kill_listed(MARK + b"=" + mark):
+                return
+
+    def _kill_listed(self, needle: bytes) -> bool:
+        """Kill all that /proc lists with this variable; whether there could be more by now."""
+        more = False
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    more = True
+                    self._signal(int(entry.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
+                more = True  # gone since the list was made, perhaps with a child
+            except PermissionError:
+                continue
+        return more
+
+    def _forget(self) -> None:
+        if self._cli is not None:
+            os.close(self._cli)
+            self._cli = None
+        if self._command.status is not None:
+            os.close(self._command.status)
+            self._command.status = None
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+        if self._command.scratch is not None:
+            trees.remove(self._command.scratch)  # ignored when it fails because the next server removes it

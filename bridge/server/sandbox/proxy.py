@@ -1,0 +1,221 @@
+"""The network of the CLI's namespace: one proxy of the server's, and what it connects to.
+
+The namespace has a loopback of its own and nothing else. A listener made there is handed to the server
+(bridge/server/sandbox/shim.py), which answers on it as an HTTP proxy. It connects
+
+- to the gateways that the operator named, each by a name of this call's alone and for the API's requests alone
+  (bridge/policy/gateways.py), with TLS of its own where they have it; or to the API, by a tunnel;
+- with `network: web`, to public addresses, on the ports of the web and those that the operator added.
+
+A name is resolved here, its addresses are judged, and the connection goes to the very address that was judged: an
+answer that changes a moment later changes nothing. Each redirect is a request of its own, so it is judged as well.
+A connection carries one request: what comes behind it is never passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+
+from bridge.policy.gateways import API, Disguise, Gateway, RefusedError, disguise
+from bridge.policy.http_head import HeadError, Request, split_authority, split_url
+from bridge.server.host.acceptor import Acceptor
+from bridge.server.host.credentials import Credential
+from bridge.server.sandbox.addresses import Lookups, is_public
+from bridge.server.sandbox.http_exchange import CHUNK, MAX_HEAD, FailedError, Pair, exchange, head_of, relay, say
+from bridge.server.sandbox.upstream import AUTHORITIES, CONNECT_LIMIT_S, Upstream, first_of, lead, named, tls_context
+
+PORT = 3128
+"""Of the proxy, on the namespace's own loopback."""
+
+WEB_PORTS = frozenset({80, 443})
+
+MAX_CONNECTIONS = 64
+"""Of one call: the CLI opens a handful."""
+HEAD_LIMIT_S = 20.0
+LINGER_S = 1.0
+
+Target = tuple[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Where the CLI of one call may go."""
+
+    named: frozenset[Target] = frozenset({API})
+    """Reached by a tunnel, wherever they are."""
+    web: bool = True
+    web_ports: frozenset[int] = WEB_PORTS
+    upstream: Upstream | None = None
+    disguise: Disguise = dataclasses.field(default_factory=lambda: Disguise({}))
+    authorities: tuple[str, ...] = ()
+    """Files with further authorities of TLS."""
+    lookups: Lookups = dataclasses.field(default_factory=Lookups)
+
+    @classmethod
+    def of(
+        cls,
+        environment: Mapping[str, str],
+        web: bool,
+        ports: Iterable[int] = (),
+        credential: Credential | None = None,
+        grant: str = "",
+    ) -> Rules:
+        """The rules by the operator's variables and what the CLI would log in with."""
+        hidden = disguise(environment, credential.secret if credential else "")
+        has_gateway = hidden.told.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
+        return cls(
+            hidden.signed if has_gateway else hidden.signed | {API},
+            web,
+            WEB_PORTS | set(ports),
+            Upstream.of(environment),
+            hidden,
+            tuple(environment[name] for name in AUTHORITIES if environment.get(name)),
+            Lookups.of(grant),
+        )
+
+    def credential(self, credential: Credential | None) -> Credential | None:
+        """What the CLI is handed in the place of what it would log in with."""
+        if credential and self.disguise.login:
+            return dataclasses.replace(credential, secret=self.disguise.login)
+        return credential
+
+
+class Proxy:
+    """The proxy of one call. `note` is told what was connected to and what was refused, for the audit log."""
+
+    def __init__(self, listener: socket.socket, rules: Rules, note: Callable[..., None]) -> None:
+        """Serve on a listening TCP socket of the namespace's; ValueError when it is none."""
+        if listener.family != socket.AF_INET or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("no listening socket was handed over")
+        listener.setblocking(False)
+        self._listener = listener
+        self._rules = rules
+        self._note = note
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._acceptor = Acceptor(listener, self._take)
+
+    def close(self) -> None:
+        """End all connections."""
+        self._acceptor.close()
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _take(self, accepted: socket.socket) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            accepted.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(accepted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        client = await asyncio.open_connection(sock=accepted, limit=MAX_HEAD)
+        try:
+            await self._answer(client)
+        except HeadError as error:
+            await self._refuse(client, b"400 Bad Request", f"a request is not understood: {error}")
+        except RefusedError as refusal:
+            await self._refuse(client, b"403 Forbidden", str(refusal))
+        except FailedError as failure:
+            await self._refuse(client, b"502 Bad Gateway", str(failure))
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            say(client[1], b"502 Bad Gateway", b"bridge: the server does not answer\n")
+        finally:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                client[1].close()
+
+    async def _refuse(self, client: Pair, status: bytes, why: str) -> None:
+        """Answer with a sentence. What still comes is read for a moment: closing at once would take the answer back."""
+        self._note("refused", network=why)
+        say(client[1], status, f"bridge: {why}\n".encode())
+        with contextlib.suppress(OSError, TimeoutError):
+            client[1].write_eof()
+            async with asyncio.timeout(LINGER_S):
+                while await client[0].read(CHUNK):
+                    continue
+
+    async def _answer(self, client: Pair) -> None:
+        async with asyncio.timeout(HEAD_LIMIT_S):
+            head = await client[0].readuntil(b"\r\n\r\n")
+        request = Request.parse(head)
+        if request.method == "CONNECT":
+            await self._tunnel(client, *split_authority(request.target))
+            return
+        host, port, path = split_url(request.target)
+        gateway = self._rules.disguise.gateways.get(host) if port == 80 else None
+        if gateway is None:
+            server = await self._connect(host, port, vouched_for=False)
+            await exchange(client, server, request, head_of(request, named(host, port, 80), path, request.passed()))
+        elif gateway.is_greeting(request, path):
+            say(client[1], b"200 OK", b"")
+        else:
+            await self._ask(gateway, client, request, path)
+
+    async def _tunnel(self, client: Pair, host: str, port: int) -> None:
+        server = await self._connect(host, port, vouched_for=(host, port) in self._rules.named)
+        client[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            await relay(client, server)
+        finally:
+            server[1].close()
+
+    async def _ask(self, gateway: Gateway, client: Pair, request: Request, path: str) -> None:
+        """Pass on what the API is asked for."""
+        path, fields = gateway.judge(request, path)
+        name = named(gateway.host, gateway.port, 443 if gateway.tls else 80)
+        try:
+            server = await self._connect(gateway.host, gateway.port, vouched_for=True, tls=gateway.tls)
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or error.reason
+            self._note("failed", network=f"TLS of {gateway.host}:{gateway.port}: {reason}")
+            raise FailedError(
+                "the certificate of the operator's gateway is not valid; NODE_EXTRA_CA_CERTS in bridge.yaml can name "
+                "the file of its authority"
+            ) from None
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            self._note("failed", network=f"{gateway.host}:{gateway.port}: {str(error) or type(error).__name__}")
+            raise FailedError("the operator's gateway does not answer") from None
+        await exchange(client, server, request, head_of(request, name, path, fields), of_gateway=True)
+
+    async def _connect(self, host: str, port: int, vouched_for: bool, tls: bool = False) -> Pair:
+        """A connection to a target, through the operator's own proxy where there is one."""
+        addresses = [host] if vouched_for else await self._judged(host, port)
+        upstream, files = self._rules.upstream, self._rules.authorities
+        context = await tls_context(files) if tls else None
+        if upstream is None or not upstream.leads_to(host, port):
+            pair = await first_of(addresses, port, context, host)
+        else:
+            pair = await first_of(
+                [upstream.host], upstream.port, await tls_context(files) if upstream.tls else None, upstream.host
+            )
+            try:
+                async with asyncio.timeout(CONNECT_LIMIT_S):
+                    await lead(pair, upstream, named(addresses[0], port).encode())
+                    if context is not None:
+                        await pair[1].start_tls(context, server_hostname=host)
+            except BaseException:
+                pair[1].close()
+                raise
+        self._note("connected", host=named(host, port))
+        return pair
+
+    async def _judged(self, host: str, port: int) -> list[str]:
+        """The public addresses of a host that nobody named."""
+        if host.rstrip(".").endswith(".invalid"):
+            raise RefusedError(f"{host} is no server")
+        if not self._rules.web:
+            raise RefusedError(f"{host} is not the API, and this bridge's operator allows nothing else")
+        if port not in self._rules.web_ports:
+            raise RefusedError(
+                f"port {port} of {host} is none of the web's; the operator can add it to web_ports in bridge.yaml"
+            )
+        addresses = await self._rules.lookups.addresses(host, port)
+        if not all(map(is_public, addresses)):
+            raise RefusedError(f"{host} is not on the public internet; the container can be asked to fetch it")
+        return addresses
