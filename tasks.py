@@ -14,30 +14,19 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline import (
-        agents,
-        bridge,
-        difference,
-        doctor,
-        engine,
-        engine_setup,
-        hub,
-        image,
-        lifecycle,
-        release,
-        source,
-    )
-    from pipeline import (
-        attest as signing,
-    )
-    from pipeline import (
-        logs as container_logs,
-    )
-    from pipeline import (
-        sbom as bills,
-    )
-    from pipeline import tags as names
+    from pipeline import bridge
+    from pipeline.agents import compose as agents
+    from pipeline.agents import lifecycle
+    from pipeline.agents import logs as container_logs
+    from pipeline.bootstrap import doctor, engine, engine_setup
+    from pipeline.build import image, source
     from pipeline.errors import Problem
+    from pipeline.release import attest as signing
+    from pipeline.release import difference, hub
+    from pipeline.release import push as release
+    from pipeline.release import sbom as bills
+    from pipeline.release import tags as names
+    from pipeline.reporting import say_on_stderr
 except ModuleNotFoundError as error:
     raise Exit(
         f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
@@ -47,7 +36,7 @@ except ModuleNotFoundError as error:
 
 ROOT = Path(__file__).resolve().parent
 EVERY_VARIANT = list(image.VARIANTS.values())
-say = image.say_on_stderr
+say = say_on_stderr
 
 BUILD_HELP = {
     "no-cache": "build every step anew",

@@ -21,7 +21,7 @@ ENGINE_AWAY = "no Docker engine answers at {where}; run `bin/invoke engine.up`, 
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
+def docker_errors_as_problems(where: str) -> Iterator[None]:
     """Turn what the Docker SDK raises into a `Problem`; `where` is the engine's address."""
     try:
         yield

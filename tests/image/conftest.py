@@ -13,9 +13,9 @@ import testinfra
 from docker.models.containers import Container
 from testinfra.host import Host
 
-from pipeline import engine
+from pipeline.bootstrap import engine
+from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS
 from tests.support import parity
 from tests.support.waiting import wait_until
 

@@ -10,8 +10,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from pipeline import difference, sbom
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
+from pipeline.release import difference, sbom
 from tests.release.conftest import Invoke
 
 PROD, DEV = (variant.reference for variant in VARIANTS.values())

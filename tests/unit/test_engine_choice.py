@@ -12,8 +12,8 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from pipeline import engine, engine_setup
-from pipeline.errors import Problem, told
+from pipeline.bootstrap import engine, engine_setup
+from pipeline.errors import Problem, docker_errors_as_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,7 +55,7 @@ def test_current_context_counts(bare: Path) -> None:
     subprocess.run(["docker", "context", "create", "far", "--docker", f"host={host}"], check=True, capture_output=True)
     (bare / "config.json").write_text(json.dumps({"currentContext": "far"}))
     found = subprocess.run(
-        [sys.executable, "-c", "from pipeline import engine; print(engine.chosen().where)"],
+        [sys.executable, "-c", "from pipeline.bootstrap import engine; print(engine.chosen().where)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -74,7 +74,7 @@ def test_current_context_counts(bare: Path) -> None:
     ],
 )
 def test_what_the_sdk_raises_is_told_in_one_line(raised: Exception, expected: str) -> None:
-    with pytest.raises(Problem, match=expected) as caught, told("HERE"):
+    with pytest.raises(Problem, match=expected) as caught, docker_errors_as_problems("HERE"):
         raise raised
     assert "\n" not in str(caught.value)
 

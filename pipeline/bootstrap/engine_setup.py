@@ -13,14 +13,15 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import engine
+from pipeline.bootstrap import engine
 from pipeline.errors import Problem
+from pipeline.reporting import Say
+from pipeline.waiting import wait_until
 
 START_S = 60  # dockerd needs 3 s on two cores; a cold disk with many layers to check needs more
 STOP_S = 60  # an engine stops its containers first, 10 s each but together
@@ -32,8 +33,6 @@ ELSEWHERE = (
     "install Docker Engine 25 or newer with its buildx and Compose plugins (Docker Desktop has all three), start it, "
     "and run the same command again"
 )
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def down(say: Say) -> None:
     else:
         pid = int(state["pid"])
         os.kill(pid, signal.SIGTERM)
-        _wait(lambda: not _is_alive(pid, state["since"]), STOP_S, f"engine {pid} does not stop; see {LOG}")
+        wait_until(lambda: not _is_alive(pid, state["since"]), STOP_S, f"engine {pid} does not stop; see {LOG}")
     _state_file().unlink()
     say("the engine that engine.up started is stopped")
 
@@ -197,7 +196,7 @@ def _start(say: Say) -> None:
     if Path("/run/systemd/system").is_dir():
         say("starting the Docker engine (systemctl start docker) ...")
         subprocess.run(["systemctl", "start", "docker"], check=False)
-        _wait(
+        wait_until(
             lambda: engine.version() is not None,
             START_S,
             "the engine does not answer; see `journalctl -u docker`",
@@ -210,7 +209,7 @@ def _start(say: Say) -> None:
             ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
         )
     _state_file().write_text(json.dumps({"how": "process", "pid": process.pid, "since": _start_time(process.pid)}))
-    _wait(
+    wait_until(
         lambda: process.poll() is not None or engine.version() is not None,
         START_S,
         f"the engine does not answer; see {LOG}",
@@ -242,11 +241,3 @@ def _start_time(pid: int) -> str | None:
 
 def _is_alive(pid: int, since: str) -> bool:
     return _start_time(pid) == since
-
-
-def _wait(done: Callable[[], bool], limit_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise Problem(otherwise)
-        time.sleep(0.1)

@@ -7,7 +7,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ import docker.errors
 from docker.models.containers import Container
 
 from agent.shared import GROUP
-from pipeline import image
+from pipeline.agents.logs import plain
+from pipeline.build import image
 from pipeline.errors import Problem
-from pipeline.logs import plain
+from pipeline.reporting import Say
 
 LABEL = "io.magents.agent"
 DEFAULT_NAME = "default"
@@ -29,8 +30,6 @@ HEALTH_PORT = 3999
 HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need their time
 STOP_S = 30  # as compose.yaml's stop_grace_period
 GRACE_S = 25  # AGENT_STOP_GRACE: what the agent's programs get of it
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from pipeline.inventory import Package, image_of, packages
+from pipeline.files import replace
+from pipeline.release.inventory import Package, image_of, packages
 
 LABEL = "org.opencontainers.image"
 
@@ -39,8 +40,7 @@ def write(client: docker.DockerClient, reference: str, path: Path) -> int:
     )
     bom.register_dependency(bom.metadata.component, bom.components)
     text = JsonV1Dot6(bom).output_as_string(indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    replace(path, text + "\n")
     return len(found)
 
 

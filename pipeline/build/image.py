@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 
-from pipeline import base, source, watched
+from pipeline.bootstrap import base
+from pipeline.build import passthrough, source
 from pipeline.errors import Problem
+from pipeline.files import ROOT
+from pipeline.reporting import Say
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 REPOSITORY = "magents/agent"
 CA_VARIABLES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def build(client: docker.DockerClient, variant: Variant, options: Options, say: 
     # buildx' own look at git adds nothing to the image, and a warning where another user owns the clone
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s), "BUILDX_GIT_INFO": "false"}
     try:
-        code, tail = watched.run(command, environment)
+        code, tail = passthrough.run(command, environment)
     except KeyboardInterrupt:
         again = f"run `bin/invoke build.{variant.name}` to go on from there"
         raise Problem(f"interrupted; {variant.reference} is as it was before; {again}", 130) from None
@@ -165,13 +162,3 @@ def _architecture(wanted: str | None) -> str:
     if machine not in base.MACHINES.values():
         raise Problem(f"--platform {wanted or machine} is not known; use linux/amd64 or linux/arm64", 64)
     return machine
-
-
-def locked_version(package: str, lock: Path) -> str:
-    """Return the version at which an npm lock holds a package."""
-    return str(json.loads(lock.read_text())["packages"][f"node_modules/{package}"]["version"])
-
-
-def say_on_stderr(text: str) -> None:
-    """Tell a person what goes on; standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)

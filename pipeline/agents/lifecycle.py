@@ -15,8 +15,10 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from pipeline import bridge, image
+from pipeline import bridge
+from pipeline.build import image
 from pipeline.errors import Problem
+from pipeline.reporting import Say
 
 LABEL = "io.magents.lifecycle"
 WAIT_S = 30  # each step takes under two seconds on an idle machine
@@ -43,7 +45,7 @@ class Stage:
     workspace: Path | None = None
     host: Path | None = None
 
-    def open_bridge(self, say: bridge.Say) -> None:
+    def open_bridge(self, say: Say) -> None:
         """Take a folder of this machine's as the workspace, since a grant is for one, and grant it."""
         if os.geteuid() not in (0, AGENT_UID):
             say(f"the image's user {AGENT_UID} cannot use folders of uid {os.geteuid()}; going on without the bridge")
@@ -94,7 +96,7 @@ NO_BRIDGE = (125, 127)
 PLACES = ("workspace", "shared", "agent")
 
 
-def act_out(client: docker.DockerClient, variant: image.Variant, say: bridge.Say) -> Generator[Step, None, None]:
+def act_out(client: docker.DockerClient, variant: image.Variant, say: Say) -> Generator[Step, None, None]:
     """Go through an agent's life, giving each step as it is over."""
     image.require(client, variant)
     stage = Stage(client, variant)
