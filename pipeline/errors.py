@@ -17,6 +17,7 @@ class Problem(Exception):
         self.code = code
 
 
+NO_DOCKER_COMMAND = "Docker's command is not installed; run `bin/invoke engine.up`"
 ENGINE_AWAY = "no Docker engine answers at {where}; run `bin/invoke engine.up`, or `bin/invoke engine.doctor` for why"
 
 

@@ -1,43 +1,146 @@
-"""Agents on this machine: containers of our images, told apart by name and found by label."""
+"""Run agents from compose.yaml, which alone describes an agent's container.
+
+Each agent is a Compose project of its own. What tells one from another are values of the template, and a second file
+that is generated for what the template has no value for: names, labels, a folder as the workspace.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
-import stat
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import docker
-import docker.errors
 from docker.models.containers import Container
 
-from agent.shared import GROUP
+from pipeline.agents import ps
 from pipeline.agents.logs import plain
+from pipeline.agents.workspace import Owner
 from pipeline.build import image
-from pipeline.errors import Problem
+from pipeline.errors import NO_DOCKER_COMMAND, Problem
+from pipeline.files import ROOT
 from pipeline.reporting import Say
 
-LABEL = "io.magents.agent"
-DEFAULT_NAME = "default"
+TEMPLATE = ROOT / "compose.yaml"
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+HASH_LABEL = "com.docker.compose.config-hash"
 SHARED_VOLUME = "magents-shared"
-AGENT_UID = 1000
-HEALTH_PORT = 3999
 HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need their time
-STOP_S = 30  # as compose.yaml's stop_grace_period
-GRACE_S = 25  # AGENT_STOP_GRACE: what the agent's programs get of it
+STOP_S = 30  # as the template's stop_grace_period
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Whom the agent runs as: the owner of its workspace."""
+class Part:
+    """What the template calls the parts of one variant."""
 
-    uid: int
-    gid: int
+    agent: str
+    """The agent's service, and its volume for /agent."""
+    helper: str
+    """The service that prepares the volumes."""
+    values: str
+    """How the names of its own values begin."""
+    profile: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Services of the other variant that have no profile. Compose makes the volumes of all that are enabled."""
+
+
+PARTS = {
+    "prod": Part("agent", "volumes", "AGENT"),
+    "dev": Part("agent-dev", "volumes-dev", "AGENT_DEV", ("--profile", "dev"), ("agent", "volumes")),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """One agent's container as a project of the template."""
+
+    name: str
+    variant: str
+    image: str
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Of the template's ${…}, by name. Those that are not here count as they do for Compose: from the environment and
+    from .env beside the template."""
+    service: Mapping[str, object] = field(default_factory=dict)
+    """What the agent's service has beside the template, in Compose's words."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Volumes that are there already and outlive the project: the template's name, the engine's name."""
+
+    @property
+    def part(self) -> Part:
+        """What the template calls it."""
+        return PARTS[self.variant]
+
+    def up(self) -> None:
+        """Create what is missing or changed, start it and wait until it is healthy; a `Problem` is Compose's error."""
+        self._compose("up", "--detach", "--pull", "never", "--wait", "--wait-timeout", str(HEALTHY_S), self.part.agent)
+
+    def matches(self, container: Container) -> bool:
+        """Say whether Compose would leave the container as it is, apart from its image."""
+        answer = self._compose("config", "--hash", self.part.agent).split()
+        return answer == [self.part.agent, container.labels.get(HASH_LABEL)]
+
+    def remove(self) -> None:
+        """Remove the containers at once, with those volumes that are the project's own."""
+        self._compose("down", "--volumes", "--timeout", "0")
+
+    def container(self, client: docker.DockerClient) -> Container | None:
+        """Return the agent's container, running or not."""
+        return self._find(client, self.part.agent)
+
+    def remarks(self, client: docker.DockerClient) -> list[str]:
+        """Return what the last run of the service that prepares the volumes said."""
+        helper = self._find(client, self.part.helper)
+        if helper is None:
+            return []
+        said = helper.logs(since=datetime.fromisoformat(helper.attrs["State"]["StartedAt"]).timestamp())
+        return plain(said.decode(errors="replace")).splitlines()
+
+    def _find(self, client: docker.DockerClient, service: str) -> Container | None:
+        labels = [f"{PROJECT_LABEL}={self.name}", f"{SERVICE_LABEL}={service}"]
+        return next(iter(client.containers.list(all=True, filters={"label": labels})), None)
+
+    def _compose(self, *arguments: str) -> str:
+        files = ["--project-directory", str(ROOT), "--file", str(TEMPLATE), "--file", "-"]
+        command = ["docker", "compose", "--progress", "quiet", "--project-name", self.name, *files, *self.part.profile]
+        own = {f"{self.part.values}_IMAGE": self.image, "AGENT_INSPECTOR_PORT": "0"}
+        try:
+            done = subprocess.run(
+                [*command, *arguments],
+                input=self._second_file(),
+                env={**os.environ, **own, **self.values},
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise Problem(NO_DOCKER_COMMAND) from None
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise Problem(plain(lines[-1].removeprefix("Error response from daemon: ")))
+        return done.stdout
+
+    def _second_file(self) -> str:
+        """Return the file that is laid over the template; JSON is YAML."""
+        # an engine has some 30 networks to give, and there may be a hundred agents
+        service = {"network_mode": "bridge", **self.service}
+        volumes = {key: {"name": name, "external": True} for key, name in self.volumes.items()}
+        others = {name: {"profiles": ["other"]} for name in self.part.left_out}
+        return json.dumps({"services": {self.part.agent: service, **others}, "volumes": volumes}).replace("$", "$$")
+
+
+def folder_at(target: str, source: Path) -> dict[str, object]:
+    """Return a mount of a folder of this machine, whatever characters are in its name."""
+    return {"type": "bind", "source": str(source), "target": target, "bind": {"create_host_path": False}}
+
+
+# Agents by name
 
 
 @dataclass(frozen=True)
@@ -51,51 +154,6 @@ class Running:
     owner: Owner
     port: int
     status: str
-
-
-def container_name(name: str) -> str:
-    """Name the container of the agent `name`."""
-    return f"magents-{name}"
-
-
-def owner_of(workspace: Path, *, chown: bool, as_root: bool) -> Owner:
-    """Say whom the agent runs as. A workspace of root's is an error until a person chose what to do about it."""
-    if not workspace.is_dir():
-        raise Problem(f"workspace {workspace} is no folder; make it, or name another with --workspace", 64)
-    facts = workspace.stat()
-    if facts.st_uid != 0 or as_root:
-        return Owner(facts.st_uid, facts.st_gid)
-    if not chown:
-        raise Problem(
-            f"workspace {workspace} belongs to root, and an agent does not run as root by accident; add --chown to "
-            f"give it to uid {AGENT_UID}, or --as-root to run the agent as root"
-        )
-    _give(workspace, AGENT_UID)
-    return Owner(AGENT_UID, AGENT_UID)
-
-
-def default_workspace(root: Path) -> Path:
-    """Return the folder beside compose.yaml, made on first use and given to the image's user."""
-    workspace = root / "workspace"
-    if not workspace.exists():
-        workspace.mkdir()
-        if os.geteuid() == 0:
-            os.chown(workspace, AGENT_UID, AGENT_UID)
-    return workspace
-
-
-def _give(workspace: Path, uid: int) -> None:
-    """Give a tree to `uid`, links themselves and never what they point at."""
-    for folder, _, files, descriptor in os.fwalk(workspace, follow_symlinks=False):
-        del folder
-        os.chown(descriptor, uid, uid)
-        for name in files:
-            facts = os.lstat(name, dir_fd=descriptor)
-            if stat.S_ISLNK(facts.st_mode) or facts.st_uid == 0:
-                os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
-
-
-# Starting
 
 
 def up(
@@ -112,191 +170,129 @@ def up(
     `bridge` is the directory of its grant for the host's Claude Code.
     """
     image.require(client, variant)
-    image_id = str(client.images.get(variant.reference).id)
-    wanted = {LABEL: name, f"{LABEL}.workspace": str(workspace), f"{LABEL}.user": f"{owner.uid}:{owner.gid}"}
-    wanted[f"{LABEL}.bridge"] = str(bridge or "")
-    present = find(client, name)
-    if present and _fits(present, wanted, image_id):
-        if present.status != "running":
-            present.start()
-        else:
-            say(f"agent {name} runs already")
+    before = ps.find(client, name)
+    project = _project(variant, name, workspace, owner, bridge, _port(before))
+    if before and _fits(client, before, project):
+        say(f"agent {name} runs already")
     else:
-        if present:
-            say(f"agent {name} is replaced, since its image, workspace, user or bridge changed; its volumes stay")
-            _remove(present)
-        _prepare_volumes(client, variant, name, owner, say)
-        present = _create(client, variant, name, workspace, owner, wanted)
-        _start(present)
-    status = wait_until_healthy(present, name)
-    present.reload()
-    return Running(name, container_name(name), variant.reference, workspace, owner, published_port(present), status)
+        before = _replaceable(client, before, project, say)
+        for volume in project.volumes.values():
+            client.volumes.create(volume)
+        _start(client, project, name)
+        if before and before.id != ps.require(client, name).id:
+            say(f"agent {name} was replaced, since its image, workspace, user, bridge or limits changed; volumes stay")
+        for line in project.remarks(client):
+            say(line)
+    container = ps.require(client, name)
+    status = str(container.attrs["State"]["Health"]["Status"])
+    port = ps.published_port(container)
+    return Running(name, ps.container_name(name), variant.reference, workspace, owner, port, status)
 
 
-def _fits(container: Container, wanted: dict[str, str], image_id: str) -> bool:
-    same = all(container.labels.get(key) == value for key, value in wanted.items())
-    return same and container.attrs["Image"] == image_id
+def _fits(client: docker.DockerClient, container: Container, project: Project) -> bool:
+    is_healthy = container.status == "running" and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
+    same_image = container.attrs["Image"] == client.images.get(project.image).id
+    return is_healthy and same_image and project.matches(container)
 
 
-def _prepare_volumes(client: docker.DockerClient, variant: image.Variant, name: str, owner: Owner, say: Say) -> None:
-    """Give /agent to the agent's user and /shared to all agents, in a container of root's that ends at once."""
-    try:
-        remarks = client.containers.run(
-            variant.reference,
-            [f"{owner.uid}:{owner.gid}"],
-            entrypoint=["/usr/local/bin/init-volumes"],
-            user="0:0",
-            volumes=_volumes(name),
-            network_mode="none",
-            labels={f"{LABEL}.init": name},
-            stdout=False,
-            stderr=True,
-            remove=True,
-        )
-    except docker.errors.ContainerError as error:
-        output = (error.stderr or b"").decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise Problem(f"the volumes of agent {name} could not be prepared: {output[-1]}") from error
-    for remark in remarks.decode(errors="replace").splitlines():
-        say(remark)
+def _replaceable(
+    client: docker.DockerClient, container: Container | None, project: Project, say: Say
+) -> Container | None:
+    """Return the container where Compose can compare and replace it itself; any other is removed, gracefully."""
+    if container is None:
+        return None
+    labels = container.labels
+    if (labels.get(PROJECT_LABEL), labels.get(SERVICE_LABEL)) == (project.name, project.part.agent):
+        return container
+    say(f"{container.name} is of another variant or of an earlier version of `up`: it is replaced; its volumes stay")
+    _remove(client, container)
+    return None
 
 
-def _volumes(name: str) -> dict[str, dict[str, str]]:
-    """Return the volumes that `_prepare_volumes` prepares; with copying, an empty one gets the image's owners anew."""
-    return {
-        SHARED_VOLUME: {"bind": "/shared", "mode": "rw,nocopy"},
-        f"magents-{name}-agent": {"bind": "/agent", "mode": "rw,nocopy"},
+def _project(
+    variant: image.Variant, name: str, workspace: Path, owner: Owner, bridge: Path | None, port: str
+) -> Project:
+    labels = {
+        ps.LABEL: name,
+        f"{ps.LABEL}.workspace": str(workspace),
+        f"{ps.LABEL}.user": f"{owner.uid}:{owner.gid}",
+        f"{ps.LABEL}.bridge": str(bridge or ""),
     }
-
-
-def _create(
-    client: docker.DockerClient,
-    variant: image.Variant,
-    name: str,
-    workspace: Path,
-    owner: Owner,
-    labels: dict[str, str],
-) -> Container:
-    bridge = labels[f"{LABEL}.bridge"]
-    mounts = {str(workspace): {"bind": "/workspace", "mode": "rw"}}
-    if bridge:
-        mounts[bridge] = {"bind": "/host", "mode": "ro"}
-    return client.containers.create(
+    return Project(
+        ps.container_name(name),
+        variant.name,
         variant.reference,
-        name=container_name(name),
-        hostname=name,
-        user=f"{owner.uid}:{owner.gid}",
-        group_add=[str(GROUP)],
-        environment={"AGENT_NAME": name, "AGENT_STOP_GRACE": str(GRACE_S)},
-        labels=labels,
-        volumes=_volumes(name) | mounts,
-        ports={f"{HEALTH_PORT}/tcp": ("127.0.0.1", _port())},
-        restart_policy={"Name": "unless-stopped"},
-        cap_drop=["ALL"],
-        cap_add=["NET_RAW"] if variant.name == "dev" else [],
-        security_opt=[] if variant.name == "dev" else ["no-new-privileges:true"],
-        pids_limit=4096,
-        log_config={"type": "json-file", "config": {"max-size": "10m", "max-file": "3"}},
-        stop_signal="SIGTERM",
-        tty=False,
+        values={
+            "AGENT_UID": str(owner.uid),
+            "AGENT_GID": str(owner.gid),
+            "AGENT_BRIDGE": str(bridge or "/dev/null"),
+            f"{PARTS[variant.name].values}_PORT": port,
+        },
+        service={
+            "container_name": ps.container_name(name),
+            "hostname": name,
+            "labels": labels,
+            "environment": {"AGENT_NAME": name},
+            "volumes": [folder_at("/workspace", workspace)],
+        },
+        volumes={"shared": SHARED_VOLUME, PARTS[variant.name].agent: f"{ps.container_name(name)}-agent"},
     )
 
 
-def _port() -> int | None:
-    """Return the usual port where it is free on this machine, else None: the engine takes any."""
+def _port(before: Container | None) -> str:
+    """Return the port of this machine for health: the one that was asked for, the usual one, or 0 for any.
+
+    A port that is taken is not asked for, except by the container that has it.
+    """
+    asked = str(ps.HEALTH_PORT)
+    if before:
+        bindings = before.attrs["HostConfig"]["PortBindings"].get(f"{ps.HEALTH_PORT}/tcp") or [{}]
+        asked = bindings[0].get("HostPort") or "0"
+        if before.status == "running":
+            return asked
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", HEALTH_PORT))
+            probe.bind(("127.0.0.1", int(asked)))
         except OSError:
-            return None
-    return HEALTH_PORT
+            return "0"
+    return asked
 
 
-def _start(container: Container) -> None:
+def _start(client: docker.DockerClient, project: Project, name: str) -> None:
+    """Start the project; a `Problem` tells what failed of it."""
     try:
-        container.start()
-    except docker.errors.APIError as error:
-        _remove(container)
-        raise Problem(f"the agent could not be started: {error.explanation}") from error
+        project.up()
+    except Problem as problem:
+        raise Problem(_what_failed(client, project, name, str(problem))) from problem
 
 
-def wait_until_healthy(container: Container, name: str) -> str:
-    """Wait for the engine to call the container healthy; returns the agent's own word for it."""
-    for state in _health_states(container):
-        if state == "healthy":
-            return state
-        if state in {"exited", "unhealthy"}:
-            break
+def _what_failed(client: docker.DockerClient, project: Project, name: str, error: str) -> str:
+    """Say in the words of the container that failed what Compose only names."""
+    if "didn't complete successfully" in error:
+        return f"the volumes of agent {name} could not be prepared: {(project.remarks(client) or [error])[-1]}"
+    container = project.container(client)
+    if container is None or not re.search(r"healthy|exited", error):
+        return f"agent {name} could not be started: {error}"
     last = plain(container.logs(tail=5).decode(errors="replace").strip())
-    raise Problem(f"agent {name} did not become healthy; its last words:\n{last}\nsee `bin/invoke agents.logs {name}`")
-
-
-def _health_states(container: Container) -> Iterator[str]:
-    """Give the container's state again and again until `HEALTHY_S` are over."""
-    deadline = time.monotonic() + HEALTHY_S
-    while time.monotonic() < deadline:
-        container.reload()
-        state = container.attrs["State"]
-        yield "exited" if state["Status"] == "exited" else state.get("Health", {}).get("Status", "starting")
-        time.sleep(0.1)
-
-
-def published_port(container: Container) -> int:
-    """Return the port of this machine at which the container's health answers."""
-    bindings = container.attrs["NetworkSettings"]["Ports"].get(f"{HEALTH_PORT}/tcp") or []
-    if not bindings:
-        raise Problem(f"{container.name} publishes no port for its health; run `bin/invoke agents.down` and up again")
-    return int(bindings[0]["HostPort"])
-
-
-# Those that are there
-
-
-def find(client: docker.DockerClient, name: str) -> Container | None:
-    """Return the container of the agent `name`, running or not."""
-    try:
-        return client.containers.get(container_name(name))
-    except docker.errors.NotFound:
-        return None
-
-
-def require(client: docker.DockerClient, name: str) -> Container:
-    """Return the container of the agent `name`; a `Problem` names those that are there."""
-    container = find(client, name)
-    if container is None:
-        names = ", ".join(listed.labels[LABEL] for listed in every(client)) or "none"
-        raise Problem(f"there is no agent {name} (there are: {names}); run `bin/invoke up`")
-    return container
-
-
-def every(client: docker.DockerClient) -> list[Container]:
-    """Return the containers of all agents, by name."""
-    found = client.containers.list(all=True, filters={"label": LABEL})
-    return sorted(found, key=lambda container: str(container.labels[LABEL]))
+    return f"agent {name} did not become healthy; its last words:\n{last}\nsee `bin/invoke agents.logs {name}`"
 
 
 def down(client: docker.DockerClient, names: list[str], say: Say) -> None:
     """Stop agents gracefully and remove their containers; their volumes stay."""
     for name in names:
-        container = require(client, name)
-        _remove(container)
-        say(f"agent {name} is stopped and its container removed; volumes magents-{name}-agent and {SHARED_VOLUME} stay")
+        _remove(client, ps.require(client, name))
+        say(
+            f"agent {name} is stopped and its container removed; "
+            f"volumes {ps.container_name(name)}-agent and {SHARED_VOLUME} stay"
+        )
 
 
-def _remove(container: Container) -> None:
+def _remove(client: docker.DockerClient, container: Container) -> None:
+    """Stop an agent and remove it, with what else Compose made for it."""
     container.stop(timeout=STOP_S)
     container.remove()
-
-
-def run_docker(*arguments: str) -> None:
-    """Become Docker's command, which knows how to handle a terminal."""
-    try:
-        os.execvp("docker", ["docker", *arguments])
-    except FileNotFoundError:
-        raise Problem("Docker's command is not installed; run `bin/invoke engine.up`") from None
-
-
-def exec_code(name: str, command: list[str], *, terminal: bool) -> int:
-    """Run a command in an agent's container with this process' streams; returns its exit code."""
-    flags = ["-it"] if terminal else ["-i"]
-    return subprocess.call(["docker", "exec", *flags, container_name(name), *command])
+    project = container.labels.get(PROJECT_LABEL)
+    if project:
+        for other in client.containers.list(all=True, filters={"label": f"{PROJECT_LABEL}={project}"}):
+            other.remove(force=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import docker
 
@@ -18,6 +19,7 @@ from pipeline.reporting import Say
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 REPOSITORY = "magents/agent"
+T = TypeVar("T")
 CA_VARIABLES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
 
 
@@ -38,17 +40,23 @@ class Variant:
 VARIANTS = {"prod": Variant("prod", "latest"), "dev": Variant("dev", "dev")}
 
 
+def _option(default: T, text: str) -> T:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Options:
-    """What a person may choose about a build."""
+    """What a person may choose about a build. The tasks take their options and the help from here."""
 
-    no_cache: bool = False
-    base_image: str | None = None
-    node: str = base.DEFAULT_NODE
-    platform: str | None = None
-    progress: str = "auto"
-    ca_bundle: str | None = None
-    pull: bool = False
+    no_cache: bool = _option(False, "build every step anew")
+    base_image: str | None = _option(None, "build on this image instead of node:NN-slim")
+    node: str = _option(
+        base.DEFAULT_NODE, f"major version of Node.js: {', '.join(base.NODES[:-1])} or {base.NODES[-1]}"
+    )
+    platform: str | None = _option(None, "linux/amd64 or linux/arm64; the machine's own when left out")
+    progress: str = _option("auto", "how buildx shows its progress: auto, tty, plain, quiet")
+    ca_bundle: str | None = _option(None, "PEM file of extra certificates for the build, where a proxy re-signs TLS")
+    pull: bool = _option(False, "ask the registry again for the base")
 
 
 # What a failed build's output says, in the order in which it is looked for, and what that means to a person.

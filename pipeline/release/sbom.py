@@ -14,10 +14,18 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+from pipeline.build.image import Variant, require
 from pipeline.files import replace
 from pipeline.release.inventory import Package, image_of, packages
 
 LABEL = "org.opencontainers.image"
+
+
+def path_for(client: docker.DockerClient, variant: Variant, folder: Path) -> Path:
+    """Name the file of a built variant's bill: `VARIANT-ARCHITECTURE.cdx.json` in `folder`."""
+    require(client, variant)
+    architecture = client.images.get(variant.reference).attrs["Architecture"]
+    return folder / f"{variant.name}-{architecture}.cdx.json"
 
 
 def write(client: docker.DockerClient, reference: str, path: Path) -> int:

@@ -15,6 +15,7 @@ from docker.models.containers import Container
 
 from agent import shared
 from pipeline.agents import compose
+from pipeline.agents.workspace import Owner
 from pipeline.build.image import Variant
 from tests.support.containers import Agent, Agents
 from tests.support.waiting import wait_until
@@ -307,7 +308,7 @@ def test_up_of_another_users_agent_takes_nothing_from_the_first(
             workspace = tmp_path / str(uid)
             workspace.mkdir()
             os.chown(workspace, uid, uid)
-            owner = compose.Owner(uid, uid)
+            owner = Owner(uid, uid)
             found = compose.up(client, variant, f"{mark}-{uid}", workspace, owner, print)
             running.append(client.containers.get(found.container))
             if uid == 1000:

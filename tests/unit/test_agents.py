@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from agent.shared import GROUP
-from pipeline.agents import compose, logs
+from pipeline.agents import logs
+from pipeline.agents import workspace as workspaces
 from pipeline.errors import Problem
 from pipeline.files import ROOT
 
@@ -18,20 +19,20 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 
 def test_agent_runs_as_the_workspaces_owner(tmp_path: Path) -> None:
     found = tmp_path.stat()
-    assert compose.owner_of(tmp_path, chown=False, as_root=True) == compose.Owner(found.st_uid, found.st_gid)
+    assert workspaces.owner_of(tmp_path, chown=False, as_root=True) == workspaces.Owner(found.st_uid, found.st_gid)
 
 
 @needs_root
 def test_foreign_workspace_is_left_as_it_is(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 4321)
-    assert compose.owner_of(tmp_path, chown=True, as_root=False) == compose.Owner(1234, 4321)
+    assert workspaces.owner_of(tmp_path, chown=True, as_root=False) == workspaces.Owner(1234, 4321)
     assert tmp_path.stat().st_uid == 1234
 
 
 @needs_root
 def test_workspace_of_root_asks_for_a_decision(tmp_path: Path) -> None:
     with pytest.raises(Problem, match=r"--chown .* or --as-root"):
-        compose.owner_of(tmp_path, chown=False, as_root=False)
+        workspaces.owner_of(tmp_path, chown=False, as_root=False)
 
 
 @needs_root
@@ -42,21 +43,21 @@ def test_chown_gives_the_tree_but_not_what_links_point_at(tmp_path: Path) -> Non
     (workspace / "deep").mkdir(parents=True)
     (workspace / "deep" / "file").write_text("")
     (workspace / "link").symlink_to(outside)
-    assert compose.owner_of(workspace, chown=True, as_root=False) == compose.Owner(1000, 1000)
+    assert workspaces.owner_of(workspace, chown=True, as_root=False) == workspaces.Owner(1000, 1000)
     owners = {path.name: path.lstat().st_uid for path in [workspace, *workspace.rglob("*"), outside]}
     assert owners == {"workspace": 1000, "deep": 1000, "file": 1000, "link": 1000, "outside": 0}
 
 
 def test_missing_workspace_is_told(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="no folder; make it"):
-        compose.owner_of(tmp_path / "nowhere", chown=False, as_root=False)
+        workspaces.owner_of(tmp_path / "nowhere", chown=False, as_root=False)
 
 
 @needs_root
 def test_default_workspace_is_made_once_for_the_images_user(tmp_path: Path) -> None:
-    assert compose.default_workspace(tmp_path).stat().st_uid == compose.AGENT_UID
+    assert workspaces.default_workspace(tmp_path).stat().st_uid == workspaces.AGENT_UID
     os.chown(tmp_path / "workspace", 1234, 1234)
-    assert compose.default_workspace(tmp_path).stat().st_uid == 1234
+    assert workspaces.default_workspace(tmp_path).stat().st_uid == 1234
 
 
 def test_group_of_all_agents_has_one_number_everywhere() -> None:
