@@ -16,14 +16,12 @@ from pipeline.build import passthrough, source
 from pipeline.build.image import VARIANTS, Variant, require
 from pipeline.errors import Problem
 from pipeline.files import ROOT, replace
-from pipeline.release import test_records, verify
+from pipeline.release import faults, test_records, verify
 from pipeline.release.tags import tags
 from pipeline.reporting import Say
 
 NAMESPACE = "magents"
 PARTS = ROOT / "dist" / "parts"
-WAITS_S = (1, 3, 9)
-"""Between the attempts of a push."""
 
 
 @dataclass(frozen=True)
@@ -46,38 +44,6 @@ class Part:
     digest: str
     image_id: str
     references: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What a push that failed says, what that means, and whether another attempt may help."""
-
-    pattern: str
-    meaning: str
-    passes: bool = False
-
-
-FAULTS = (
-    Fault(
-        r"no basic auth credentials|unauthorized|authentication required|incorrect username",
-        "the registry does not know you; run `docker login {host}`",
-    ),
-    Fault(r"denied|forbidden", "your account may not push there; check --registry, or log in as another"),
-    Fault(
-        r"server gave HTTP response to HTTPS client",
-        "the registry speaks no TLS; use one that does, or allow it as insecure in the engine's configuration",
-    ),
-    Fault(
-        r"connection refused|no such host|network is unreachable|i/o timeout|server misbehaving",
-        "the registry cannot be reached; is the name right, is it up?",
-        passes=True,
-    ),
-    Fault(
-        r"unexpected HTTP status: 5|unknown: internal|EOF|connection reset|broken pipe|timeout|toomanyrequests|\b429 ",
-        "the registry broke off",
-        passes=True,
-    ),
-)
 
 
 def publications(
@@ -138,14 +104,13 @@ def push(client: docker.DockerClient, publication: Publication, say: Say) -> lis
 
 
 def _push(reference: str, so_far: str, say: Say) -> None:
-    host = reference.split("/", 1)[0] if re.match(r"[^/]*[.:]|localhost/", reference) else "docker.io"
-    for wait in (*WAITS_S, None):
+    for wait in (*faults.WAITS_S, None):
         code, tail = passthrough.run(["docker", "push", reference], os.environ)
         if code == 0:
             return
         last = tail.strip().rpartition("\n")[2]  # the lines before name layers, by digits that may mean anything
-        fault = next((each for each in FAULTS if re.search(each.pattern, last, re.IGNORECASE)), None)
-        meaning = fault.meaning.format(host=host) if fault else "the lines above say why"
+        fault = faults.find(last)
+        meaning = fault.told(reference) if fault else "the lines above say why"
         if wait is None or not fault or not fault.passes:
             raise Problem(f"{reference} was not pushed: {meaning}; {so_far}, and pushing again goes on from there")
         say(f"{reference}: {meaning}; trying again in {wait} s")

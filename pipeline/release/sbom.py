@@ -56,7 +56,8 @@ def _component(package: Package) -> Component:
     namespace, _, name = package.name.rpartition("/")
     qualifiers = {}
     if package.kind == "deb":
-        namespace, qualifiers = "debian", {"arch": package.note}
+        # without `distro`, scanners that go by distribution match nothing
+        namespace, qualifiers = "debian", {"arch": package.note, "distro": package.distribution}
     url = PackageURL(package.kind, namespace or None, name, package.version, qualifiers)
     licences = [LicenseFactory().make_from_string(package.note)] if package.note and package.kind == "npm" else []
     return Component(

@@ -13,10 +13,9 @@ import pytest
 from pipeline.bootstrap import engine
 from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
+from pipeline.files import ROOT
 from pipeline.release import test_records
 from tests.support.registry import Registry, registry
-
-ROOT = Path(__file__).resolve().parents[2]
 
 Invoke = Callable[..., subprocess.CompletedProcess[str]]
 

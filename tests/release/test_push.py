@@ -13,9 +13,10 @@ from docker.errors import ImageNotFound
 from pipeline.build import source
 from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
-from pipeline.release import push, test_records, verify
+from pipeline.files import ROOT
+from pipeline.release import faults, push, test_records, verify
 from pipeline.release.push import Publication
-from tests.release.conftest import ROOT, Invoke
+from tests.release.conftest import Invoke
 from tests.support.registry import PASSWORD, USER, Registry
 from tests.support.waiting import wait_until
 
@@ -157,7 +158,7 @@ def test_registry_that_is_away_is_tried_again_then_one_line(
     no_names_left: None,
 ) -> None:
     (found,) = push.publications(client, [VARIANTS["prod"]], "localhost:1/team")
-    monkeypatch.setattr(push, "WAITS_S", (0.1, 0.1))
+    monkeypatch.setattr(faults, "WAITS_S", (0.1, 0.1))
     said: list[str] = []
     with pytest.raises(Problem, match="cannot be reached"):
         push.push(client, found, said.append)

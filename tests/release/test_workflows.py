@@ -17,8 +17,8 @@ import yaml
 
 from pipeline.bootstrap.base import MACHINES
 from pipeline.build import source
+from pipeline.files import ROOT
 from pipeline.release import push, verify
-from tests.release.conftest import ROOT
 from tests.support.registry import Registry
 
 WORKFLOWS = ROOT / ".github" / "workflows"
