@@ -18,7 +18,7 @@ nox.options.sessions = [
     "release_tests",
 ]
 
-VARIANTS = ["prod", "dev"]  # held to pipeline.image.VARIANTS by tests/unit/test_lists.py
+VARIANTS = ["prod", "dev"]  # held to pipeline.build.image.VARIANTS by tests/unit/test_lists.py
 PYTHON_FILES = [
     "agent",
     "bridge",
@@ -88,7 +88,7 @@ def image_tests(session: nox.Session, variant: str) -> None:
     if session.posargs:
         session.run(*tests, *session.posargs)
     else:  # what passed as a whole may be pushed
-        session.run("python", "-m", "pipeline.tested", variant, *tests)
+        session.run("python", "-m", "pipeline.release.test_records", variant, *tests)
 
 
 @nox.session

@@ -1,3 +1,3 @@
-"""The library behind tasks.py: engine, base, image, release, agents. It imports no Invoke."""
+"""The library behind the tasks: bootstrap, build, release, agents, bridge. It imports no Invoke."""
 
 __version__ = "0.1.0"

@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,15 +19,15 @@ from bridge.server.operator import admin_socket
 from bridge.server.operator.cli import main as command
 from bridge.server.operator.cli import own
 from bridge.server.sandbox import bubblewrap
-from pipeline import engine_setup
+from pipeline.bootstrap import engine_setup
 from pipeline.errors import Problem
+from pipeline.files import ROOT
+from pipeline.reporting import Say
+from pipeline.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
 START_S = 40  # two questions to a CLI on a cold disk, 20 s each at most; warm it is half a second
 STOP_S = 20  # running calls get limits.stop_grace, 5 s by default
 NO_CLAUDE = "this host has no Claude Code, so agents do without; install it and run `bin/invoke bridge.up`"
-
-Say = Callable[[str], None]
 
 _started: list[subprocess.Popen[bytes]] = []
 """Servers that outlive this process on purpose; forgotten, each would be reported as a leak."""
@@ -36,7 +35,7 @@ _started: list[subprocess.Popen[bytes]] = []
 
 def up(say: Say) -> str:
     """Have the server running; the answer says in one line which it is."""
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         chosen, state = config.load(None), _state()
         state.prepare()
         if state.server_pid() is None:
@@ -52,14 +51,14 @@ def up(say: Say) -> str:
 
 def down(say: Say) -> None:
     """Stop the server; running calls get their grace."""
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         state = _state()
         pid = state.server_pid() if state.root.is_dir() else None
         if pid is None:
             say(f"no bridge server runs in {state.root}")
             return
         os.kill(pid, signal.SIGTERM)
-        _wait(lambda: state.server_pid() is None, STOP_S, f"bridge server {pid} does not stop")
+        wait_until(lambda: state.server_pid() is None, STOP_S, f"bridge server {pid} does not stop")
         for process in [process for process in _started if process.pid == pid]:
             process.wait(STOP_S)
             _started.remove(process)
@@ -82,7 +81,7 @@ def grant(name: str, workspace: Path, user: str | None = None) -> Path:
     It runs as `user` (UID[:GID]), without one as it did before, or as the workspace's owner. A workspace that was
     replaced is granted anew.
     """
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         state = _state()
         state.prepare()
         known = state.grants().get(name)
@@ -97,7 +96,7 @@ def grant(name: str, workspace: Path, user: str | None = None) -> Path:
 
 def refuse_links_of_containers(path: Path) -> None:
     """Refuse a folder whose name leads through a link that an agent can have made."""
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         state = _state()
         if state.root.is_dir():
             state.refuse_links_of_containers(path)
@@ -105,7 +104,7 @@ def refuse_links_of_containers(path: Path) -> None:
 
 def revoke(name: str) -> None:
     """End a grant at once, where there is one; its conversations stay."""
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         state = _state()
         if state.root.is_dir() and state.remove(name):
             admin_socket.reload(state)
@@ -114,7 +113,7 @@ def revoke(name: str) -> None:
 def forget(name: str) -> None:
     """End a grant and remove what it kept, its conversations included."""
     revoke(name)
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         _state().forget(name)
 
 
@@ -135,7 +134,7 @@ def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> 
 
 def host_has_claude() -> bool:
     """Say whether there is a Claude Code that the bridge could serve."""
-    with _told_as_problems():
+    with _bridge_errors_as_problems():
         return HostCli(config.load(None).claude).find() is not None
 
 
@@ -177,7 +176,7 @@ def _start(state: State) -> None:
             start_new_session=True,
         )
     _started.append(process)
-    _wait(
+    wait_until(
         lambda: process.poll() is not None or admin_socket.ask(state, "status") is not None,
         START_S,
         f"the bridge's server does not answer; see {log}",
@@ -188,18 +187,10 @@ def _start(state: State) -> None:
 
 
 @contextmanager
-def _told_as_problems() -> Iterator[None]:
+def _bridge_errors_as_problems() -> Iterator[None]:
     try:
         yield
     except config.ConfigError as error:
         raise Problem(f"bridge: {error}", 64) from error
     except (StateError, OSError) as error:
         raise Problem(f"bridge: {error}") from error
-
-
-def _wait(done: Callable[[], bool], limit_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise Problem(otherwise)
-        time.sleep(0.05)

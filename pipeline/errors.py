@@ -17,11 +17,12 @@ class Problem(Exception):
         self.code = code
 
 
+NO_DOCKER_COMMAND = "Docker's command is not installed; run `bin/invoke engine.up`"
 ENGINE_AWAY = "no Docker engine answers at {where}; run `bin/invoke engine.up`, or `bin/invoke engine.doctor` for why"
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
+def docker_errors_as_problems(where: str) -> Iterator[None]:
     """Turn what the Docker SDK raises into a `Problem`; `where` is the engine's address."""
     try:
         yield

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import docker
 
-from pipeline import engine, image
+from pipeline.bootstrap import engine
+from pipeline.build import image
 from pipeline.errors import Problem
-from pipeline.inventory import layers
+from pipeline.release.inventory import layers
+from pipeline.reporting import say_on_stderr
 
 MOST_SHOWN = 20
 
@@ -26,7 +28,7 @@ def main() -> int:
             scratch = [replace(variant, tag=f"reproducible-{variant.name}-{turn}") for turn in (1, 2)]
             try:
                 for one in scratch:
-                    image.build(client, one, image.Options(no_cache=True), image.say_on_stderr)
+                    image.build(client, one, image.Options(no_cache=True), say_on_stderr)
                 differing += _compare(client, *(one.reference for one in scratch))
             finally:
                 for one in scratch:

@@ -9,9 +9,9 @@ import docker
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import engine
+from pipeline.bootstrap import engine
+from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS, require
 from tests.bench import bridge, images, planning, starts, task_master
 from tests.bench.figures import Figure
 

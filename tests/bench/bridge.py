@@ -18,7 +18,7 @@ from bridge.policy.environment import build
 from bridge.policy.terms import WORKSPACE, Scope
 from bridge.server.host.grants import Grant, State
 from bridge.server.sandbox.bubblewrap import Job, in_namespace
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure, paired, seconds
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import FAKE_CLI, Place, bridge_host

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import docker
 
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure
 from tests.support import budgets
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 
 from bridge.policy.environment import OWN
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
 from tests.bench.bridge import TIMED
 from tests.bench.figures import Figure, paired
 from tests.support import bridge_cli

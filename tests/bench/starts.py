@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import docker
 
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure, paired, seconds
 
 PAIRS = 10

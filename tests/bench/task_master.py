@@ -8,7 +8,7 @@ from functools import partial
 
 import docker
 
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure, paired
 from tests.support import budgets
 from tests.support.task_master import Side, install_upstream, side

@@ -14,8 +14,9 @@ import docker.errors
 import pytest
 
 from pipeline import bridge
+from pipeline.build.image import REPOSITORY, VARIANTS
 from pipeline.errors import Problem
-from pipeline.image import REPOSITORY, VARIANTS, say_on_stderr
+from pipeline.reporting import say_on_stderr
 from tests.support.bridge_cli import NEWEST, VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, Place, bridge_host
 from tests.support.fake_messages_api import FakeMessagesApi, echo

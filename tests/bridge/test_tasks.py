@@ -13,8 +13,10 @@ import docker
 import pytest
 import yaml
 
-from pipeline import agents, bridge, lifecycle
-from pipeline import image as images
+from pipeline import bridge
+from pipeline.agents import compose, lifecycle
+from pipeline.agents.workspace import Owner
+from pipeline.build import image as images
 from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, SECRET
 
 
@@ -99,17 +101,17 @@ def test_agent_that_up_starts_has_claude(own_state: Path, workspace: Path, varia
     said: list[str] = []
     mount = bridge.for_agent(name, workspace, said.append)
     try:
-        running = agents.up(client, variant, name, workspace, agents.Owner(OWNER, OWNER), said.append, mount)
+        running = compose.up(client, variant, name, workspace, Owner(OWNER, OWNER), said.append, mount)
         done = subprocess.run(
             ["docker", "exec", running.container, "claude-code", "-p", "touch made;out here"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (0, "here"), done.stderr
         assert (workspace / "made").stat().st_uid == OWNER
-        agents.up(client, variant, name, workspace, agents.Owner(OWNER, OWNER), said.append, mount)
+        compose.up(client, variant, name, workspace, Owner(OWNER, OWNER), said.append, mount)
         assert f"agent {name} runs already" in said
     finally:
-        agents.down(client, [name], said.append)
+        compose.down(client, [name], said.append)
         client.volumes.get(f"magents-{name}-agent").remove()
         client.close()
 
@@ -118,7 +120,7 @@ def test_lifecycle_asks_claude(own_state: Path, variant: images.Variant) -> None
     client = docker.from_env()
     steps = {}
     said: list[str] = []
-    acting = lifecycle.act_out(client, variant, said.append)
+    acting = lifecycle.run_lifecycle(client, variant, said.append)
     for step in acting:
         steps[step.name] = step
         if "Claude" in step.name:
@@ -126,5 +128,5 @@ def test_lifecycle_asks_claude(own_state: Path, variant: images.Variant) -> None
             break
     client.close()
     asked = steps["ask the host's Claude Code for its version"]
-    assert (asked.held, asked.seen) == (True, "9.9.9 (Claude Code)")
+    assert (asked.passed, asked.seen) == (True, "9.9.9 (Claude Code)")
     assert list((own_state / "state" / "grants").iterdir()) == [], "the grant is forgotten"

@@ -16,9 +16,9 @@ from docker.errors import APIError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import engine
+from pipeline.bootstrap import engine
+from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS, require
 from tests.chaos.faults import FAULTS
 from tests.chaos.subject import Broken, Subject
 from tests.support.cleanup import remove_orphans

@@ -13,13 +13,11 @@ import testinfra
 from docker.models.containers import Container
 from testinfra.host import Host
 
-from pipeline import engine
+from pipeline.bootstrap import engine
+from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS
 from tests.support import parity
-from tests.support.waiting import wait_until
-
-TEST_LABEL = "io.magents.test"
+from tests.support.containers import compose_project
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,25 +68,15 @@ def image(pytestconfig: pytest.Config, client: docker.DockerClient, variant: str
 
 @pytest.fixture(scope="module")
 def shared_agent(client: docker.DockerClient, image: str, variant: str) -> Iterator[Container]:
-    """One healthy container, as `invoke up` runs it, that a module's tests look at and leave as it is."""
-    container = client.containers.run(
-        image,
-        detach=True,
-        labels={TEST_LABEL: "shared"},
-        cap_drop=["ALL"],
-        cap_add=["NET_RAW"] if variant == "dev" else [],
-        security_opt=[] if variant == "dev" else ["no-new-privileges:true"],
-    )
+    """One healthy container of compose.yaml that a module's tests look at and leave as it is."""
+    project = compose_project(image, variant)
     try:
-        wait_until(lambda: _health(container) == "healthy", 30, "the shared container is healthy")
+        project.up()
+        container = project.container(client)
+        assert container
         yield container
     finally:
-        container.remove(force=True, v=True)
-
-
-def _health(container: Container) -> str:
-    container.reload()
-    return str(container.attrs["State"].get("Health", {}).get("Status"))
+        project.remove()
 
 
 @pytest.fixture(scope="module")

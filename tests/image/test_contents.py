@@ -11,7 +11,7 @@ import docker
 import pytest
 from testinfra.host import Host
 
-from pipeline import source
+from pipeline.build import source
 from tests.support import budgets
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import docker
 import pytest
 
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
 from tests.support import budgets
 
 

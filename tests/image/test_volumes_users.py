@@ -14,8 +14,9 @@ import pytest
 from docker.models.containers import Container
 
 from agent import shared
-from pipeline import agents as pipeline_agents
-from pipeline.image import Variant
+from pipeline.agents import compose
+from pipeline.agents.workspace import Owner
+from pipeline.build.image import Variant
 from tests.support.containers import Agent, Agents
 from tests.support.waiting import wait_until
 
@@ -299,7 +300,7 @@ def test_up_of_another_users_agent_takes_nothing_from_the_first(
     client: docker.DockerClient, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = f"test-{uuid.uuid4().hex[:8]}"
-    monkeypatch.setattr(pipeline_agents, "SHARED_VOLUME", f"magents-{mark}-shared")
+    monkeypatch.setattr(compose, "SHARED_VOLUME", f"magents-{mark}-shared")
     variant = TheImage("prod", image)
     running: list[Container] = []
     try:
@@ -307,8 +308,8 @@ def test_up_of_another_users_agent_takes_nothing_from_the_first(
             workspace = tmp_path / str(uid)
             workspace.mkdir()
             os.chown(workspace, uid, uid)
-            owner = pipeline_agents.Owner(uid, uid)
-            found = pipeline_agents.up(client, variant, f"{mark}-{uid}", workspace, owner, print)
+            owner = Owner(uid, uid)
+            found = compose.up(client, variant, f"{mark}-{uid}", workspace, owner, print)
             running.append(client.containers.get(found.container))
             if uid == 1000:
                 assert running[0].exec_run(["sh", "-c", "umask 077; echo first > /shared/file"]).exit_code == 0

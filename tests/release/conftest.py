@@ -10,12 +10,12 @@ from pathlib import Path
 import docker
 import pytest
 
-from pipeline import engine, tested
+from pipeline.bootstrap import engine
+from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS
+from pipeline.files import ROOT
+from pipeline.release import test_records
 from tests.support.registry import Registry, registry
-
-ROOT = Path(__file__).resolve().parents[2]
 
 Invoke = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,10 +35,10 @@ def images(client: docker.DockerClient) -> dict[str, str]:
     found = {}
     for name, variant in VARIANTS.items():
         try:
-            found[name] = tested.identity(client, variant)
+            found[name] = test_records.identity(client, variant)
         except Problem as problem:
             pytest.exit(str(problem), 1)
-        if not tested.passed(variant, found[name]):
+        if not test_records.passed(variant, found[name]):
             pytest.exit(f"{variant.reference} has not passed its tests; run `bin/nox -s image_tests` first", 1)
     return found
 

@@ -9,9 +9,10 @@ import docker
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from packageurl import PackageURL
 
-from pipeline import difference, sbom
-from pipeline.image import VARIANTS
+from pipeline.build.image import VARIANTS
+from pipeline.release import difference, sbom
 from tests.release.conftest import Invoke
 
 PROD, DEV = (variant.reference for variant in VARIANTS.values())
@@ -32,6 +33,13 @@ def test_bill_is_valid_and_names_every_kind(bill: Path, images: dict[str, str]) 
     assert {"pkg:deb/debian/git", "pkg:deb/debian/python3", "pkg:npm/npm", "pkg:npm/task-master-ai"} <= urls
     assert {"pkg:generic/node", "pkg:npm/pnpm", "pkg:npm/yarn", "pkg:npm/commander"} <= urls
     assert read["metadata"]["component"]["bom-ref"] == images["prod"]
+
+
+def test_every_package_of_debian_names_its_distribution(bill: Path) -> None:
+    urls = [component["purl"] for component in json.loads(bill.read_text())["components"]]
+    of_debian = [PackageURL.from_string(url) for url in urls if url.startswith("pkg:deb/")]
+    assert len(of_debian) > 100
+    assert {url.qualifiers.get("distro") for url in of_debian} == {"debian-12"}
 
 
 def test_bill_of_the_same_image_is_the_same(bill: Path, client: docker.DockerClient, tmp_path: Path) -> None:

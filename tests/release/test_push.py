@@ -10,12 +10,13 @@ import docker
 import pytest
 from docker.errors import ImageNotFound
 
-from pipeline import registry as registries
-from pipeline import release, source, tested
+from pipeline.build import source
+from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS
-from pipeline.release import Publication
-from tests.release.conftest import ROOT, Invoke
+from pipeline.files import ROOT
+from pipeline.release import faults, push, test_records, verify
+from pipeline.release.push import Publication
+from tests.release.conftest import Invoke
 from tests.support.registry import PASSWORD, USER, Registry
 from tests.support.waiting import wait_until
 
@@ -60,7 +61,7 @@ def test_registry_killed_in_the_middle_then_pushed_again(
     again = invoke("push", "--variant", "prod", "--registry", where)
     assert again.returncode == 0, again.stderr
     for line in again.stdout.splitlines():
-        assert registries.fetch(line.split()[0]).config == images["prod"]
+        assert verify.fetch(line.split()[0]).config == images["prod"]
 
 
 def test_pulled_images_are_the_tested_ones_and_pass_their_tests(
@@ -111,15 +112,15 @@ def test_dry_run_shows_the_names_and_gives_none(
 def test_untested_image_is_refused_unless_named(
     images: dict[str, str], client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = release.publications(client, [VARIANTS["prod"]], "localhost:5999/team")
-    release.require_tested(found, [])
-    monkeypatch.setattr(tested, "RECORDS", tmp_path)
+    found = push.publications(client, [VARIANTS["prod"]], "localhost:5999/team")
+    push.require_tested(found, [])
+    monkeypatch.setattr(test_records, "RECORDS", tmp_path)
     with pytest.raises(Problem, match="is not the image that was tested"):
-        release.require_tested(found, ["dev"])
-    release.require_tested(found, ["prod"])
-    tested.record(VARIANTS["prod"], images["dev"])
+        push.require_tested(found, ["dev"])
+    push.require_tested(found, ["prod"])
+    test_records.record(VARIANTS["prod"], images["dev"])
     with pytest.raises(Problem, match="is not the image that was tested"):
-        release.require_tested(found, [])
+        push.require_tested(found, [])
 
 
 def test_registry_that_serves_another_image_is_noticed(
@@ -131,9 +132,9 @@ def test_registry_that_serves_another_image_is_noticed(
 ) -> None:
     reference = f"{shared_registry.host}/team/agent:mistaken"
     client.images.get(images["prod"]).tag(reference)
-    monkeypatch.setattr(release, "tag", lambda *_: None)
+    monkeypatch.setattr(push, "tag", lambda *_: None)
     with pytest.raises(Problem, match="serves another image"):
-        release.push(client, Publication(VARIANTS["dev"], images["dev"], "amd64", (reference,)), print)
+        push.push(client, Publication(VARIANTS["dev"], images["dev"], "amd64", (reference,)), print)
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
@@ -156,11 +157,11 @@ def test_registry_that_is_away_is_tried_again_then_one_line(
     monkeypatch: pytest.MonkeyPatch,
     no_names_left: None,
 ) -> None:
-    (found,) = release.publications(client, [VARIANTS["prod"]], "localhost:1/team")
-    monkeypatch.setattr(release, "WAITS_S", (0.1, 0.1))
+    (found,) = push.publications(client, [VARIANTS["prod"]], "localhost:1/team")
+    monkeypatch.setattr(faults, "WAITS_S", (0.1, 0.1))
     said: list[str] = []
     with pytest.raises(Problem, match="cannot be reached"):
-        release.push(client, found, said.append)
+        push.push(client, found, said.append)
     assert len([line for line in said if "trying again" in line]) == 2
 
 

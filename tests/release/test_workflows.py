@@ -15,10 +15,10 @@ import docker
 import pytest
 import yaml
 
-from pipeline import registry as registries
-from pipeline import release, source
-from pipeline.base import MACHINES
-from tests.release.conftest import ROOT
+from pipeline.bootstrap.base import MACHINES
+from pipeline.build import source
+from pipeline.files import ROOT
+from pipeline.release import push, verify
 from tests.support.registry import Registry
 
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -107,10 +107,10 @@ def test_publishing_from_start_to_end(
         "push for this architecture",
         "join the architectures",
     ]
-    for part in release.parts():
+    for part in push.parts():
         assert part.image_id == images[part.variant]
         for reference in part.references:
-            assert part.digest in registries.fetch(reference).parts
+            assert part.digest in verify.fetch(reference).parts
         bill = json.loads((ROOT / "dist" / "sbom" / f"{part.variant}-{part.architecture}.cdx.json").read_text())
         assert bill["metadata"]["component"]["bom-ref"] == images[part.variant]
 

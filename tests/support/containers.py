@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import docker
 from docker.errors import APIError, NotFound
 
+from pipeline.agents.compose import Project
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -175,6 +176,13 @@ class Agent:
         """Return the troubles in the log that nobody declared."""
         lines = [line for line in self.log().splitlines() if TROUBLE.search(line)]
         return [line for line in lines if not any(re.search(p, line) for p in self.expected)]
+
+
+def compose_project(image: str, variant: str, **service: Any) -> Project:
+    """Describe an agent of compose.yaml for tests: volumes of its own, any port; `service` is in Compose's words."""
+    values = {"AGENT_PORT": "0", "AGENT_DEV_PORT": "0", "AGENT_NAME": "test"}
+    labels = {LABEL: SESSION, **service.pop("labels", {})}
+    return Project(f"magents-test-{uuid.uuid4().hex[:12]}", variant, image, values, {"labels": labels, **service})
 
 
 class Agents:

@@ -19,7 +19,7 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from pipeline.image import ca_bundle
+from pipeline.build.image import ca_bundle
 from tests.support.containers import LABEL, SESSION
 from tests.support.task_master_cases import PLACE, Case
 

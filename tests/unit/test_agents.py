@@ -9,28 +9,30 @@ import pytest
 import yaml
 
 from agent.shared import GROUP
-from pipeline import agents, logs
+from pipeline.agents import logs
+from pipeline.agents import workspace as workspaces
 from pipeline.errors import Problem
+from pipeline.files import ROOT
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
 def test_agent_runs_as_the_workspaces_owner(tmp_path: Path) -> None:
     found = tmp_path.stat()
-    assert agents.owner_of(tmp_path, chown=False, as_root=True) == agents.Owner(found.st_uid, found.st_gid)
+    assert workspaces.owner_of(tmp_path, chown=False, as_root=True) == workspaces.Owner(found.st_uid, found.st_gid)
 
 
 @needs_root
 def test_foreign_workspace_is_left_as_it_is(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 4321)
-    assert agents.owner_of(tmp_path, chown=True, as_root=False) == agents.Owner(1234, 4321)
+    assert workspaces.owner_of(tmp_path, chown=True, as_root=False) == workspaces.Owner(1234, 4321)
     assert tmp_path.stat().st_uid == 1234
 
 
 @needs_root
 def test_workspace_of_root_asks_for_a_decision(tmp_path: Path) -> None:
     with pytest.raises(Problem, match=r"--chown .* or --as-root"):
-        agents.owner_of(tmp_path, chown=False, as_root=False)
+        workspaces.owner_of(tmp_path, chown=False, as_root=False)
 
 
 @needs_root
@@ -41,28 +43,27 @@ def test_chown_gives_the_tree_but_not_what_links_point_at(tmp_path: Path) -> Non
     (workspace / "deep").mkdir(parents=True)
     (workspace / "deep" / "file").write_text("")
     (workspace / "link").symlink_to(outside)
-    assert agents.owner_of(workspace, chown=True, as_root=False) == agents.Owner(1000, 1000)
+    assert workspaces.owner_of(workspace, chown=True, as_root=False) == workspaces.Owner(1000, 1000)
     owners = {path.name: path.lstat().st_uid for path in [workspace, *workspace.rglob("*"), outside]}
     assert owners == {"workspace": 1000, "deep": 1000, "file": 1000, "link": 1000, "outside": 0}
 
 
 def test_missing_workspace_is_told(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="no folder; make it"):
-        agents.owner_of(tmp_path / "nowhere", chown=False, as_root=False)
+        workspaces.owner_of(tmp_path / "nowhere", chown=False, as_root=False)
 
 
 @needs_root
 def test_default_workspace_is_made_once_for_the_images_user(tmp_path: Path) -> None:
-    assert agents.default_workspace(tmp_path).stat().st_uid == agents.AGENT_UID
+    assert workspaces.default_workspace(tmp_path).stat().st_uid == workspaces.AGENT_UID
     os.chown(tmp_path / "workspace", 1234, 1234)
-    assert agents.default_workspace(tmp_path).stat().st_uid == 1234
+    assert workspaces.default_workspace(tmp_path).stat().st_uid == 1234
 
 
 def test_group_of_all_agents_has_one_number_everywhere() -> None:
-    root = Path(agents.__file__).resolve().parents[1]
-    compose = yaml.safe_load((root / "compose.yaml").read_text())
-    assert compose["x-agent"]["group_add"] == [str(GROUP)]
-    assert f"groupadd --gid {GROUP} agents\n" in (root / "docker" / "build" / "make-user").read_text()
+    template = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    assert template["x-agent"]["group_add"] == [str(GROUP)]
+    assert f"groupadd --gid {GROUP} agents\n" in (ROOT / "docker" / "build" / "make-user").read_text()
 
 
 def test_words_of_a_container_steer_no_terminal() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 import noxfile
 import tasks
-from bridge import protocol
-from bridge.server import config, main
+from bridge.protocol import frames
+from bridge.server.host import config
+from bridge.server.operator import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -75,17 +76,17 @@ def test_every_key_is_in_the_reference_and_in_its_example() -> None:
 @pytest.mark.parametrize("command", ["serve", "grant", "revoke", "status", "explain", "login", "doctor", "install"])
 def test_option_of_the_command_is_in_the_reference(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main.main([command, "--help"])
+        cli.main([command, "--help"])
     options = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
     row = re.search(rf"^\| `{command}\b.*$", CONFIGURATION, re.MULTILINE)
     assert row
     assert {option for option in options if option not in row[0]} == set()
 
 
-@pytest.mark.parametrize("name", [name for name in vars(protocol.Frame) if name.isupper()])
+@pytest.mark.parametrize("name", [name for name in vars(frames.Frame) if name.isupper()])
 def test_frame_is_in_the_protocol_s_document(name: str) -> None:
-    number = getattr(protocol.Frame, name)
+    number = getattr(frames.Frame, name)
     row = re.search(rf"^\| {number:02x} \| {name} \|.*$", PROTOCOL, re.MULTILINE)
     assert row
-    least, most = protocol.SIZES[number]
+    least, most = frames.SIZES[number]
     assert row[0].endswith(f"| {most:,} |" if least == most else f"| {least} to {most:,} |")

@@ -12,10 +12,9 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from pipeline import engine, engine_setup
-from pipeline.errors import Problem, told
-
-ROOT = Path(__file__).resolve().parents[2]
+from pipeline.bootstrap import engine, engine_setup
+from pipeline.errors import Problem, docker_errors_as_problems
+from pipeline.files import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +54,7 @@ def test_current_context_counts(bare: Path) -> None:
     subprocess.run(["docker", "context", "create", "far", "--docker", f"host={host}"], check=True, capture_output=True)
     (bare / "config.json").write_text(json.dumps({"currentContext": "far"}))
     found = subprocess.run(
-        [sys.executable, "-c", "from pipeline import engine; print(engine.chosen().where)"],
+        [sys.executable, "-c", "from pipeline.bootstrap import engine; print(engine.chosen().where)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -74,7 +73,7 @@ def test_current_context_counts(bare: Path) -> None:
     ],
 )
 def test_what_the_sdk_raises_is_told_in_one_line(raised: Exception, expected: str) -> None:
-    with pytest.raises(Problem, match=expected) as caught, told("HERE"):
+    with pytest.raises(Problem, match=expected) as caught, docker_errors_as_problems("HERE"):
         raise raised
     assert "\n" not in str(caught.value)
 
@@ -95,3 +94,26 @@ def test_engine_elsewhere_is_never_started_here(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine_setup, "plugin_version", lambda _: "1.0.0")
     with pytest.raises(Problem, match=r"unix:///nowhere\.sock; start it, or unset DOCKER_HOST"):
         engine_setup.up(print)
+
+
+def test_suite_is_announced_before_it_is_added_with_the_way_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_setup, "APT_FILES", tmp_path)
+    for folder in ("sources.list.d", "preferences.d"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "sources.list").write_text("deb http://mirror.example/debian bookworm main\n")
+    there_when_told: list[bool] = []
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        there_when_told.append((tmp_path / "sources.list.d" / "magents-trixie.sources").exists())
+
+    engine_setup._add_suite("trixie", say)
+    (line,) = said
+    assert there_when_told == [False]
+    assert "trixie is added to apt's sources" in line
+    undo = line.partition("to undo: rm ")[2].partition(" && apt-get update")[0].split()
+    assert sorted(map(str, tmp_path.rglob("magents-*"))) == sorted(undo)
+    assert "URIs: http://mirror.example/debian\n" in Path(undo[0]).read_text()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import base, image
+from pipeline.bootstrap import base
+from pipeline.build import image
 from pipeline.errors import Problem
 
 # The last lines of real builds that failed, cut to what tells.

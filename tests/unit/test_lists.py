@@ -10,8 +10,8 @@ import pytest
 
 import noxfile
 from bridge.protocol import frames
-from pipeline import base
-from pipeline.image import VARIANTS
+from pipeline.bootstrap import base
+from pipeline.build.image import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()

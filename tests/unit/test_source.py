@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import source
+from pipeline.build import source
 
 
 @pytest.fixture

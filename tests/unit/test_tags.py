@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.tags import tags
+from pipeline.release.tags import tags
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SHA = "sha-0123456789ab"

@@ -18,7 +18,7 @@ from docker.constants import DEFAULT_UNIX_SOCKET
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
-from pipeline.errors import Problem, told
+from pipeline.errors import Problem, docker_errors_as_problems
 
 MINIMUM_VERSION = 25  # the first that heeds a health check's start interval
 ANSWER_S = 5  # an engine that needs longer to say its version is not usable either
@@ -74,7 +74,7 @@ def version() -> str | None:
 def connected() -> Iterator[docker.DockerClient]:
     """Give a client; everything that the SDK raises inside becomes a `Problem`."""
     engine = chosen()
-    with told(engine.where):
+    with docker_errors_as_problems(engine.where):
         client = engine.client()
         try:
             yield client

@@ -6,24 +6,22 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import docker
 
-from pipeline import registry, source, tested, watched
+from pipeline.build import passthrough, source
+from pipeline.build.image import VARIANTS, Variant, require
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS, Variant, require
-from pipeline.tags import tags
+from pipeline.files import ROOT, replace
+from pipeline.release import faults, test_records, verify
+from pipeline.release.tags import tags
+from pipeline.reporting import Say
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "magents"
 PARTS = ROOT / "dist" / "parts"
-WAITS_S = (1, 3, 9)
-"""Between the attempts of a push."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,38 +44,6 @@ class Part:
     digest: str
     image_id: str
     references: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What a push that failed says, what that means, and whether another attempt may help."""
-
-    pattern: str
-    meaning: str
-    passes: bool = False
-
-
-FAULTS = (
-    Fault(
-        r"no basic auth credentials|unauthorized|authentication required|incorrect username",
-        "the registry does not know you; run `docker login {host}`",
-    ),
-    Fault(r"denied|forbidden", "your account may not push there; check --registry, or log in as another"),
-    Fault(
-        r"server gave HTTP response to HTTPS client",
-        "the registry speaks no TLS; use one that does, or allow it as insecure in the engine's configuration",
-    ),
-    Fault(
-        r"connection refused|no such host|network is unreachable|i/o timeout|server misbehaving",
-        "the registry cannot be reached; is the name right, is it up?",
-        passes=True,
-    ),
-    Fault(
-        r"unexpected HTTP status: 5|unknown: internal|EOF|connection reset|broken pipe|timeout|toomanyrequests|\b429 ",
-        "the registry broke off",
-        passes=True,
-    ),
-)
 
 
 def publications(
@@ -113,20 +79,20 @@ def require_tested(publications: Iterable[Publication], untested: Sequence[str])
         if name not in VARIANTS:
             raise Problem(f"--untested {name} is no variant; use one of {', '.join(VARIANTS)}", 64)
     for each in publications:
-        if each.variant.name not in untested and not tested.passed(each.variant, each.image_id):
+        if each.variant.name not in untested and not test_records.passed(each.variant, each.image_id):
             raise Problem(
                 f"{each.variant.reference} is not the image that was tested, so it is not pushed; run "
                 f'`bin/nox -s "image_tests({each.variant.name})"`, or add --untested {each.variant.name}'
             )
 
 
-def push(client: docker.DockerClient, publication: Publication, say: Say) -> list[registry.Manifest]:
+def push(client: docker.DockerClient, publication: Publication, say: Say) -> list[verify.Manifest]:
     """Push every name and compare what the registry then serves with the image; safe to repeat."""
     tag(client, publication)
     served = []
     for done, reference in enumerate(publication.references):
         _push(reference, f"{done} of {len(publication.references)} names were pushed", say)
-        manifest = registry.fetch(reference)
+        manifest = verify.fetch(reference)
         # an engine that keeps its images in containerd calls an image by the manifest and not by the configuration
         if publication.image_id not in (manifest.config, manifest.digest):
             raise Problem(
@@ -138,14 +104,13 @@ def push(client: docker.DockerClient, publication: Publication, say: Say) -> lis
 
 
 def _push(reference: str, so_far: str, say: Say) -> None:
-    host = reference.split("/", 1)[0] if re.match(r"[^/]*[.:]|localhost/", reference) else "docker.io"
-    for wait in (*WAITS_S, None):
-        code, tail = watched.run(["docker", "push", reference], os.environ)
+    for wait in (*faults.WAITS_S, None):
+        code, tail = passthrough.run(["docker", "push", reference], os.environ)
         if code == 0:
             return
         last = tail.strip().rpartition("\n")[2]  # the lines before name layers, by digits that may mean anything
-        fault = next((each for each in FAULTS if re.search(each.pattern, last, re.IGNORECASE)), None)
-        meaning = fault.meaning.format(host=host) if fault else "the lines above say why"
+        fault = faults.find(last)
+        meaning = fault.told(reference) if fault else "the lines above say why"
         if wait is None or not fault or not fault.passes:
             raise Problem(f"{reference} was not pushed: {meaning}; {so_far}, and pushing again goes on from there")
         say(f"{reference}: {meaning}; trying again in {wait} s")
@@ -170,8 +135,7 @@ def push_part(client: docker.DockerClient, publication: Publication, say: Say, f
         publication.image_id,
         publication.references,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{part.variant}-{part.architecture}.json").write_text(json.dumps(asdict(part), indent=1) + "\n")
+    replace(folder / f"{part.variant}-{part.architecture}.json", json.dumps(asdict(part), indent=1) + "\n")
     return part
 
 
@@ -186,7 +150,7 @@ def parts(folder: Path = PARTS, architectures: Iterable[str] = ()) -> list[Part]
     return [Part(**{**each, "references": tuple(each["references"])}) for each in found]
 
 
-def join(found: Sequence[Part]) -> dict[str, registry.Manifest]:
+def join(found: Sequence[Part]) -> dict[str, verify.Manifest]:
     """Give all names of each variant to an index of its parts; returns what the registry then serves by name."""
     served = {}
     everywhere = {part.architecture for part in found}
@@ -201,11 +165,11 @@ def join(found: Sequence[Part]) -> dict[str, registry.Manifest]:
             )
         names = [word for reference in own[0].references for word in ("--tag", reference)]
         origins = [f"{part.repository}@{part.digest}" for part in own]
-        code, _ = watched.run(["docker", "buildx", "imagetools", "create", *names, *origins], os.environ)
+        code, _ = passthrough.run(["docker", "buildx", "imagetools", "create", *names, *origins], os.environ)
         if code:
             raise Problem(f"the parts of {variant} were not joined: the lines above say why; it is safe to repeat")
         for reference in own[0].references:
-            manifest = registry.fetch(reference)
+            manifest = verify.fetch(reference)
             if not {part.digest for part in own} <= manifest.parts | {manifest.digest}:
                 raise Problem(f"the registry serves something else as {reference}; join again")
             served[reference] = manifest

@@ -14,9 +14,18 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from pipeline.inventory import Package, image_of, packages
+from pipeline.build.image import Variant, require
+from pipeline.files import replace
+from pipeline.release.inventory import Package, image_of, packages
 
 LABEL = "org.opencontainers.image"
+
+
+def path_for(client: docker.DockerClient, variant: Variant, folder: Path) -> Path:
+    """Name the file of a built variant's bill: `VARIANT-ARCHITECTURE.cdx.json` in `folder`."""
+    require(client, variant)
+    architecture = client.images.get(variant.reference).attrs["Architecture"]
+    return folder / f"{variant.name}-{architecture}.cdx.json"
 
 
 def write(client: docker.DockerClient, reference: str, path: Path) -> int:
@@ -39,8 +48,7 @@ def write(client: docker.DockerClient, reference: str, path: Path) -> int:
     )
     bom.register_dependency(bom.metadata.component, bom.components)
     text = JsonV1Dot6(bom).output_as_string(indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    replace(path, text + "\n")
     return len(found)
 
 
@@ -48,7 +56,8 @@ def _component(package: Package) -> Component:
     namespace, _, name = package.name.rpartition("/")
     qualifiers = {}
     if package.kind == "deb":
-        namespace, qualifiers = "debian", {"arch": package.note}
+        # without `distro`, scanners that go by distribution match nothing
+        namespace, qualifiers = "debian", {"arch": package.note, "distro": package.distribution}
     url = PackageURL(package.kind, namespace or None, name, package.version, qualifiers)
     licences = [LicenseFactory().make_from_string(package.note)] if package.note and package.kind == "npm" else []
     return Component(

@@ -13,7 +13,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from pipeline import base, engine, engine_setup
+from pipeline.bootstrap import base, engine, engine_setup
 from pipeline.errors import Problem
 
 ROOM_GB = 8  # a build of both variants from nothing, with the base and the build cache, takes 6

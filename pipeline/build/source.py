@@ -6,9 +6,9 @@ import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from pipeline.files import ROOT
+
 UNTAGGED = "0.0.0"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import docker
 
-from pipeline.inventory import Package, image_of, layers, packages
+from pipeline.release.inventory import Package, image_of, layers, packages
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 
-from pipeline.errors import Problem
+from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
 LONGEST_PIECE = 65_536  # bytes of a line at a time: a line may have no end
 
@@ -17,7 +17,7 @@ def show(container: str, tail: str, *, follow: bool) -> int:
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except FileNotFoundError:
-        raise Problem("Docker's command is not installed; run `bin/invoke engine.up`") from None
+        raise Problem(NO_DOCKER_COMMAND) from None
     with process, contextlib.suppress(KeyboardInterrupt):  # ignored because that is how following is ended
         assert process.stdout is not None
         while piece := process.stdout.readline(LONGEST_PIECE):

@@ -13,18 +13,21 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import engine
+from pipeline.bootstrap import engine
 from pipeline.errors import Problem
+from pipeline.files import replace
+from pipeline.reporting import Say
+from pipeline.waiting import wait_until
 
 START_S = 60  # dockerd needs 3 s on two cores; a cold disk with many layers to check needs more
 STOP_S = 60  # an engine stops its containers first, 10 s each but together
 RUN = Path("/run")
+APT_FILES = Path("/etc/apt")
 LOG = Path("/var/log/magents-engine.log")
 LOCAL_SOCKETS = ("unix:///var/run/docker.sock", "unix:///run/docker.sock")
 APT = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]
@@ -32,8 +35,6 @@ ELSEWHERE = (
     "install Docker Engine 25 or newer with its buildx and Compose plugins (Docker Desktop has all three), start it, "
     "and run the same command again"
 )
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def down(say: Say) -> None:
     else:
         pid = int(state["pid"])
         os.kill(pid, signal.SIGTERM)
-        _wait(lambda: not _is_alive(pid, state["since"]), STOP_S, f"engine {pid} does not stop; see {LOG}")
+        wait_until(lambda: not _is_alive(pid, state["since"]), STOP_S, f"engine {pid} does not stop; see {LOG}")
     _state_file().unlink()
     say("the engine that engine.up started is stopped")
 
@@ -123,7 +124,7 @@ def _install(say: Say, missing: list[str]) -> None:
         raise Problem(f"{what} missing, and installing needs root; run `sudo bin/invoke engine.up`, or {ELSEWHERE}")
     say(f"{what} missing: installing {' '.join(source.packages)} from the distribution ...")
     if source.suite:
-        _add_suite(source.suite)
+        _add_suite(source.suite, say)
     apt("update")
     names = [f"{name}/{source.suite}" if source.suite else name for name in source.packages]
     apt("install", "-y", "--no-install-recommends", *names, "iptables", "ca-certificates")
@@ -153,20 +154,23 @@ def apt(*arguments: str) -> None:
         raise Problem(f"`{' '.join(command)}` failed, the lines above say why; no network, or a full disk?")
 
 
-def _add_suite(suite: str) -> None:
+def _add_suite(suite: str, say: Say) -> None:
     """Add `suite` beside the present one, pinned so low that only what is asked for by name comes from it."""
     uris, keyring = _present_source()
     signed = f"Signed-By: {keyring}\n" if keyring else ""
-    etc = Path("/etc/apt")
-    (etc / "sources.list.d" / f"magents-{suite}.sources").write_text(
-        f"Types: deb\nURIs: {uris}\nSuites: {suite}\nComponents: main\n{signed}"
+    source = APT_FILES / "sources.list.d" / f"magents-{suite}.sources"
+    pin = APT_FILES / "preferences.d" / f"magents-{suite}"
+    say(
+        f"this distribution's own engine is too old, so {suite} is added to apt's sources; nothing but the engine and "
+        f"what it needs is taken from it; to undo: rm {source} {pin} && apt-get update"
     )
-    (etc / "preferences.d" / f"magents-{suite}").write_text(f"Package: *\nPin: release n={suite}\nPin-Priority: 50\n")
+    replace(source, f"Types: deb\nURIs: {uris}\nSuites: {suite}\nComponents: main\n{signed}")
+    replace(pin, f"Package: *\nPin: release n={suite}\nPin-Priority: 50\n")
 
 
 def _present_source() -> tuple[str, str]:
     """Return the address and keyring of the first Debian source of this machine, in either notation."""
-    etc = Path("/etc/apt")
+    etc = APT_FILES
     for path in sorted((etc / "sources.list.d").glob("*.sources")):
         for stanza in path.read_text().split("\n\n"):
             fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
@@ -197,20 +201,20 @@ def _start(say: Say) -> None:
     if Path("/run/systemd/system").is_dir():
         say("starting the Docker engine (systemctl start docker) ...")
         subprocess.run(["systemctl", "start", "docker"], check=False)
-        _wait(
+        wait_until(
             lambda: engine.version() is not None,
             START_S,
             "the engine does not answer; see `journalctl -u docker`",
         )
-        _state_file().write_text(json.dumps({"how": "systemd"}))
+        replace(_state_file(), json.dumps({"how": "systemd"}))
         return
     say(f"starting the Docker engine (dockerd, its log is {LOG}) ...")
     with LOG.open("ab") as log:
         process = subprocess.Popen(
             ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
         )
-    _state_file().write_text(json.dumps({"how": "process", "pid": process.pid, "since": _start_time(process.pid)}))
-    _wait(
+    replace(_state_file(), json.dumps({"how": "process", "pid": process.pid, "since": _start_time(process.pid)}))
+    wait_until(
         lambda: process.poll() is not None or engine.version() is not None,
         START_S,
         f"the engine does not answer; see {LOG}",
@@ -242,11 +246,3 @@ def _start_time(pid: int) -> str | None:
 
 def _is_alive(pid: int, since: str) -> bool:
     return _start_time(pid) == since
-
-
-def _wait(done: Callable[[], bool], limit_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise Problem(otherwise)
-        time.sleep(0.1)

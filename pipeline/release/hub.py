@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
 
 from pipeline.errors import Problem
 
+USER, TOKEN = "DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN"
 API = "https://hub.docker.com/v2"
 ANSWER_S = 30
 MOST_BYTES = 25_000
 """Docker Hub's own limit."""
 SHORT = "Docker images in which AI coding agents live"
+
+
+def credentials(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return the user and the token that the environment holds; a `Problem` names what is not set."""
+    lacking = [name for name in (USER, TOKEN) if not environment.get(name)]
+    if lacking:
+        raise Problem(f"{' and '.join(lacking)} must be set to change the description on Docker Hub", 64)
+    return environment[USER], environment[TOKEN]
 
 
 def describe(repository: str, user: str, token: str, readme: Path, api: str = API) -> None:

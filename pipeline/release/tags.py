@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
 SHORT_REVISION = 12
@@ -15,6 +15,12 @@ def release(version: str) -> Release | None:
     """Return a release's three numbers; None for a pre-release and for a commit between releases."""
     found = VERSION.fullmatch(version)
     return (int(found[1]), int(found[2]), int(found[3])) if found and not found[4] else None
+
+
+def newest(released: Sequence[str]) -> str:
+    """Return the git tag of the newest of the versions, which are oldest first; `main` where none is a release."""
+    found = [version for version in released if release(version)]
+    return f"v{found[-1]}" if found else "main"
 
 
 def tags(variant: str, version: str, revision: str, released: Iterable[str]) -> list[str]:

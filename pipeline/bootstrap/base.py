@@ -17,7 +17,6 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,9 @@ import docker.errors
 import requests.exceptions
 
 from pipeline.errors import Problem
+from pipeline.files import ROOT
+from pipeline.reporting import Say
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_NODE = "20"
 NODES = ("20", "22", "24")
 REGISTRY_BASE = "node:{node}-slim"
@@ -42,8 +42,6 @@ DEBIAN_ROOT = (
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
 )
 RECIPE_EPOCH = 1767225600  # 2026-01-01: the time that files of a made base carry, so that its content repeats
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import docker.errors
 
 from pipeline.errors import Problem
 
-# Runs in the image; prints [kind, name, version, licence] for each package, sorted.
+# Runs in the image; prints the fields of a Package for each, sorted.
 LOOK = """
-import json, pathlib, re, subprocess, sys
+import json, pathlib, platform, re, subprocess, sys
 found = []
+release = platform.freedesktop_os_release()
+distribution = "-".join(release[key] for key in ("ID", "VERSION_ID") if key in release)
 form = "${Package}\\t${Version}\\t${Architecture}\\n"
 for line in subprocess.run(["dpkg-query", "--show", "--showformat", form], capture_output=True, text=True,
                            check=True).stdout.splitlines():
     name, version, architecture = line.split("\\t")
-    found.append(["deb", name, version, architecture])
+    found.append(["deb", name, version, architecture, distribution])
 roots = [pathlib.Path(top) for top in ("/usr/local/lib/node_modules", "/opt")]
 for top in roots:
     for path in top.rglob("package.json"):
@@ -49,12 +51,16 @@ json.dump(sorted(map(list, set(map(tuple, found)))), sys.stdout)
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """A package by kind (`deb`, `npm`, `pypi`, `generic`); `note` is its licence, or Debian's architecture."""
+    """A package by kind (`deb`, `npm`, `pypi`, `generic`); `note` is its licence, or Debian's architecture.
+
+    `distribution` is the one that a `deb` is of, by name and version (`debian-12`).
+    """
 
     kind: str
     name: str
     version: str
     note: str
+    distribution: str = ""
 
 
 def image_of(client: docker.DockerClient, reference: str) -> Any:

@@ -1,4 +1,4 @@
-"""The life of one agent, acted out on a live container: what held, and how long it took."""
+"""Check the life of a live agent: start, stop, restart, kill and recover, with the seconds that each step takes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
 from docker.models.containers import Container
 
-from pipeline import bridge, image
+from pipeline import bridge
+from pipeline.agents.compose import Project, folder_at
+from pipeline.agents.workspace import AGENT_UID
+from pipeline.build import image
 from pipeline.errors import Problem
+from pipeline.reporting import Say
+from pipeline.waiting import wait_until
 
-LABEL = "io.magents.lifecycle"
 WAIT_S = 30  # each step takes under two seconds on an idle machine
 GRACE_S = 5
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done to the container: whether it held, what was seen, and the seconds it took."""
+    """One thing that was done to the container: whether it passed, what was seen, and the seconds it took."""
 
     name: str
-    held: bool
+    passed: bool
     seen: str
     took_s: float
 
 
 @dataclass
-class Stage:
-    """A container with its volumes, which the steps act on."""
+class Fixture:
+    """An agent of compose.yaml with volumes of its own, which the steps act on."""
 
     client: docker.DockerClient
     variant: image.Variant
@@ -43,7 +46,7 @@ class Stage:
     workspace: Path | None = None
     host: Path | None = None
 
-    def open_bridge(self, say: bridge.Say) -> None:
+    def open_bridge(self, say: Say) -> None:
         """Take a folder of this machine's as the workspace, since a grant is for one, and grant it."""
         if os.geteuid() not in (0, AGENT_UID):
             say(f"the image's user {AGENT_UID} cannot use folders of uid {os.geteuid()}; going on without the bridge")
@@ -52,59 +55,56 @@ class Stage:
         os.chown(self.workspace, AGENT_UID, AGENT_UID)
         self.host = bridge.for_agent(self.name, self.workspace, say)
 
-    def start(self, command: list[str] | None = None, **environment: str) -> Container:
-        """Run the image as `up` does, on this stage's volumes."""
-        return self.client.containers.run(
-            self.variant.reference,
-            command,
-            name=self.name,
-            detach=True,
-            labels={LABEL: self.name},
-            environment={"AGENT_STOP_GRACE": str(GRACE_S), **environment},
-            volumes=self._volumes(),
-            restart_policy={"Name": "unless-stopped"},
-            cap_drop=["ALL"],
-        )
+    def start(self, command: str = "") -> str:
+        """Have the agent running and healthy; `command` is its AGENT_COMMAND."""
+        self._project(command).up()
+        return "healthy"
 
-    def _volumes(self) -> dict[str, dict[str, str]]:
-        mounts = {f"{self.name}-{place}": {"bind": f"/{place}", "mode": "rw"} for place in PLACES}
+    @property
+    def container(self) -> Container:
+        """The agent's container, running or not."""
+        found = self._project().container(self.client)
+        if found is None:
+            raise Problem(f"the container of {self.name} is gone")
+        return found
+
+    def _project(self, command: str = "") -> Project:
+        values = {"AGENT_COMMAND": command, "AGENT_UID": str(AGENT_UID), "AGENT_GID": str(AGENT_UID)}
+        values |= {"AGENT_WORKSPACE": "workspace", "AGENT_BRIDGE": str(self.host or "/dev/null")}
+        values |= {"AGENT_PORT": "0", "AGENT_DEV_PORT": "0", "AGENT_NAME": "lifecycle"}
+        service: dict[str, object] = {"environment": {"AGENT_STOP_GRACE": str(GRACE_S)}}
         if self.workspace:
-            del mounts[f"{self.name}-workspace"]
-            mounts[str(self.workspace)] = {"bind": "/workspace", "mode": "rw"}
-        if self.host:
-            mounts[str(self.host)] = {"bind": "/host", "mode": "ro"}
-        return mounts
+            service["volumes"] = [folder_at("/workspace", self.workspace)]
+        return Project(self.name, self.variant.name, self.variant.reference, values, service)
 
     def clear(self) -> None:
         """Remove the container, the volumes, and the grant with all that belongs to it."""
-        for container in self.client.containers.list(all=True, filters={"label": f"{LABEL}={self.name}"}):
-            container.remove(force=True)
-        for place in PLACES:
-            for volume in self.client.volumes.list(filters={"name": f"{self.name}-{place}"}):
-                volume.remove()
+        self._project().remove()
         if self.host:
             bridge.forget(self.name)
         if self.workspace:
             shutil.rmtree(self.workspace)
 
 
-AGENT_UID = 1000
 NO_BRIDGE = (125, 127)
 """What the client answers where the bridge, or the host's Claude Code, is not there."""
 PLACES = ("workspace", "shared", "agent")
 
 
-def act_out(client: docker.DockerClient, variant: image.Variant, say: bridge.Say) -> Generator[Step, None, None]:
+def run_lifecycle(client: docker.DockerClient, variant: image.Variant, say: Say) -> Generator[Step, None, None]:
     """Go through an agent's life, giving each step as it is over."""
     image.require(client, variant)
-    stage = Stage(client, variant)
+    fixture = Fixture(client, variant)
     try:
-        stage.open_bridge(say)
-        container = stage.start()
-        yield _timed("start", lambda: _until(container, "healthy"))
+        fixture.open_bridge(say)
+        started = _timed("start", fixture.start)
+        yield started
+        if not started.passed:
+            return
+        container = fixture.container
         write = " && ".join(f"echo kept > /{place}/lifecycle" for place in PLACES)
         yield _timed("write to each volume", lambda: _run(container, write))
-        yield _timed("ask the host's Claude Code for its version", lambda: _asks_claude(container, stage))
+        yield _timed("ask the host's Claude Code for its version", lambda: _asks_claude(container, fixture))
         yield _timed("stop", lambda: _stopped(container, 0))
         yield _timed("start again", lambda: (container.start(), _until(container, "healthy"))[1])
         yield _timed("restart", lambda: (container.restart(timeout=GRACE_S + 5), _until(container, "healthy"))[1])
@@ -113,38 +113,22 @@ def act_out(client: docker.DockerClient, variant: image.Variant, say: bridge.Say
         yield _timed("kill the supervisor", lambda: _comes_back(container))
         yield _timed("kill the container", lambda: (container.kill(), _ended(container, 137))[1])
         container.remove()
-        again = stage.start()
-        yield _timed("remove and create anew", lambda: _until(again, "healthy"))
+        yield _timed("remove and create anew", fixture.start)
         read = " && ".join(f"grep -q kept /{place}/lifecycle" for place in PLACES)
-        yield _timed("read from each volume", lambda: _run(again, read))
-        again.remove(force=True)
-        stubborn = stage.start(AGENT_COMMAND="trap '' TERM HUP; echo ready > /agent/ready; sleep 1000 & wait; wait")
-        _until(stubborn, "healthy")
-        yield _timed("stop one that ignores signals", lambda: _stopped(stubborn, 137))
+        yield _timed("read from each volume", lambda: _run(fixture.container, read))
+        fixture.start("trap '' TERM HUP; echo ready > /agent/ready; sleep 1000 & wait; wait")
+        yield _timed("stop one that ignores signals", lambda: _stopped(fixture.container, 137))
     finally:
-        stage.clear()
+        fixture.clear()
 
 
 def _timed(name: str, act: Callable[[], str]) -> Step:
     begun = time.monotonic()
     try:
-        seen, held = act(), True
+        seen, passed = act(), True
     except Problem as problem:
-        seen, held = str(problem), False
-    return Step(name, held, seen, time.monotonic() - begun)
-
-
-@contextmanager
-def _limit(what: str) -> Iterator[Callable[[], None]]:
-    """Give a call that fails once `WAIT_S` are over, and otherwise leaves the processor to others for a moment."""
-    deadline = time.monotonic() + WAIT_S
-
-    def pause() -> None:
-        if time.monotonic() > deadline:
-            raise Problem(f"{what} was not seen within {WAIT_S} s")
-        time.sleep(0.05)
-
-    yield pause
+        seen, passed = str(problem), False
+    return Step(name, passed, seen, time.monotonic() - begun)
 
 
 def _state(container: Container) -> dict[str, object]:
@@ -154,12 +138,16 @@ def _state(container: Container) -> dict[str, object]:
 
 
 def _until(container: Container, health: str) -> str:
-    with _limit(health) as pause:
-        while True:
-            found = _state(container).get("Health")
-            if isinstance(found, dict) and found["Status"] == health:
-                return health
-            pause()
+    def has_come() -> bool:
+        found = _state(container).get("Health")
+        return isinstance(found, dict) and found["Status"] == health
+
+    _wait(has_come, health)
+    return health
+
+
+def _wait(happened: Callable[[], bool], what: str) -> None:
+    wait_until(happened, WAIT_S, f"{what} was not seen within {WAIT_S} s")
 
 
 def _run(container: Container, script: str) -> str:
@@ -169,11 +157,11 @@ def _run(container: Container, script: str) -> str:
     return "done"
 
 
-def _asks_claude(container: Container, stage: Stage) -> str:
-    """Whether the host has it or not, the client says so in one way or the other."""
+def _asks_claude(container: Container, fixture: Fixture) -> str:
+    """Ask for the version; a host without Claude Code is no fault, as long as the client says so."""
     code, output = container.exec_run(["claude-code", "--version"])
     said = str(output.decode(errors="replace").split("\n")[0])
-    if code and (code not in NO_BRIDGE or (stage.host and bridge.host_has_claude())):
+    if code and (code not in NO_BRIDGE or (fixture.host and bridge.host_has_claude())):
         raise Problem(f"exit code {code}: {said}")
     return said
 
@@ -184,11 +172,10 @@ def _stopped(container: Container, code: int) -> str:
 
 
 def _ended(container: Container, code: int) -> str:
-    with _limit("the end") as pause:
-        while (state := _state(container))["Status"] != "exited":
-            pause()
-    if state["ExitCode"] != code:
-        raise Problem(f"ended with {state['ExitCode']} instead of {code}")
+    _wait(lambda: _state(container)["Status"] == "exited", "the end")
+    found = _state(container)["ExitCode"]
+    if found != code:
+        raise Problem(f"ended with {found} instead of {code}")
     return f"ended with {code}"
 
 
@@ -196,9 +183,7 @@ def _recovers(container: Container, script: str) -> str:
     """Kill something that the supervisor keeps: the container stays, and a session answers again."""
     started = _state(container)["StartedAt"]
     container.exec_run(["bash", "-c", script])
-    with _limit("a session") as pause:
-        while container.exec_run(["tmux", "has-session", "-t", "=agent"]).exit_code:
-            pause()
+    _wait(lambda: container.exec_run(["tmux", "has-session", "-t", "=agent"]).exit_code == 0, "a session")
     if _state(container)["StartedAt"] != started:
         raise Problem("the container was restarted instead")
     return "a new session, same container"
@@ -208,7 +193,5 @@ def _comes_back(container: Container) -> str:
     """Kill the main process from inside: the restart policy brings the container back."""
     started = _state(container)["StartedAt"]
     container.exec_run(["bash", "-c", "pkill -KILL -f agent-entrypoint"], user="0:0", privileged=True)
-    with _limit("a restart") as pause:
-        while _state(container)["StartedAt"] == started:
-            pause()
+    _wait(lambda: _state(container)["StartedAt"] != started, "a restart")
     return f"restarted, {_until(container, 'healthy')}"

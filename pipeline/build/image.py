@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import docker
 
-from pipeline import base, source, watched
+from pipeline.bootstrap import base
+from pipeline.build import passthrough, source
 from pipeline.errors import Problem
+from pipeline.files import ROOT
+from pipeline.reporting import Say
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 REPOSITORY = "magents/agent"
+T = TypeVar("T")
 CA_VARIABLES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,23 @@ class Variant:
 VARIANTS = {"prod": Variant("prod", "latest"), "dev": Variant("dev", "dev")}
 
 
+def _option(default: T, text: str) -> T:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Options:
-    """What a person may choose about a build."""
+    """What a person may choose about a build. The tasks take their options and the help from here."""
 
-    no_cache: bool = False
-    base_image: str | None = None
-    node: str = base.DEFAULT_NODE
-    platform: str | None = None
-    progress: str = "auto"
-    ca_bundle: str | None = None
-    pull: bool = False
+    no_cache: bool = _option(False, "build every step anew")
+    base_image: str | None = _option(None, "build on this image instead of node:NN-slim")
+    node: str = _option(
+        base.DEFAULT_NODE, f"major version of Node.js: {', '.join(base.NODES[:-1])} or {base.NODES[-1]}"
+    )
+    platform: str | None = _option(None, "linux/amd64 or linux/arm64; the machine's own when left out")
+    progress: str = _option("auto", "how buildx shows its progress: auto, tty, plain, quiet")
+    ca_bundle: str | None = _option(None, "PEM file of extra certificates for the build, where a proxy re-signs TLS")
+    pull: bool = _option(False, "ask the registry again for the base")
 
 
 # What a failed build's output says, in the order in which it is looked for, and what that means to a person.
@@ -98,7 +103,7 @@ def build(client: docker.DockerClient, variant: Variant, options: Options, say: 
     # buildx' own look at git adds nothing to the image, and a warning where another user owns the clone
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s), "BUILDX_GIT_INFO": "false"}
     try:
-        code, tail = watched.run(command, environment)
+        code, tail = passthrough.run(command, environment)
     except KeyboardInterrupt:
         again = f"run `bin/invoke build.{variant.name}` to go on from there"
         raise Problem(f"interrupted; {variant.reference} is as it was before; {again}", 130) from None
@@ -165,13 +170,3 @@ def _architecture(wanted: str | None) -> str:
     if machine not in base.MACHINES.values():
         raise Problem(f"--platform {wanted or machine} is not known; use linux/amd64 or linux/arm64", 64)
     return machine
-
-
-def locked_version(package: str, lock: Path) -> str:
-    """Return the version at which an npm lock holds a package."""
-    return str(json.loads(lock.read_text())["packages"][f"node_modules/{package}"]["version"])
-
-
-def say_on_stderr(text: str) -> None:
-    """Tell a person what goes on; standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)

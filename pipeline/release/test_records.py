@@ -1,6 +1,6 @@
 """Which images passed all their tests: `.tested/VARIANT.json`, written by a whole run of `nox -s image_tests`.
 
-    python -m pipeline.tested VARIANT COMMAND ARG…
+    python -m pipeline.release.test_records VARIANT COMMAND ARG…
 
 runs a command that tests the variant's image and records the image's id when the command ends with 0 and the variant
 is still that image.
@@ -13,15 +13,14 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import docker
 
-from pipeline import engine
+from pipeline.bootstrap import engine
+from pipeline.build.image import VARIANTS, Variant, require
 from pipeline.errors import Problem
-from pipeline.image import VARIANTS, Variant, require
+from pipeline.files import ROOT, replace
 
-ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / ".tested"
 
 
@@ -33,11 +32,8 @@ def identity(client: docker.DockerClient, variant: Variant) -> str:
 
 def record(variant: Variant, image_id: str) -> None:
     """Write down that the image passed."""
-    RECORDS.mkdir(exist_ok=True)
     text = json.dumps({"image": image_id, "passed": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
-    fresh = RECORDS / f"{variant.name}.new"
-    fresh.write_text(text)
-    fresh.replace(RECORDS / f"{variant.name}.json")
+    replace(RECORDS / f"{variant.name}.json", text)
 
 
 def passed(variant: Variant, image_id: str) -> bool:

@@ -1,0 +1,115 @@
+"""`invoke up` and `invoke agents`: start agents, list them, look into them, stop them."""
+
+from __future__ import annotations
+
+import sys
+
+from invoke import Context, task
+
+from commands.build import HELP as BUILD_HELP
+from commands.build import variant_named, with_build_options
+from commands.output import exit_with, print_facts, print_table, problems_as_exit, table
+from pipeline import bridge
+from pipeline.agents import compose, logs, ps, terminal
+from pipeline.agents import workspace as workspaces
+from pipeline.bootstrap import engine
+from pipeline.build import image
+from pipeline.errors import Problem
+from pipeline.files import ROOT
+from pipeline.reporting import say_on_stderr
+from pipeline.up import from_bare_machine
+
+UP_HELP = {
+    "workspace": "folder that the agent works in; workspace/ beside compose.yaml when left out",
+    "variant": "prod or dev",
+    "chown": "give a workspace that belongs to root to uid 1000",
+    "as-root": "run the agent as root on a workspace that belongs to root",
+    **BUILD_HELP,
+}
+NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
+
+
+@task(help=UP_HELP)
+@with_build_options
+def up(
+    _: Context,
+    options: image.Options,
+    workspace: str | None = None,
+    variant: str = "prod",
+    chown: bool = False,
+    as_root: bool = False,
+) -> None:
+    """Go from a bare machine to a healthy agent."""
+    chosen = variant_named(variant)
+    with problems_as_exit():
+        folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
+        running = from_bare_machine(folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root)
+    print_facts(
+        ("agent", f"{running.name} ({running.image}) is {running.status}"),
+        ("workspace", f"{running.workspace} as uid {running.owner.uid}"),
+        ("attach", "bin/invoke agents.attach   (leave with Ctrl-b d)"),
+        ("health", f"http://127.0.0.1:{running.port}/health"),
+        ("stop", "bin/invoke agents.down"),
+    )
+
+
+@task(name="ps")
+def list_all(_: Context) -> None:
+    """List the agents of this machine."""
+    with problems_as_exit(), engine.connected() as client:
+        found = ps.listing(client)
+    if not found:
+        print("no agents; run `bin/invoke up`")
+        return
+    rows = table("agent", "state", "image", "user", "workspace", "health")
+    for each in found:
+        rows.add_row(each.name, each.state, each.image, each.user, each.workspace, each.health)
+    print_table(rows)
+
+
+@task(positional=["name"], help=NAME_HELP)
+def attach(_: Context, name: str = ps.DEFAULT_NAME) -> None:
+    """Attach to the agent's tmux session; leave it with Ctrl-b d."""
+    with problems_as_exit():
+        _require(name)
+        if not sys.stdin.isatty():
+            raise Problem("attaching needs a terminal; run it in one, or use agents.exec")
+        terminal.attach(name)
+
+
+@task(
+    name="logs",
+    positional=["name"],
+    help={**NAME_HELP, "follow": "go on as lines come", "tail": "how many of the last lines"},
+)
+def show_logs(_: Context, name: str = ps.DEFAULT_NAME, follow: bool = False, tail: str = "100") -> None:
+    """Show what the agent's supervisor logged."""
+    with problems_as_exit():
+        _require(name)
+        code = logs.show(ps.container_name(name), tail, follow=follow)
+    exit_with(code)
+
+
+@task(name="exec", positional=["command"], help={"command": "what to run, quoted as one word", **NAME_HELP})
+def execute(_: Context, command: str, name: str = ps.DEFAULT_NAME) -> None:
+    """Run a command in the agent's container."""
+    with problems_as_exit():
+        _require(name)
+        on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        code = terminal.run(name, ["bash", "-c", command], on_terminal=on_terminal)
+    exit_with(code)
+
+
+@task(positional=["name"], help={**NAME_HELP, "all": "every agent of this machine"})
+def down(_: Context, name: str = ps.DEFAULT_NAME, all: bool = False) -> None:  # noqa: A002  # the flag is --all
+    """Stop an agent gracefully and remove its container; volumes stay."""
+    with problems_as_exit(), engine.connected() as client:
+        names = ps.names(client) if all else [name]
+        compose.down(client, names, print)
+        for one in names:
+            bridge.revoke(one)
+
+
+def _require(name: str) -> None:
+    with engine.connected() as client:
+        ps.require(client, name)

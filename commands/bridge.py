@@ -1,0 +1,40 @@
+"""`invoke bridge`: the host's server, through which agents use the host's Claude Code."""
+
+from __future__ import annotations
+
+from invoke import Context, task
+
+from commands.output import exit_with, problems_as_exit
+from pipeline import bridge
+from pipeline.agents import workspace as workspaces
+from pipeline.agents.ps import DEFAULT_NAME
+from pipeline.reporting import say_on_stderr
+
+
+@task(help={"workspace": "make a grant for this folder, too", "name": "the grant's name"})
+def up(_: Context, workspace: str | None = None, name: str = DEFAULT_NAME, user: str | None = None) -> None:
+    """Serve this host's Claude Code to containers; print what to mount."""
+    with problems_as_exit():
+        print(bridge.up(say_on_stderr))
+        if workspace:
+            mount = bridge.grant(name, workspaces.named(workspace), user)
+            print(f"grant {name}: mount {mount} at /host, read-only; for compose.yaml, in .env:\nAGENT_BRIDGE={mount}")
+
+
+@task
+def down(_: Context) -> None:
+    """Stop the bridge's server; agents stay and go on without Claude."""
+    with problems_as_exit():
+        bridge.down(print)
+
+
+@task
+def status(_: Context) -> None:
+    """Show what the bridge's server runs, and what waits."""
+    exit_with(bridge.status())
+
+
+@task
+def doctor(_: Context) -> None:
+    """Check everything that a call over the bridge needs."""
+    exit_with(bridge.doctor())

@@ -1,0 +1,51 @@
+"""How every task reports: errors as one line and an exit code, results as tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from invoke import Exit
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import Problem
+
+
+@contextmanager
+def problems_as_exit() -> Iterator[None]:
+    """Report a `Problem` as Invoke reports an error: one line, and the exit code."""
+    try:
+        yield
+    except Problem as problem:
+        raise Exit(str(problem), problem.code) from problem
+    except KeyboardInterrupt:
+        raise Exit("interrupted", 130) from None
+
+
+def exit_with(code: int) -> None:
+    """End the task with the exit code of a program that it ran; 0 goes on."""
+    if code:
+        raise Exit(code=code)
+
+
+def table(*headings: str) -> Table:
+    """Make an empty table."""
+    made = Table(box=None, pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, overflow="fold")
+    return made
+
+
+def print_table(rows: Table) -> None:
+    """Print a table: folded to a terminal's width, in whole lines elsewhere."""
+    Console(soft_wrap=not sys.stdout.isatty()).print(rows)
+
+
+def print_facts(*facts: tuple[str, str]) -> None:
+    """Print names and values, one pair a line."""
+    grid = Table.grid(padding=(0, 2))
+    for fact in facts:
+        grid.add_row(*fact)
+    Console(soft_wrap=True).print(grid)

@@ -1,0 +1,298 @@
+"""Run agents from compose.yaml, which alone describes an agent's container.
+
+Each agent is a Compose project of its own. What tells one from another are values of the template, and a second file
+that is generated for what the template has no value for: names, labels, a folder as the workspace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import docker
+from docker.models.containers import Container
+
+from pipeline.agents import ps
+from pipeline.agents.logs import plain
+from pipeline.agents.workspace import Owner
+from pipeline.build import image
+from pipeline.errors import NO_DOCKER_COMMAND, Problem
+from pipeline.files import ROOT
+from pipeline.reporting import Say
+
+TEMPLATE = ROOT / "compose.yaml"
+PROJECT_LABEL = "com.docker.compose.project"
+SERVICE_LABEL = "com.docker.compose.service"
+HASH_LABEL = "com.docker.compose.config-hash"
+SHARED_VOLUME = "magents-shared"
+HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need their time
+STOP_S = 30  # as the template's stop_grace_period
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the template calls the parts of one variant."""
+
+    agent: str
+    """The agent's service, and its volume for /agent."""
+    helper: str
+    """The service that prepares the volumes."""
+    values: str
+    """How the names of its own values begin."""
+    profile: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Services of the other variant that have no profile. Compose makes the volumes of all that are enabled."""
+
+
+PARTS = {
+    "prod": Part("agent", "volumes", "AGENT"),
+    "dev": Part("agent-dev", "volumes-dev", "AGENT_DEV", ("--profile", "dev"), ("agent", "volumes")),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """One agent's container as a project of the template."""
+
+    name: str
+    variant: str
+    image: str
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Of the template's ${…}, by name. Those that are not here count as they do for Compose: from the environment and
+    from .env beside the template."""
+    service: Mapping[str, object] = field(default_factory=dict)
+    """What the agent's service has beside the template, in Compose's words."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Volumes that are there already and outlive the project: the template's name, the engine's name."""
+
+    @property
+    def part(self) -> Part:
+        """What the template calls it."""
+        return PARTS[self.variant]
+
+    def up(self) -> None:
+        """Create what is missing or changed, start it and wait until it is healthy; a `Problem` is Compose's error."""
+        self._compose("up", "--detach", "--pull", "never", "--wait", "--wait-timeout", str(HEALTHY_S), self.part.agent)
+
+    def matches(self, container: Container) -> bool:
+        """Say whether Compose would leave the container as it is, apart from its image."""
+        answer = self._compose("config", "--hash", self.part.agent).split()
+        return answer == [self.part.agent, container.labels.get(HASH_LABEL)]
+
+    def remove(self) -> None:
+        """Remove the containers at once, with those volumes that are the project's own."""
+        self._compose("down", "--volumes", "--timeout", "0")
+
+    def container(self, client: docker.DockerClient) -> Container | None:
+        """Return the agent's container, running or not."""
+        return self._find(client, self.part.agent)
+
+    def remarks(self, client: docker.DockerClient) -> list[str]:
+        """Return what the last run of the service that prepares the volumes said."""
+        helper = self._find(client, self.part.helper)
+        if helper is None:
+            return []
+        said = helper.logs(since=datetime.fromisoformat(helper.attrs["State"]["StartedAt"]).timestamp())
+        return plain(said.decode(errors="replace")).splitlines()
+
+    def _find(self, client: docker.DockerClient, service: str) -> Container | None:
+        labels = [f"{PROJECT_LABEL}={self.name}", f"{SERVICE_LABEL}={service}"]
+        return next(iter(client.containers.list(all=True, filters={"label": labels})), None)
+
+    def _compose(self, *arguments: str) -> str:
+        files = ["--project-directory", str(ROOT), "--file", str(TEMPLATE), "--file", "-"]
+        command = ["docker", "compose", "--progress", "quiet", "--project-name", self.name, *files, *self.part.profile]
+        own = {f"{self.part.values}_IMAGE": self.image, "AGENT_INSPECTOR_PORT": "0"}
+        try:
+            done = subprocess.run(
+                [*command, *arguments],
+                input=self._second_file(),
+                env={**os.environ, **own, **self.values},
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise Problem(NO_DOCKER_COMMAND) from None
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise Problem(plain(lines[-1].removeprefix("Error response from daemon: ")))
+        return done.stdout
+
+    def _second_file(self) -> str:
+        """Return the file that is laid over the template; JSON is YAML."""
+        # an engine has some 30 networks to give, and there may be a hundred agents
+        service = {"network_mode": "bridge", **self.service}
+        volumes = {key: {"name": name, "external": True} for key, name in self.volumes.items()}
+        others = {name: {"profiles": ["other"]} for name in self.part.left_out}
+        return json.dumps({"services": {self.part.agent: service, **others}, "volumes": volumes}).replace("$", "$$")
+
+
+def folder_at(target: str, source: Path) -> dict[str, object]:
+    """Return a mount of a folder of this machine, whatever characters are in its name."""
+    return {"type": "bind", "source": str(source), "target": target, "bind": {"create_host_path": False}}
+
+
+# Agents by name
+
+
+@dataclass(frozen=True)
+class Running:
+    """A healthy agent, as `up` tells it to a person."""
+
+    name: str
+    container: str
+    image: str
+    workspace: Path
+    owner: Owner
+    port: int
+    status: str
+
+
+def up(
+    client: docker.DockerClient,
+    variant: image.Variant,
+    name: str,
+    workspace: Path,
+    owner: Owner,
+    say: Say,
+    bridge: Path | None = None,
+) -> Running:
+    """Have the agent `name` running and healthy on `workspace`; one that runs like that already is left alone.
+
+    `bridge` is the directory of its grant for the host's Claude Code.
+    """
+    image.require(client, variant)
+    before = ps.find(client, name)
+    project = _project(variant, name, workspace, owner, bridge, _port(before))
+    if before and _fits(client, before, project):
+        say(f"agent {name} runs already")
+    else:
+        before = _replaceable(client, before, project, say)
+        for volume in project.volumes.values():
+            client.volumes.create(volume)
+        _start(client, project, name)
+        if before and before.id != ps.require(client, name).id:
+            say(f"agent {name} was replaced, since its image, workspace, user, bridge or limits changed; volumes stay")
+        for line in project.remarks(client):
+            say(line)
+    container = ps.require(client, name)
+    status = str(container.attrs["State"]["Health"]["Status"])
+    port = ps.published_port(container)
+    return Running(name, ps.container_name(name), variant.reference, workspace, owner, port, status)
+
+
+def _fits(client: docker.DockerClient, container: Container, project: Project) -> bool:
+    is_healthy = container.status == "running" and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
+    same_image = container.attrs["Image"] == client.images.get(project.image).id
+    return is_healthy and same_image and project.matches(container)
+
+
+def _replaceable(
+    client: docker.DockerClient, container: Container | None, project: Project, say: Say
+) -> Container | None:
+    """Return the container where Compose can compare and replace it itself; any other is removed, gracefully."""
+    if container is None:
+        return None
+    labels = container.labels
+    if (labels.get(PROJECT_LABEL), labels.get(SERVICE_LABEL)) == (project.name, project.part.agent):
+        return container
+    say(f"{container.name} is of another variant or of an earlier version of `up`: it is replaced; its volumes stay")
+    _remove(client, container)
+    return None
+
+
+def _project(
+    variant: image.Variant, name: str, workspace: Path, owner: Owner, bridge: Path | None, port: str
+) -> Project:
+    labels = {
+        ps.LABEL: name,
+        f"{ps.LABEL}.workspace": str(workspace),
+        f"{ps.LABEL}.user": f"{owner.uid}:{owner.gid}",
+        f"{ps.LABEL}.bridge": str(bridge or ""),
+    }
+    return Project(
+        ps.container_name(name),
+        variant.name,
+        variant.reference,
+        values={
+            "AGENT_UID": str(owner.uid),
+            "AGENT_GID": str(owner.gid),
+            "AGENT_BRIDGE": str(bridge or "/dev/null"),
+            f"{PARTS[variant.name].values}_PORT": port,
+        },
+        service={
+            "container_name": ps.container_name(name),
+            "hostname": name,
+            "labels": labels,
+            "environment": {"AGENT_NAME": name},
+            "volumes": [folder_at("/workspace", workspace)],
+        },
+        volumes={"shared": SHARED_VOLUME, PARTS[variant.name].agent: f"{ps.container_name(name)}-agent"},
+    )
+
+
+def _port(before: Container | None) -> str:
+    """Return the port of this machine for health: the one that was asked for, the usual one, or 0 for any.
+
+    A port that is taken is not asked for, except by the container that has it.
+    """
+    asked = str(ps.HEALTH_PORT)
+    if before:
+        bindings = before.attrs["HostConfig"]["PortBindings"].get(f"{ps.HEALTH_PORT}/tcp") or [{}]
+        asked = bindings[0].get("HostPort") or "0"
+        if before.status == "running":
+            return asked
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(asked)))
+        except OSError:
+            return "0"
+    return asked
+
+
+def _start(client: docker.DockerClient, project: Project, name: str) -> None:
+    """Start the project; a `Problem` tells what failed of it."""
+    try:
+        project.up()
+    except Problem as problem:
+        raise Problem(_what_failed(client, project, name, str(problem))) from problem
+
+
+def _what_failed(client: docker.DockerClient, project: Project, name: str, error: str) -> str:
+    """Say in the words of the container that failed what Compose only names."""
+    if "didn't complete successfully" in error:
+        return f"the volumes of agent {name} could not be prepared: {(project.remarks(client) or [error])[-1]}"
+    container = project.container(client)
+    if container is None or not re.search(r"healthy|exited", error):
+        return f"agent {name} could not be started: {error}"
+    last = plain(container.logs(tail=5).decode(errors="replace").strip())
+    return f"agent {name} did not become healthy; its last words:\n{last}\nsee `bin/invoke agents.logs {name}`"
+
+
+def down(client: docker.DockerClient, names: list[str], say: Say) -> None:
+    """Stop agents gracefully and remove their containers; their volumes stay."""
+    for name in names:
+        _remove(client, ps.require(client, name))
+        say(
+            f"agent {name} is stopped and its container removed; "
+            f"volumes {ps.container_name(name)}-agent and {SHARED_VOLUME} stay"
+        )
+
+
+def _remove(client: docker.DockerClient, container: Container) -> None:
+    """Stop an agent and remove it, with what else Compose made for it."""
+    container.stop(timeout=STOP_S)
+    container.remove()
+    project = container.labels.get(PROJECT_LABEL)
+    if project:
+        for other in client.containers.list(all=True, filters={"label": f"{PROJECT_LABEL}={project}"}):
+            other.remove(force=True)

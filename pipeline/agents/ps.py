@@ -1,0 +1,89 @@
+"""The agents that `up` started on this machine, found by a label of their containers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import docker
+import docker.errors
+from docker.models.containers import Container
+
+from pipeline.errors import Problem
+
+LABEL = "io.magents.agent"
+DEFAULT_NAME = "default"
+HEALTH_PORT = 3999
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One agent as a person sees it in a list; `health` is an address, empty where the agent does not run."""
+
+    name: str
+    state: str
+    image: str
+    user: str
+    workspace: str
+    health: str
+
+
+def container_name(name: str) -> str:
+    """Name the container of the agent `name`, and its Compose project."""
+    return f"magents-{name}"
+
+
+def find(client: docker.DockerClient, name: str) -> Container | None:
+    """Return the container of the agent `name`, running or not."""
+    try:
+        return client.containers.get(container_name(name))
+    except docker.errors.NotFound:
+        return None
+
+
+def require(client: docker.DockerClient, name: str) -> Container:
+    """Return the container of the agent `name`; a `Problem` names the agents that are there."""
+    container = find(client, name)
+    if container is None:
+        raise Problem(
+            f"there is no agent {name} (there are: {', '.join(names(client)) or 'none'}); run `bin/invoke up`"
+        )
+    return container
+
+
+def every(client: docker.DockerClient) -> list[Container]:
+    """Return the containers of all agents, by name."""
+    found = client.containers.list(all=True, filters={"label": LABEL})
+    return sorted(found, key=lambda container: str(container.labels[LABEL]))
+
+
+def names(client: docker.DockerClient) -> list[str]:
+    """Return the names of all agents, sorted."""
+    return [str(container.labels[LABEL]) for container in every(client)]
+
+
+def listing(client: docker.DockerClient) -> list[Listed]:
+    """Describe all agents, by name."""
+    return [_listed(container) for container in every(client)]
+
+
+def _listed(container: Container) -> Listed:
+    state = container.attrs["State"]
+    health = state.get("Health", {}).get("Status", "")
+    is_running = state["Status"] == "running"
+    labels = container.labels
+    return Listed(
+        name=labels[LABEL],
+        state=f"{state['Status']} ({health})" if health and is_running else state["Status"],
+        image=container.attrs["Config"]["Image"],
+        user=labels[f"{LABEL}.user"],
+        workspace=labels[f"{LABEL}.workspace"],
+        health=f"http://127.0.0.1:{published_port(container)}/health" if is_running else "",
+    )
+
+
+def published_port(container: Container) -> int:
+    """Return the port of this machine at which the container's health answers."""
+    bindings = container.attrs["NetworkSettings"]["Ports"].get(f"{HEALTH_PORT}/tcp") or []
+    if not bindings:
+        raise Problem(f"{container.name} publishes no port for its health; run `bin/invoke agents.down` and up again")
+    return int(bindings[0]["HostPort"])

@@ -1,0 +1,52 @@
+"""What the errors of a registry mean to a person, and which of them pass by themselves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+WAITS_S = (1, 3, 9)
+"""Between the attempts where another attempt may help."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What Docker's command prints about a registry, what that means, and whether another attempt may help."""
+
+    pattern: str
+    meaning: str
+    passes: bool = False
+
+    def told(self, reference: str) -> str:
+        """Return the meaning for the registry of `reference`."""
+        host = reference.split("/", 1)[0] if re.match(r"[^/]*[.:]|localhost/", reference) else "docker.io"
+        return self.meaning.format(host=host)
+
+
+FAULTS = (
+    Fault(
+        r"no basic auth credentials|unauthorized|authentication required|authorization failed|incorrect username",
+        "the registry does not know you; run `docker login {host}`",
+    ),
+    Fault(r"denied|forbidden", "your account may not push there; check --registry, or log in as another"),
+    Fault(
+        r"server gave HTTP response to HTTPS client",
+        "the registry speaks no TLS; use one that does, or allow it as insecure in the engine's configuration",
+    ),
+    Fault(
+        r"connection refused|no such host|network is unreachable|i/o timeout|server misbehaving",
+        "the registry cannot be reached; is the name right, is it up?",
+        passes=True,
+    ),
+    Fault(
+        r"unexpected (HTTP )?status.*: 5|unknown: internal|EOF|connection reset|broken pipe|timeout"
+        r"|toomanyrequests|\b429 ",
+        "the registry broke off",
+        passes=True,
+    ),
+)
+
+
+def find(line: str) -> Fault | None:
+    """Return the fault that a line of Docker's command is about, if it is a known one."""
+    return next((each for each in FAULTS if re.search(each.pattern, line, re.IGNORECASE)), None)

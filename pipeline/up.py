@@ -1,0 +1,29 @@
+"""The whole way from a bare machine to a healthy agent, through all rooms of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import bridge
+from pipeline.agents import compose
+from pipeline.agents.ps import DEFAULT_NAME
+from pipeline.agents.workspace import owner_of
+from pipeline.bootstrap import engine, engine_setup
+from pipeline.build import image
+from pipeline.reporting import Say
+
+
+def from_bare_machine(
+    workspace: Path, variant: image.Variant, options: image.Options, say: Say, *, chown: bool, as_root: bool
+) -> compose.Running:
+    """Have an engine, the image, the bridge and one agent on `workspace`.
+
+    `chown` and `as_root` decide what becomes of a workspace that belongs to root (`workspace.owner_of`).
+    """
+    owner = owner_of(workspace, chown=chown, as_root=as_root)
+    say(engine_setup.up(say))
+    with engine.connected() as client:
+        image.build(client, variant, options, say)
+        user = str(owner.uid) if chown or as_root else None
+        mount = bridge.for_agent(DEFAULT_NAME, workspace, say, user)
+        return compose.up(client, variant, DEFAULT_NAME, workspace, owner, say, mount)

@@ -1,0 +1,19 @@
+"""Wait for something to happen, with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pipeline.errors import Problem
+
+PAUSE_S = 0.05
+
+
+def wait_until(happened: Callable[[], bool], limit_s: float, otherwise: str) -> None:
+    """Ask again and again; a `Problem` with the text `otherwise` once `limit_s` seconds are over."""
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        if time.monotonic() > deadline:
+            raise Problem(otherwise)
+        time.sleep(PAUSE_S)

@@ -1,0 +1,172 @@
+"""What `up` starts: the container of compose.yaml, taken over from earlier versions, left alone when it fits."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from pipeline.agents import compose, ps
+from pipeline.agents.workspace import Owner
+from pipeline.build.image import Variant
+from pipeline.errors import Problem
+
+UID = 1000
+OWN = ("Binds", "Mounts", "NetworkMode", "PortBindings", "ContainerIDFile")
+"""What is each container's own: whatever else the engine knows is the template's."""
+
+
+@dataclass(frozen=True)
+class ImageUnderTest(Variant):
+    """The image under test, wherever it is."""
+
+    @property
+    def reference(self) -> str:
+        return self.tag
+
+
+@dataclass
+class Person:
+    """Somebody who types `up`, `agents.ps` and `agents.down` for one agent."""
+
+    client: docker.DockerClient
+    variant: Variant
+    name: str
+    folder: Path
+    told: list[str]
+
+    def workspace(self, name: str = "workspace") -> Path:
+        made = self.folder / name
+        made.mkdir(exist_ok=True)
+        os.chown(made, UID, UID)
+        return made
+
+    def up(self, workspace: Path | None = None) -> Container:
+        self.told.clear()
+        folder = workspace or self.workspace()
+        running = compose.up(self.client, self.variant, self.name, folder, Owner(UID, UID), self.told.append)
+        assert running.status == "healthy"
+        return self.client.containers.get(running.container)
+
+    def down(self) -> None:
+        compose.down(self.client, [self.name], self.told.append)
+
+
+@pytest.fixture
+def person(
+    client: docker.DockerClient, image: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Person]:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    monkeypatch.setattr(compose, "SHARED_VOLUME", f"magents-{name}-shared")
+    yield Person(client, ImageUnderTest(variant, image), name, tmp_path, [])
+    for container in client.containers.list(all=True, filters={"name": f"magents-{name}"}):
+        container.remove(force=True)
+    for volume in client.volumes.list(filters={"name": f"magents-{name}"}):
+        volume.remove(force=True)
+
+
+def settings(container: Container) -> dict[str, Any]:
+    host = {key: value for key, value in container.attrs["HostConfig"].items() if key not in OWN}
+    config = {key: container.attrs["Config"][key] for key in ("User", "StopTimeout", "Image", "Entrypoint", "Cmd")}
+    return host | config
+
+
+def test_up_is_as_tight_as_the_template(person: Person, shared_agent: Container, variant: str) -> None:
+    found = settings(person.up())
+    assert found == settings(shared_agent)
+    assert (found["ReadonlyRootfs"], found["CapDrop"], found["Memory"]) == (True, ["ALL"], 8 << 30)
+    assert (found["PidsLimit"], set(found["Tmpfs"])) == (4096, {"/tmp", "/run"})
+    assert found["SecurityOpt"] == (None if variant == "dev" else ["no-new-privileges:true"])
+    assert found["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
+
+
+def test_up_again_leaves_a_running_agent_alone(person: Person) -> None:
+    first = person.up()
+    second = person.up()
+    assert (first.id, first.attrs["State"]["StartedAt"]) == (second.id, second.attrs["State"]["StartedAt"])
+    assert f"agent {person.name} runs already" in person.told
+
+
+def test_up_starts_a_stopped_agent_again(person: Person) -> None:
+    first = person.up()
+    first.stop()
+    assert person.up().id == first.id
+    assert not [line for line in person.told if "replaced" in line]
+
+
+def test_up_with_another_workspace_replaces_the_container_and_keeps_the_data(person: Person) -> None:
+    first = person.up()
+    assert first.exec_run(["sh", "-c", "echo kept > /agent/record"]).exit_code == 0
+    second = person.up(person.workspace("other"))
+    assert first.id != second.id
+    assert [line for line in person.told if "was replaced" in line]
+    assert second.exec_run(["cat", "/agent/record"]).output == b"kept\n"
+
+
+def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:
+    folder = person.workspace("a:b $c ${AGENT_NAME}")
+    assert person.up(folder).exec_run(["touch", "/workspace/made"]).exit_code == 0
+    assert (folder / "made").exists()
+
+
+def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person) -> None:
+    """As `up` of 0.1.0 made it: by the engine's own interface, with the same names and labels."""
+    workspace = person.workspace()
+    volumes = {compose.SHARED_VOLUME: "/shared", f"magents-{person.name}-agent": "/agent", str(workspace): "/workspace"}
+    labels = {ps.LABEL: person.name, f"{ps.LABEL}.workspace": str(workspace), f"{ps.LABEL}.user": f"{UID}:{UID}"}
+    earlier = person.client.containers.run(
+        person.variant.reference,
+        name=f"magents-{person.name}",
+        labels={**labels, f"{ps.LABEL}.bridge": ""},
+        volumes=[f"{name}:{place}" for name, place in volumes.items()],
+        ports={f"{ps.HEALTH_PORT}/tcp": ("127.0.0.1", None)},
+        detach=True,
+    )
+    assert earlier.exec_run(["sh", "-c", "echo kept > /agent/record; echo kept > /shared/record"]).exit_code == 0
+    now = person.up()
+    assert [line for line in person.told if "of an earlier version" in line and "its volumes stay" in line]
+    assert now.exec_run(["cat", "/agent/record", "/shared/record"]).output == b"kept\nkept\n"
+    assert now.attrs["HostConfig"]["ReadonlyRootfs"]
+
+
+def test_down_leaves_the_volumes_and_no_container(person: Person) -> None:
+    person.up()
+    assert [each for each in ps.listing(person.client) if each.name == person.name and "healthy" in each.state]
+    person.down()
+    assert not person.client.containers.list(all=True, filters={"name": f"magents-{person.name}"})
+    kept = {volume.name for volume in person.client.volumes.list(filters={"name": f"magents-{person.name}"})}
+    assert kept == {f"magents-{person.name}-agent", f"magents-{person.name}-shared"}
+
+
+def test_limits_come_from_the_environment_as_for_compose(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_MEMORY", "1g")
+    assert person.up().attrs["HostConfig"]["Memory"] == 1 << 30
+
+
+def test_agent_that_does_not_become_healthy_is_told_with_its_last_words(
+    person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose, "HEALTHY_S", 5)
+    monkeypatch.setenv("AGENT_RESTART", "sometimes")
+    with pytest.raises(Problem, match=r"did not become healthy; its last words:\n(.*\n)*.*AGENT_RESTART.*sometimes"):
+        person.up()
+
+
+@pytest.mark.parametrize("broken", ["workspace", "image"])
+def test_agent_that_cannot_be_started_is_told_why(person: Person, broken: str) -> None:
+    workspace = person.workspace()
+    if broken == "image":
+        person.variant = ImageUnderTest(person.variant.name, "magents/nosuch:image")
+        expected = "image magents/nosuch:image is missing"
+    else:
+        workspace = person.folder / "gone"
+        expected = f"could not be started: .*{workspace}"
+    with pytest.raises(Problem, match=expected):
+        person.up(workspace)
