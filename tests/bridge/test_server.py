@@ -131,7 +131,7 @@ def test_socket_activation(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_install_writes_a_unit_whose_command_serves_every_grant(tmp_path_factory: pytest.TempPathFactory) -> None:
-    tmp_path = tmp_path_factory.mktemp("a 50% host")
+    tmp_path = tmp_path_factory.mktemp("5% a")
     host = BridgeHost(tmp_path)
     done = host.tell("install", XDG_CONFIG_HOME=str(tmp_path / "config"))
     (unit,) = (tmp_path / "config/systemd/user").iterdir()
@@ -143,7 +143,7 @@ def test_install_writes_a_unit_whose_command_serves_every_grant(tmp_path_factory
     command = [word.replace("%%", "%") for word in shlex.split(line)]
     host.process = subprocess.Popen(command, cwd=ROOT, env=host.environment(), stdout=subprocess.DEVNULL)
     try:
-        place = host.grant("granted-later")
+        place = host.grant("later")
         assert place.run("-p", "out x").stdout == b"x"
     finally:
         assert host.end() == 0
