@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
 BRIDGE_FAILED, POLICY_REFUSED, NO_CLI = 125, 126, 127
 
-UP = "on the host: `invoke bridge.up`"
+SERVE = "`claude-bridge-server serve`, or `bin/invoke bridge.up` in a clone"
+UP = f"on the host: {SERVE}"
 LOOK = "on the host: `claude-bridge-server status` and `claude-bridge-server doctor`"
+SAME_VERSION = (
+    "on the host: run the version of the bridge that this image was built from; "
+    "in a clone `bin/invoke build bridge.down bridge.up`"
+)
 MOUNT = "mount the grant's directory at {directory}: `claude-bridge-server grant NAME --workspace DIR` prints it"
 
 STEPS = {
@@ -25,8 +30,8 @@ STEPS = {
     "selinux": ("start the container with `--security-opt label=disable`",),
     "silent": (LOOK,),
     "foreign": ("check CLAUDE_BRIDGE_SOCKET", LOOK),
-    "version": ("on the host: update this project and run `invoke build` and `invoke bridge.up`",),
-    "protocol": ("on the host: update this project and run `invoke build` and `invoke bridge.up`",),
+    "version": (SAME_VERSION,),
+    "protocol": (SAME_VERSION,),
     "stuck": ("in the container: `find /workspace -type p` lists the pipes",),
     "changed": ("on the host: `invoke up` for this agent, or `claude-bridge-server grant` with its folder",),
     "workspace": ("mount the grant that belongs to this container's /workspace",),

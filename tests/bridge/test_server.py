@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -129,15 +130,23 @@ def test_socket_activation(tmp_path_factory: pytest.TempPathFactory) -> None:
             process.kill()
 
 
-def test_install_writes_units_with_every_grant(tmp_path_factory: pytest.TempPathFactory) -> None:
-    tmp_path = tmp_path_factory.mktemp("host")
+def test_install_writes_a_unit_whose_command_serves_every_grant(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tmp_path = tmp_path_factory.mktemp("5% a")
     host = BridgeHost(tmp_path)
-    place = host.grant("one")
     done = host.tell("install", XDG_CONFIG_HOME=str(tmp_path / "config"))
-    assert "systemctl --user" in done.stdout
-    units = tmp_path / "config/systemd/user"
-    assert f"ListenStream={place.mount}/claude-bridge.sock\n" in (units / "claude-code-bridge.socket").read_text()
-    assert " serve\n" in (units / "claude-code-bridge.service").read_text()
+    (unit,) = (tmp_path / "config/systemd/user").iterdir()
+    assert done.stdout.splitlines() == [
+        f"bridge: wrote {unit}",
+        "bridge: now type `systemctl --user daemon-reload && systemctl --user enable --now claude-code-bridge.service`",
+    ]
+    (line,) = re.findall("^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)
+    command = [word.replace("%%", "%") for word in shlex.split(line)]
+    host.process = subprocess.Popen(command, cwd=ROOT, env=host.environment(), stdout=subprocess.DEVNULL)
+    try:
+        place = host.grant("later")
+        assert place.run("-p", "out x").stdout == b"x"
+    finally:
+        assert host.end() == 0
 
 
 # Ends

@@ -398,9 +398,8 @@ def test_command_that_needs_a_model_tells_the_bridge_s_sentence(alone: Any, comm
     alone.sh(f"cat > {TASKS} <<'E'\n{PLANNED}\nE\nseq {size} > prd.md")
     code, said = alone.try_run("task-master", *command.split())
     assert code == 1
-    assert (
-        "bridge: the host's bridge is not mounted: there is no directory /host; on the host: `invoke bridge.up`" in said
-    )
+    fact = "bridge: the host's bridge is not mounted: there is no directory /host"
+    assert f"{fact}; on the host: `claude-bridge-server serve`" in said
     assert not re.search(r"^ +at .*[:(]", said, re.MULTILINE), "frames of Node's"
     assert "promptExcerpt" not in said
 

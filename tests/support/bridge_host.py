@@ -130,6 +130,10 @@ def _launcher() -> Path:
 class BridgeHost:
     """The server's process and directory."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "bridge.server")
+    """The operator's command, as it is run in `cwd`."""
+    cwd = ROOT
+
     def __init__(self, directory: Path, **config: Any) -> None:
         self.directory = directory
         self.state = directory / "state"
@@ -146,21 +150,12 @@ class BridgeHost:
 
     def command(self, *argv: str) -> list[str]:
         """The operator's command on this server's state."""
-        words = [
-            sys.executable,
-            "-m",
-            "bridge.server",
-            "--state",
-            str(self.state),
-            "--config",
-            str(self.config),
-        ]
-        return [*words, *argv]
+        return [*self.program, "--state", str(self.state), "--config", str(self.config), *argv]
 
     def tell(self, *argv: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         """Run an operator's command."""
         return subprocess.run(
-            self.command(*argv), capture_output=True, text=True, cwd=ROOT, env=self.environment(**env),
+            self.command(*argv), capture_output=True, text=True, cwd=self.cwd, env=self.environment(**env),
             input=stdin, timeout=60, check=False,
         )  # fmt: skip
 
@@ -183,7 +178,7 @@ class BridgeHost:
         with self.log.open("ab") as log:
             offset = log.tell()
             self.process = subprocess.Popen(
-                self.command("serve", *argv), stdout=log, stderr=log, cwd=ROOT, env=self.environment(**env)
+                self.command("serve", *argv), stdout=log, stderr=log, cwd=self.cwd, env=self.environment(**env)
             )
         process = self.process
         ready = b"bridge: ready"

@@ -18,7 +18,19 @@ import pytest
 
 from bridge.policy import PolicyError, Scope
 from bridge.protocol.frames import Fields
-from bridge.server.host.audit import BURST_SHARE, DAY_S, KEPT, MAX_LINE, MAX_OUTLINE, Audit, outline
+from bridge.server.host.audit import (
+    BURST_SHARE,
+    DAY_S,
+    DAY_SHARE,
+    KEPT,
+    LEAST_BURST,
+    LEAST_PER_SECOND,
+    LEAST_SIZE_FOR_A_DAY,
+    MAX_LINE,
+    MAX_OUTLINE,
+    Audit,
+    outline,
+)
 from bridge.server.host.config import Config
 from bridge.server.host.disk_usage import OVER, SMALLEST, taken
 from bridge.server.host.grants import State, StateError
@@ -94,10 +106,10 @@ def flood(log: Log, seconds: int, grants: int, step: int = 10) -> None:
 
 
 def test_audit_trail_of_a_call_is_there_after_a_working_day_of_four_floods(tmp_path: Path) -> None:
-    """The call is at the end of a file: that file is the next one to be moved aside."""
-    log = Log(tmp_path, Config.audit_size)
+    """The call is at the end of a file: that file is the next one to be moved aside. Larger files hold for longer."""
+    log = Log(tmp_path, LEAST_SIZE_FOR_A_DAY)
     filler = '{"event": "filler", "grant": "none"}\n'
-    log.path.write_text(filler * ((Config.audit_size - 1000) // len(filler)))
+    log.path.write_text(filler * ((LEAST_SIZE_FOR_A_DAY - 1000) // len(filler)))
     for event in ("asked", "started", "ended"):
         log.audit.write(event, grant="earlier", argv=["-p", "<5>"])
     before = log.path.stat().st_size
@@ -105,7 +117,14 @@ def test_audit_trail_of_a_call_is_there_after_a_working_day_of_four_floods(tmp_p
     lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines() if '"earlier"' in line]
     assert [json.loads(line)["event"] for line in lines] == ["asked", "started", "ended"]
     flooded = sum(path.stat().st_size for path in tmp_path.iterdir()) - before
-    assert flooded > 0.85 * KEPT * Config.audit_size, "the floods wrote nearly all that there is room for"
+    assert flooded > 0.85 * KEPT * LEAST_SIZE_FOR_A_DAY, "the floods wrote nearly all that there is room for"
+
+
+def test_default_size_holds_a_working_day_as_well() -> None:
+    """From that size on, a grant's measures grow with the files alone."""
+    assert Config.audit_size >= LEAST_SIZE_FOR_A_DAY
+    assert LEAST_SIZE_FOR_A_DAY * BURST_SHARE >= LEAST_BURST
+    assert LEAST_SIZE_FOR_A_DAY * DAY_SHARE / DAY_S >= LEAST_PER_SECOND
 
 
 def test_outline_has_an_end_and_counts_the_rest() -> None:
@@ -137,6 +156,73 @@ def test_files_have_a_bound_and_the_newest_lines_are_kept(tmp_path: Path) -> Non
     assert len(files) == KEPT + 1
     assert max(path.stat().st_size for path in files) <= 4096
     assert log.lines()[-1]["number"] == 999
+
+
+def test_files_are_the_server_s_alone(tmp_path: Path) -> None:
+    log = Log(tmp_path, size=4096)
+    before = os.umask(0)
+    try:
+        for number in range(100):
+            log.audit.write("asked", grant="a", number=number)
+    finally:
+        os.umask(before)
+    files = list(tmp_path.iterdir())
+    assert len(files) > 1
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_link_in_place_of_the_log_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious").write_text("kept")
+    log = Log(tmp_path)
+    log.path.symlink_to(tmp_path / "precious")
+    log.audit.write("asked", grant="a")
+    assert (tmp_path / "precious").read_text() == "kept"
+    said = capsys.readouterr().err
+    assert said.startswith(f"bridge: audit log {log.path}: ")
+    assert said.endswith("; lines are lost, make room or name another in bridge.yaml\n")
+
+
+def test_log_that_was_moved_away_begins_anew(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.audit.write("asked", grant="a", number=1)
+    log.path.rename(tmp_path / "elsewhere")
+    log.audit.write("asked", grant="a", number=2)
+    assert [line["number"] for line in log.lines()] == [2]
+
+
+def test_log_that_cannot_be_moved_aside_ends_no_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(tmp_path, size=4096)
+    (tmp_path / f"audit.jsonl.{KEPT}" / "x").mkdir(parents=True)
+    for number in range(600):
+        log.audit.write("asked", grant=f"a{number}")
+    assert log.path.stat().st_size <= 4096
+    assert "lines are lost" in capsys.readouterr().err
+
+
+def test_full_disk_ends_no_call_and_lines_come_again_when_there_is_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        log = Log(tmp_path)
+        (tmp_path / "filler").write_bytes(b"x" * 56 * 1024)
+        for number in range(200):
+            log.audit.write("asked", grant=f"a{number}", number=number)
+        assert "No space left on device; lines are lost" in capsys.readouterr().err
+        (tmp_path / "filler").unlink()
+        log.path.unlink()
+        log.audit.write("asked", grant="b", number=200)
+        assert [line["number"] for line in log.lines()] == [200]
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_log_holds_no_descriptor_between_lines(tmp_path: Path) -> None:
+    """The server makes a new log with each reload, and grants are many."""
+    log = Log(tmp_path)
+    log.audit.write("asked", grant="a")
+    held = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    assert str(log.path) not in held
 
 
 def test_outline_shows_no_value_that_could_be_a_secret() -> None:

@@ -5,25 +5,30 @@ aside when they have grown to their size; a line has an end; and each grant may 
 as a share of the files' size. What comes beyond is counted, and the count is written: nothing is left out silently.
 
 What that holds: with four grants that write all that they may, from the first moment on, the line of an earlier call is
-there for a working day (DAY_S); with eight such grants for three hours, with one for forty. It holds for logs of 4 MiB
-a file and more (the default is 16); in smaller ones LEAST_BURST and LEAST_PER_SECOND are more than the share, so that a
-small log still tells something.
+there for a working day (DAY_S); with eight such grants for three hours, with one for forty. It holds for logs of
+LEAST_SIZE_FOR_A_DAY a file and more (the default is four times that); in smaller ones LEAST_BURST and LEAST_PER_SECOND
+are more than the share, so that a small log still shows something.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
 from bridge.policy.flags import BY_NAME, CLOSED
 from bridge.policy.project_policy import MODES_WITH_HANDS
 from bridge.policy.terms import printable
+from bridge.server.host.config import MIB
 from bridge.server.host.log import Sayer
 
 MAX_LINE = 2048
@@ -55,6 +60,9 @@ DAY_SHARE = 1 / 4
 that four grants write no more in a day than the KEPT files hold. With files of 16 MiB it is 1 MiB at once and 145 bytes
 a second: a thousand calls, and one more in some seconds."""
 
+LEAST_SIZE_FOR_A_DAY = 4 * MIB
+"""Bytes of a file, for which all this holds."""
+
 LEAST_BURST = 16 * 1024
 LEAST_PER_SECOND = 32.0
 """Bytes, whatever the size."""
@@ -80,10 +88,9 @@ class Audit:
 
     def __init__(self, path: Path, size: int, sayer: Sayer, clock: Callable[[], float] = time.monotonic) -> None:
         """`sayer` is told when nothing can be written."""
-        self._path = path
         self._size = size
-        self._sayer = sayer
         self._clock = clock
+        self._files = _Files(path, size, sayer)
         self._measures: dict[tuple[str, str], _Measure] = {}
 
     def write(self, event: str, **facts: Any) -> None:
@@ -125,25 +132,40 @@ class Audit:
             entry = {name: fact for name, fact in entry.items() if not isinstance(fact, list)}
             entry = {name: fact for name, fact in entry.items() if not isinstance(fact, str) or len(fact) < 65}
             line = json.dumps({**entry, "event": event, "cut": len(line)}, default=str)
-        try:
-            self._append((line + "\n").encode())
-        except OSError as error:
-            self._sayer.say(
-                f"audit log {self._path}: {error}; lines are lost, make room or name another in bridge.yaml"
-            )
+        self._files.emit(logging.makeLogRecord({"msg": line}))
         return len(line) + 1
 
-    def _append(self, line: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._path, flags, 0o600)
-        try:
-            if os.fstat(fd).st_size + len(line) > self._size:
-                move_aside(self._path, KEPT)
-                os.close(fd)
-                fd = os.open(self._path, flags, 0o600)
-            os.write(fd, line)
-        finally:
-            os.close(fd)
+
+class _Files(RotatingFileHandler):
+    """The file and its predecessors. It is open for one line at a time: who moves it away gets a new one made."""
+
+    def __init__(self, path: Path, size: int, sayer: Sayer) -> None:
+        super().__init__(path, maxBytes=size, backupCount=KEPT, encoding="ascii", delay=True)
+        self._sayer = sayer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; what goes wrong is reported to `sayer`."""
+        super().emit(record)
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):  # ignored because it was reported when the line was written
+                stream.close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's name
+        """A full disk must not end calls."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            raise
+        text = f"audit log {self.baseFilename}: {error}; lines are lost, make room or name another in bridge.yaml"
+        self._sayer.say(text)
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="ascii", opener=_opener)
+
+
+def _opener(path: str, flags: int) -> int:
+    """Follow no link, and let nobody else read the file."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 class _Measure:
@@ -163,14 +185,6 @@ class _Measure:
         self.left = min(self._burst, self.left + (now - self._since) * self._per_second)
         self._since = now
         return self.left > 0
-
-
-def move_aside(path: Path, kept: int) -> None:
-    """Make room for a new file of that name: the old ones are NAME.1, NAME.2 and so on, the last is removed."""
-    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, kept + 1))]
-    for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
-        with contextlib.suppress(FileNotFoundError):
-            newer.replace(older)
 
 
 def outline(argv: list[str]) -> list[str]:

@@ -7,29 +7,44 @@ import contextlib
 import json
 import socket
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from bridge.server.host.grants import State, StateError
 from bridge.server.host.listeners import Published, publish
-from bridge.server.server import Service
 
 ANSWER_LIMIT_S = 10.0
 START_LIMIT_S = 45.0
 """From the server's lock to its answer: two questions to a CLI on a cold disk, 20 s each at most."""
 MAX_QUESTION = 4096
+"""Bytes."""
 
 
-class Control:
+class Server(Protocol):
+    """What the operator may ask of a server."""
+
+    problems: dict[str, str]
+    """Why grants are not served, by name."""
+
+    def status(self) -> dict[str, Any]:
+        """What runs and what waits."""
+
+    def reload(self) -> str:
+        """Read configuration and grants anew; why that cannot be, or nothing."""
+
+
+class AdminSocket:
     """The server's side: a socket that only the operator can open (0600, in a directory that is 0700)."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, server: Server, directory: Path) -> None:
+        self._bridge = server
+        self._directory = directory
         self._published: Published | None = None
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listen."""
-        self._published = publish(self._service.state.root, 0o600, "control.sock")
+        """Listen. StateError when another server does."""
+        self._published = publish(self._directory, 0o600, "control.sock")
         self._server = await asyncio.start_unix_server(self._answer, sock=self._published.listener)
 
     def close(self) -> None:
@@ -44,9 +59,9 @@ class Control:
             line = await asyncio.wait_for(reader.readline(), ANSWER_LIMIT_S)
             question = json.loads(line[:MAX_QUESTION] or b"{}").get("do")
             if question == "status":
-                answer: dict[str, Any] = self._service.status()
+                answer: dict[str, Any] = self._bridge.status()
             elif question == "reload":
-                answer = {"problem": self._service.reload(), "grants": self._service.problems}
+                answer = {"problem": self._bridge.reload(), "grants": self._bridge.problems}
             else:
                 answer = {"problem": f"the server does not know {question!r}"}
             writer.write(json.dumps(answer).encode() + b"\n")
@@ -65,9 +80,9 @@ def ask(state: State, question: str) -> dict[str, Any] | None:
     """
     deadline = time.monotonic() + START_LIMIT_S
     while True:
-        starts = state.server_pid() is not None
+        is_running = state.server_pid() is not None
         answer = _ask(state, question)
-        if answer or not starts or time.monotonic() > deadline:
+        if answer or not is_running or time.monotonic() > deadline:
             return answer
         time.sleep(0.02)
 

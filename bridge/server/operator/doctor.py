@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bridge.policy.gateways import KINDS
+from bridge.policy.terms import printable
+from bridge.protocol.errors import SERVE
 from bridge.server.host import credentials
 from bridge.server.host.cli import HostCli
 from bridge.server.host.config import Config
@@ -24,6 +26,11 @@ class Result(NamedTuple):
     what: str
     good: bool
     detail: str
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return f"{'ok  ' if self.good else 'FAIL'} {printable(self.what)}: {printable(self.detail)}"
 
 
 def examine(state: State, chosen: Config) -> list[Result]:
@@ -109,7 +116,7 @@ def _network(_state: State, chosen: Config) -> Iterator[Result]:
 def _server(state: State, _chosen: Config) -> Iterator[Result]:
     answer = admin_socket.ask(state, "status")
     if answer is None:
-        yield Result("server", False, f"none runs in {state.root}; start it with `invoke bridge.up`")
+        yield Result("server", False, f"none runs in {state.root}; start one with {SERVE}")
     else:
         yield Result("server", True, f"process {answer['pid']}, {answer['running']} running, {answer['queued']} queued")
 

@@ -1,0 +1,50 @@
+"""The server as the process that this is: from its start to the signal that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bridge.policy.terms import printable
+from bridge.server.host.config import Config
+from bridge.server.host.grants import State
+from bridge.server.host.log import LogFile
+from bridge.server.operator.admin_socket import AdminSocket
+from bridge.server.server import Service
+
+
+def run(state: State, load: Callable[[], Config], log: Path | None = None) -> None:
+    """Serve until TERM or INT; HUP reads configuration and grants anew. `log` is a file for the server's own lines."""
+    server = Service(state, load)
+    if log is not None:
+        server.log = LogFile(log)
+    asyncio.run(_serve(server))
+
+
+async def _serve(server: Service) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    admin_socket = AdminSocket(server, server.state.root)
+    await server.start()
+    await admin_socket.open()
+    server.refresh()  # a grant that was made before anybody could tell this server of it
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _report_reload(server.reload()))
+    for line in _summary(server):
+        print(f"bridge: {printable(line)}", flush=True)
+    await ended.wait()
+    admin_socket.close()
+    await server.stop()
+
+
+def _report_reload(problem: str) -> None:
+    print(f"bridge: {printable(problem or 'configuration and grants read anew')}", file=sys.stderr, flush=True)
+
+
+def _summary(server: Service) -> list[str]:
+    grants = ", ".join(server.grants) or "none yet; make one with `claude-bridge-server grant`"
+    cli = f"Claude Code {server.cli.version}" if server.cli.version else server.cli.problem
+    return [f"serving {server.state.root} with {cli}", f"grants: {grants}", "ready"]

@@ -1,0 +1,37 @@
+"""What the operator's commands print: lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bridge.policy.terms import printable
+
+
+def status_lines(answer: dict[str, Any]) -> list[str]:
+    """What the server says about itself: counts, and a table of its grants."""
+    grants = [_grant(name, grant) for name, grant in answer["grants"].items()]
+    heads = ["GRANT", "RUNNING", "QUEUED", "CONNECTIONS", "OLDEST", "WORKSPACE"]
+    lines = [
+        f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s",
+        f"{answer['running']} running, {answer['queued']} queued, {answer['served']} served",
+        *_aligned([heads, *grants]),
+    ]
+    return [printable(line) for line in lines]
+
+
+def _grant(name: str, grant: dict[str, Any]) -> list[str]:
+    oldest = max((call["age_s"] for call in grant["calls"]), default=None)
+    age = "-" if oldest is None else f"{oldest:.0f} s"
+    note = f"  ({grant['problem']})" if grant["problem"] else ""
+    counts = [str(grant[key]) for key in ("running", "queued", "connections")]
+    return [name, *counts, age, grant["workspace"] + note]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with their columns under each other: the first and the last to the left, what lies between to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, counts, widths[1:-1]), last])
+        for first, *counts, last in rows
+    ]
