@@ -1,6 +1,6 @@
 """What the CLI of one call hands over: commands for the container, the listener of its network, its Ctrl-Z.
 
-    CLI -- shell prefix (inside.py) -- socket of the call -- Hands -- channel of the connection -- client -- bash
+    CLI -- shell prefix (sandbox/shim.py) -- socket of the call -- Hands -- channel of the connection -- client -- bash
 
 The prefix process passes its own standard files along and waits; the server moves the bytes between them and the
 channel, within the credit that both ends give. When the prefix process is gone, the command is cancelled; when the

@@ -15,7 +15,7 @@ Landlock allow nothing but the CLI and the prefix to be run, and no file of /pro
 The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
 corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
 
-As root, bubblewrap makes the namespaces itself and inside.py becomes the grant's user there; else the kernel has
+As root, bubblewrap makes the namespaces itself and shim.py becomes the grant's user there; else the kernel has
 to allow user namespaces to this user.
 """
 
@@ -69,7 +69,7 @@ SOCKET_AT = f"{BRIDGE_AT}/hands"
 PROJECT_AT = f"{BRIDGE_AT}/project"
 PYTHON_AT = "/opt/python"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-INSIDE = Path(__file__).with_name("inside.py")
+SHIM = Path(__file__).with_name("shim.py")
 CONFIG_AT = environment.CONFIG.decode()
 
 
@@ -194,7 +194,7 @@ def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
 
 def hand(python: str) -> bytes:
     """The program that runs beside the CLI, for this interpreter."""
-    return f"#!{python} -IS\n".encode() + INSIDE.read_bytes()
+    return f"#!{python} -IS\n".encode() + SHIM.read_bytes()
 
 
 def interpreter() -> tuple[str, list[str]]:
