@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.server.host.grants import State, StateError
 from bridge.server.host.listeners import Published, publish
-from bridge.server.server import Service
+from bridge.server.server import BridgeServer
 
 ANSWER_LIMIT_S = 10.0
 START_LIMIT_S = 45.0
@@ -22,7 +22,7 @@ MAX_QUESTION = 4096
 class Control:
     """The server's side: a socket that only the operator can open (0600, in a directory that is 0700)."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: BridgeServer) -> None:
         self._service = service
         self._published: Published | None = None
         self._server: asyncio.Server | None = None

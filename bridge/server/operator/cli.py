@@ -27,7 +27,7 @@ from bridge.server.host.listeners import point
 from bridge.server.host.log import LogFile
 from bridge.server.operator import admin_socket, doctor, systemd
 from bridge.server.sandbox import bubblewrap
-from bridge.server.server import Service
+from bridge.server.server import BridgeServer
 
 OK, FAILED, REFUSED, USAGE = 0, 1, 126, 64
 
@@ -131,13 +131,13 @@ def serve(options: argparse.Namespace) -> int:
     directory = _default_grant(state, options)
     if directory and os.geteuid() == 0 and options.state is None:
         point(WELL_KNOWN, directory / SOCKET_NAME)
-    service = Service(state, lambda: config.load(options.config))
+    service = BridgeServer(state, lambda: config.load(options.config))
     if options.log is not None:
         service.log = LogFile(options.log)
     return asyncio.run(_serve(service))
 
 
-async def _serve(service: Service) -> int:
+async def _serve(service: BridgeServer) -> int:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     operator = admin_socket.Control(service)
     await service.start()
@@ -158,7 +158,7 @@ def _say_problem(problem: str) -> None:
     print(f"bridge: {printable(problem or 'configuration and grants read anew')}", file=sys.stderr, flush=True)
 
 
-def _summary(service: Service) -> list[str]:
+def _summary(service: BridgeServer) -> list[str]:
     grants = ", ".join(service.grants) or "none yet; make one with `claude-bridge-server grant`"
     cli = f"Claude Code {service.cli.version}" if service.cli.version else service.cli.problem
     return [f"serving {service.state.root} with {cli}", f"grants: {grants}", "ready"]
