@@ -100,7 +100,8 @@ class Played:
         self.call.wait(60)
         self.call.start()
 
-    def launch(self, _: LaunchRequest, __: Channel, ___: Listener) -> tuple[CliProcess, ToolCalls]:
+    def launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
+        assert (request.plan.prompt, channel.is_open, listener) == ("hi", True, self.call)
         return cast("CliProcess", self.process), cast("ToolCalls", Tools())
 
 
