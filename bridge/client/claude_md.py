@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import stat
 
+from bridge.protocol.frames import MAX_MEMORY
+
 WORKSPACE = b"/workspace"
 NAMES = (b"CLAUDE.md", b".claude/CLAUDE.md", b"CLAUDE.local.md")
-
-MAX_TOTAL = 256 * 1024
-"""Bytes in all; the CLI itself warns from 40,000 characters on."""
 
 MAX_DEPTH = 5
 """Imports within imports, as in the CLI."""
@@ -32,7 +31,7 @@ def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> bytes:
         directory = directory + b"/" + step if step else directory
         for name in NAMES:
             _read(directory + b"/" + name, parts, seen, MAX_DEPTH)
-    return b"\n".join(parts)[:MAX_TOTAL]
+    return b"\n".join(parts)[:MAX_MEMORY]
 
 
 def _read(path: bytes, parts: list[bytes], seen: set[bytes], depth: int) -> None:
@@ -55,7 +54,7 @@ def _text(path: bytes) -> bytes | None:
     except OSError:
         return None
     try:
-        return os.read(fd, MAX_TOTAL) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        return os.read(fd, MAX_MEMORY) if stat.S_ISREG(os.fstat(fd).st_mode) else None
     except OSError:
         return None
     finally:

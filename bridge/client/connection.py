@@ -136,7 +136,7 @@ class Connection:
             elif event.kind == Frame.CREDIT:
                 stdin = self._feed(sock, number, stdin)
             elif event.kind == Frame.ERROR:
-                raise FaultError.told(event.fields)
+                raise FaultError.from_frame(event.fields)
             elif event.kind == Frame.EXIT:
                 by = event.fields.number("signal")
                 code = 128 + by if by else event.fields.number("code", 125) & 255
@@ -161,7 +161,7 @@ class Connection:
                 send(sock, frame(Frame.PONG, 0, event.payload))
             elif event.kind == Frame.ERROR and not event.channel:
                 self.close()
-                raise FaultError.told(event.fields)
+                raise FaultError.from_frame(event.fields)
             else:
                 return event
 

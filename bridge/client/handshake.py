@@ -69,7 +69,7 @@ def await_hello(sock: _socket.socket, link: Link, limit_s: float = CLI_ASKED_LIM
         events = receive(link, data)
     for event in events:
         if event.kind == Frame.ERROR and event.channel == 0:
-            raise FaultError.told(event.fields)
+            raise FaultError.from_frame(event.fields)
     version = events[0].fields.number("protocol")
     if version != VERSION:
         text = f"the host's bridge speaks protocol {version} and this container's {VERSION}"

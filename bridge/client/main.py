@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
 
-    from bridge.client.executor import Hands
+    from bridge.client.executor import Executor
     from bridge.client.terminal import Terminal
 else:
     import _signal  # the same without the enumerations, which cost 3 ms
@@ -50,7 +50,11 @@ def main() -> None:
     path = os.environ.get("CLAUDE_BRIDGE_SOCKET") or DEFAULT_SOCKET
     argv = [os.fsencode(word) for word in sys.argv[1:]]
     try:
-        code = _answer_from_hello(path, argv[0]) if len(argv) == 1 and argv[0] in _ASKED else _Call(path).run(argv)
+        code = (
+            _answer_from_hello(path, argv[0])
+            if len(argv) == 1 and argv[0] in _ANSWERED_BY_HELLO
+            else _Call(path).run(argv)
+        )
     except FaultError as fault:
         as_json = os.environ.get("CLAUDE_BRIDGE_ERRORS") == "json"
         _write_all(2, fault.report(path, as_json).encode("utf-8", "replace"))
@@ -67,18 +71,18 @@ def _open_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-_ASKED = {b"--version": b"", b"-v": b"", b"--help": b"help", b"-h": b"help"}
+_ANSWERED_BY_HELLO = {b"--version": b"", b"-v": b"", b"--help": b"help", b"-h": b"help"}
 
 
 def _answer_from_hello(path: str, word: bytes) -> int:
     """Version and help of the host's CLI are part of the hello: no process is started for them."""
     sock, link = connect(path), Link(CLIENT)
-    want = _ASKED[word]
+    want = _ANSWERED_BY_HELLO[word]
     send(sock, hello(link, want))
-    said = await_hello(sock, link)[0].fields
-    if not said.get("cli"):
-        raise FaultError("no-cli", said.text("problem"), NO_CLI)
-    _write_all(1, said.get("help") if want else said.get("cli") + b"\n")
+    answer = await_hello(sock, link)[0].fields
+    if not answer.get("cli"):
+        raise FaultError("no-cli", answer.text("problem"), NO_CLI)
+    _write_all(1, answer.get("help") if want else answer.get("cli") + b"\n")
     return 0
 
 
@@ -110,8 +114,8 @@ class _Call:
         self._listening = {Frame.STDOUT: True, Frame.STDERR: True}
         self._consumed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._number = 0
-        self._told = False
-        self._hands: Hands | None = None
+        self._has_reported = False
+        self._executor: Executor | None = None
         self._terminal: Terminal | None = None
 
     def run(self, argv: list[bytes]) -> int:
@@ -166,17 +170,17 @@ class _Call:
     def _on(self, event: Event) -> int | None:
         """Act on a frame; an exit code ends the call."""
         if event.channel >= OF_SERVER:
-            self._run(event)
+            self._execute(event)
         elif event.kind in self._consumed:
             self._output(event.kind, event.payload)
         elif event.kind == Frame.CREDIT:
             self._wake()
         elif event.kind == Frame.STATE:
-            self._tell(event.fields)
+            self._report_state(event.fields)
         elif event.kind == Frame.PING:
             self._send(frame(Frame.PONG, 0, event.payload))
         elif event.kind == Frame.ERROR:
-            raise FaultError.told(event.fields)
+            raise FaultError.from_frame(event.fields)
         elif event.kind == Frame.EXIT:
             number = event.fields.number("signal")
             return 128 + number if number else event.fields.number("code", 125) & 255
@@ -191,16 +195,16 @@ class _Call:
             self._send(self._link.grant(self._number, stream, self._consumed[stream]))
             self._consumed[stream] = 0
 
-    def _run(self, event: Event) -> None:
-        """Hand on what belongs to a command that Claude runs here."""
-        if self._hands is None:
-            from bridge.client.executor import Hands
+    def _execute(self, event: Event) -> None:
+        """Hand a frame to the executor of the commands that Claude runs here."""
+        if self._executor is None:
+            from bridge.client.executor import Executor
 
-            self._hands = Hands(self._link, self._send, self._counting)
-        self._hands.on(event)
+            self._executor = Executor(self._link, self._send, self._counting)
+        self._executor.on(event)
 
-    def _tell(self, state: Fields) -> None:
-        """Take note of where the call stands."""
+    def _report_state(self, state: Fields) -> None:
+        """Act on where the call stands."""
         for note in state.all("note"):
             _write_all(2, b"bridge: " + note + b"\n")
         if state.get("terminal"):
@@ -208,16 +212,16 @@ class _Call:
         elif state.get("state") == b"stopped":
             self._suspend()
         elif os.isatty(2):
-            self._tell_queue(state)
+            self._report_queue(state)
 
-    def _tell_queue(self, state: Fields) -> None:
-        """Tell a person, not a program, that the call waits."""
+    def _report_queue(self, state: Fields) -> None:
+        """Show a person, not a program, that the call waits."""
         if state.get("state") == b"queued" and (ahead := state.number("ahead")):
-            self._told = True
+            self._has_reported = True
             calls = "call" if ahead == 1 else "calls"
             _write_all(2, b"\r\x1b[Kbridge: waiting, %d %s ahead" % (ahead, calls.encode()))
-        elif self._told:
-            self._told = False
+        elif self._has_reported:
+            self._has_reported = False
             _write_all(2, b"\r\x1b[K")
 
     # The terminal
@@ -227,10 +231,10 @@ class _Call:
 
         self._terminal = Terminal()
         self._terminal.take()
-        self._tell_size()
+        self._send_size()
         _thread.start_new_thread(self._feed, ())
 
-    def _tell_size(self) -> None:
+    def _send_size(self) -> None:
         from bridge.client.terminal import size
 
         self._send(resize(self._number, *size()))
@@ -242,7 +246,7 @@ class _Call:
             os.kill(os.getpid(), _signal.SIGTSTP)  # returns when the shell says `fg`, or at once without a shell
             self._terminal.take()
             self._send(frame(Frame.SIGNAL, self._number, bytes([_signal.SIGCONT])))
-            self._tell_size()
+            self._send_size()
 
     def _give_terminal_back(self, was_cut_off: bool = False) -> None:
         if self._terminal is not None:
@@ -301,7 +305,7 @@ class _Call:
                         os._exit(128 + number)
                     self._send(frame(Frame.SIGNAL, self._number, bytes([number])))
                 elif number == _signal.SIGWINCH and self._terminal is not None:
-                    self._tell_size()
+                    self._send_size()
 
 
 def _ignore(number: int, where: object) -> None:

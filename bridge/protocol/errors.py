@@ -58,8 +58,8 @@ class FaultError(Exception):
         self.code = code
 
     @classmethod
-    def told(cls, fields: Fields) -> FaultError:
-        """What the server says in an ERROR."""
+    def from_frame(cls, fields: Fields) -> FaultError:
+        """The fault that the fields of an ERROR describe."""
         kind = fields.text("kind", "lost")
         return cls(kind, fields.text("text", "the server gave no reason"), fields.number("code", BRIDGE_FAILED) & 255)
 

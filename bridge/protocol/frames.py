@@ -36,6 +36,9 @@ MAX_CALL = 1024 * 1024
 """Payload of a call, bytes. Linux itself allows 128 KiB for one argument and 2 MiB for all of them with the
 environment; eight of the largest arguments have never been seen in a real client."""
 
+MAX_MEMORY = 256 * 1024
+"""The field `memory` of a call, bytes: the project's CLAUDE.md files. The CLI warns from 40,000 characters on."""
+
 MAX_RECORD = 64 * 1024
 """Payload of any other record (hello, state, exit, error), bytes. One holds the host CLI's help, 20 kB."""
 

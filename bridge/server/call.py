@@ -1,112 +1,145 @@
-"""One call, from the client's words to its exit.
+"""One call, from the client's request to its exit.
 
-    judged --refused--> over
+    JUDGED --refused, client gone--> OVER
       |
-    waiting --cancel, limit, client gone--> over
+    WAITING --cancelled, time limit, client gone--> OVER
       |
-    running --exit of the CLI, all output delivered--> over
+    RUNNING --the CLI has ended and its output is delivered, or it was not started--> OVER
       |
-    ending (cancelled, or the client gone): the CLI is being ended, nobody listens --> over
+    ENDING (cancelled, or the client has gone): the CLI is being ended, and nobody listens --> OVER
 
-A call counts as running until its last process is gone, so that the caps hold whatever clients do.
+A call counts as running until its last process is gone, so the limits hold whatever clients do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 import os
-import re
-import shutil
 import signal
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from bridge.client.claude_md import MAX_TOTAL
-from bridge.policy import PolicyError, environment
+from bridge.policy import PolicyError
 from bridge.policy.argv import Plan
 from bridge.policy.control_messages import ControlFilter
-from bridge.policy.terms import WORKSPACE, printable
-from bridge.protocol.frames import WINDOW, Event, Fields, Frame, opening_state, record
+from bridge.policy.terms import Scope, printable
+from bridge.protocol.frames import WINDOW, Event, Fields, Frame
+from bridge.server.channel import Channel
 from bridge.server.host.audit import outline
-from bridge.server.host.credentials import Credential, NoCredentialsError
-from bridge.server.host.grants import StateError
-from bridge.server.host.log import place_of
-from bridge.server.host.places import PlaceError
-from bridge.server.policy_pool import is_small
-from bridge.server.policy_worker import plan_of, unpack
-from bridge.server.sandbox import bubblewrap
-from bridge.server.sandbox.pipes import OutputPump
-from bridge.server.sandbox.process import Child
-from bridge.server.sandbox.proxy import Rules
+from bridge.server.host.grants import Grant
+from bridge.server.host.log import Sayer, place_of
+from bridge.server.launch import Launch, LaunchRequest, failure_of
+from bridge.server.output import Output
+from bridge.server.policy_pool import PolicyPool, is_small
+from bridge.server.policy_worker import directory_of, plan_of, unpack
+from bridge.server.sandbox.process import KILL_AFTER_S, CliProcess
 from bridge.server.sandbox.stuck_pipes import Watch
-from bridge.server.scheduler import Worker
-from bridge.server.stdin import Stdin
-from bridge.server.tool_calls import Hands
-
-if TYPE_CHECKING:
-    from bridge.server.connection import Peer
-    from bridge.server.policy_pool import Judges
-
-MAX_ANSWERS = 64 * 1024
-"""Bytes of answers to refused control requests that wait: a client that goes on asking without reading
-waits."""
+from bridge.server.scheduler import Scheduler
+from bridge.server.signals import SignalRelay
+from bridge.server.stdin import Control, Stdin
+from bridge.server.tool_calls import ToolCalls
 
 LONG = 200
-"""Bytes of an argument of which the log can name nothing but its length."""
-
-SIGNAL_EVERY_S = 0.02
-"""Between two rounds of signals and sizes of the terminal; of each kind the last one counts."""
+"""Bytes of an argument from which on the audit log tells nothing but its length."""
 
 CODES = {"policy": 126, "no-cli": 127}
 """Exit codes of the client by kind of error; any other is 125."""
 
 
-class Call:
-    """A channel of a client's connection."""
+class CallState(enum.Enum):
+    """Where a call stands; `status` shows the value."""
 
-    def __init__(self, peer: Peer, number: int, fields: Fields) -> None:
-        self.peer = peer
-        self.number = number
-        self.born = time.monotonic()
-        self.state = "judged"
-        self.position = -1
+    JUDGED = "judged"
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDING = "ending"
+    OVER = "over"
+
+
+FOLLOWING = {
+    CallState.JUDGED: {CallState.WAITING, CallState.OVER},
+    CallState.WAITING: {CallState.RUNNING, CallState.OVER},
+    CallState.RUNNING: {CallState.ENDING, CallState.OVER},
+    CallState.ENDING: {CallState.OVER},
+    CallState.OVER: set[CallState](),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CallContext:
+    """What a call knows of the server."""
+
+    grant: Grant
+    terms: Scope
+    """Of the grant; whether tools run in the container is each call's own."""
+    pool: PolicyPool
+    scheduler: Scheduler
+    log: Sayer
+    note: Callable[..., None]
+    """Writes to the audit log."""
+    launch: Launch
+    on_over: Callable[[Call], None]
+    """Called once, when the call is over and its processes are gone."""
+
+
+class Call:
+    """The handler of a channel that a client has opened."""
+
+    def __init__(self, channel: Channel, fields: Fields, context: CallContext) -> None:
+        self.state = CallState.JUDGED
+        self.grant = context.grant.name
+        self.has_run = False
+        """Whether it had its turn."""
+        self.code: int | None = None
+        """How the CLI has ended: its exit code, or minus a signal."""
+        self._channel = channel
         self._fields = fields
+        self._context = context
+        self._born = time.monotonic()
+        words = [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
+        self._outline = outline(words)
+        self._terms = dataclasses.replace(context.terms, hands=fields.get("hands") == b"1")
         self._plan = Plan()
         self._packed = b""
-        self._outline = outline(
-            [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
-        )
-        hands = fields.get("hands") == b"1"
-        self.scope = dataclasses.replace(peer.scope, hands=hands)
-        self._hands: Hands | None = None
-        self._child: Child | None = None
-        self._stdin: Stdin | None = None
-        self._outputs: list[OutputPump] = []
-        self._answers = bytearray()
-        self._at_line_start = True
-        self._held = b""
-        self._child_is_young = True
-        self._code: int | None = None
+        """The plan as the policy worker returned it, until the call starts."""
+        self._position = -1
         self._wait_timer: asyncio.TimerHandle | None = None
-        self._watch = Watch()
-        self._signals: dict[int, None] = {}
-        self._size: tuple[int, int] | None = None
-        self._signal_timer: asyncio.TimerHandle | None = None
+        self._process: CliProcess | None = None
+        self._tools: ToolCalls | None = None
+        self._stdin: Stdin | None = None
+        self._output: Output | None = None
+        self._stuck_pipes = Watch()
+        self._signals = SignalRelay(self._on_signal, self._resize)
         self._has_credit = False
+
+    def _become(self, state: CallState) -> bool:
+        """Change the state; false, and no change, where the new one may not follow."""
+        if state not in FOLLOWING[self.state]:
+            return False
+        self.state = state
+        return True
 
     @property
     def age(self) -> float:
-        """Seconds since it came."""
-        return time.monotonic() - self.born
-
-    # Judged and waiting
+        """Seconds since the client asked."""
+        return time.monotonic() - self._born
 
     @property
     def size(self) -> int:
         """Bytes that it holds while it waits."""
         return len(self._packed) + sum(len(value) for _, value in self._fields.pairs)
+
+    def note(self, event: str, **facts: str | int | float | list[str] | None) -> None:
+        """Write to the audit log."""
+        self._context.note(event, **self._channel.client, **facts)
+
+    def facts(self) -> dict[str, object]:
+        """What the operator is shown."""
+        return {"state": self.state.value, "age_s": round(self.age, 1), **self._channel.client}
+
+    # Judged
 
     @property
     def is_small(self) -> bool:
@@ -114,399 +147,223 @@ class Call:
         return is_small(self._fields)
 
     def judge(self) -> bool:
-        """Decide at once whether it may run at all; the client is told when not."""
+        """Judge at once; whether the call may go on. If not, it is over."""
         try:
-            self._plan = plan_of(self._fields, self.scope)
-        except PolicyError as refusal:
-            self.refuse(refusal)
+            self._plan = plan_of(self._fields, self._terms)
         except Exception as error:
-            self.fault(error)
-        else:
-            return self._accept()
-        return False
+            self.reject(error)
+        return self.state is CallState.JUDGED
 
     async def judge_elsewhere(self) -> bool:
-        """The same in the grant's judge, while the loop goes on."""
+        """The same in the grant's policy worker, while the loop goes on."""
         try:
-            self._packed = await self.judges.call(self.peer.grant.name, self._fields, self.scope)
-        except PolicyError as refusal:
-            self.refuse(refusal)
+            self._packed = await self._context.pool.call(self.grant, self._fields, self._terms)
         except Exception as error:
-            self.fault(error)
-        else:
-            return self._accept()
-        return False
+            self.reject(error)
+        return self.state is CallState.JUDGED
 
-    def _accept(self) -> bool:
-        service = self.peer.service
-        judged = ("arg", "file")  # they are in the plan now
-        self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in judged)
-        if not service.cli.version:
-            self.fail("no-cli", service.cli.told)
-            return False
-        service.audit.write("asked", **self.peer.who, argv=self._outline)
-        self.state = "waiting"
-        self._wait_timer = asyncio.get_running_loop().call_later(service.config.limits.wait, self._give_up)
-        return True
-
-    def refuse(self, refusal: PolicyError) -> None:
-        """The policy's word about the call or its stdin: the client gets the sentence, the log its kind."""
-        judged = {"argv": self._outline} if self.state == "judged" else {}
-        self.note("refused", **judged, why=refusal.kind)
-        self.fail("policy", str(refusal))
-
-    def fault(self, error: Exception) -> None:
-        """Something that nobody has foreseen: it ends this call and nothing else."""
-        self.peer.service.sayer.fault("a call could not be judged", error)
+    def reject(self, error: Exception) -> None:
+        """End the call: the policy refuses it or its stdin, or it could not be judged."""
+        if isinstance(error, PolicyError):
+            judged = {"argv": self._outline} if self.state is CallState.JUDGED else {}
+            self.note("refused", **judged, why=error.kind)
+            self.fail("policy", str(error))
+            return
+        self._context.log.fault("a call could not be judged", error)
         self.note("failed", why=place_of(error))
         self.fail(
             "policy", "the bridge could not read this request, so it is refused; please report what you asked for"
         )
 
-    @property
-    def cwd(self) -> str:
-        """The client's directory."""
-        return os.fsdecode(self._fields.get("cwd") or b"/workspace")
+    # Waiting
 
-    @property
-    def _has_terminal(self) -> bool:
-        return self._fields.get("stdin") == self._fields.get("stdout") == b"tty" and self.scope.hands
+    def wait(self, limit: int) -> None:
+        """Wait for a turn, for so many seconds at most."""
+        if self._become(CallState.WAITING):
+            in_plan = ("arg", "file")
+            self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
+            self.note("asked", argv=self._outline)
+            self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
 
-    @property
-    def _is_interactive(self) -> bool:
-        return self._has_terminal and not self._plan.prints
+    def report_position(self, position: int) -> None:
+        """Report how many calls come first, when that has changed."""
+        if position != self._position:
+            self._position = position
+            self._channel.send_state(state="queued", ahead=position)
 
-    def tell_position(self, position: int) -> None:
-        """Say how many calls come first, when that has changed."""
-        if position != self.position:
-            self.position = position
-            self._send(record(Frame.STATE, self.number, state="queued", ahead=position))
-
-    def _give_up(self) -> None:
-        limit = self.peer.service.config.limits.wait
+    def _give_up(self, limit: int) -> None:
         self.fail("timeout", f"no call ended within {limit} s, so this one was never started; try again")
 
     # Running
 
     def start(self) -> None:
         """Start the CLI: it is this call's turn."""
-        service = self.peer.service
-        self.state = "running"
+        self.has_run = self._become(CallState.RUNNING)
         if self._wait_timer:
             self._wait_timer.cancel()
-        with_stdin = self._fields.get("stdin") in (b"pipe", b"file")
-        scratch = None
         try:
             if self._packed:
-                self._plan, self._packed = unpack(self._packed, self.scope), b""
-            scratch = service.state.scratch()
-            credential = service.credential()
-            rules = service.rules(self.peer.grant, self.scope, credential) if service.is_confined else None
-            self._hands = Hands(self, scratch / "hands", rules, self._stopped, self._not_started)
-            self._child = Child(self._command(scratch, rules, credential), with_stdin, self._exited)
-        except Exception as error:  # whatever it is, it is this call's alone, and its turn is over
-            kind, text = self._failure(error)
-            service.audit.write("failed", **self.peer.who, why=str(error))
-            if scratch:
-                shutil.rmtree(scratch, ignore_errors=True)
-            self.fail(kind, text)
-            self.over()
+                self._plan, self._packed = unpack(self._packed, self._terms), b""
+            request = LaunchRequest(self._context.grant, self._terms, self._plan, self._fields)
+            process, self._tools = self._context.launch(request, self._channel, self)
+        except Exception as error:  # any error ends this call alone
+            kind, sentence = failure_of(error, self._context.grant)
+            self.note("failed", why=str(error))
+            self.fail(kind, sentence)
             return
-        service.audit.write("started", **self.peer.who, argv=outline(self._plan.argv), child=self._child.pid)
-        judged = ControlFilter(self.scope, self._plan.told, self._plan.servers) if self._plan.controls else None
-        self._stdin = Stdin(self, self._child.stdin, judged)
-        self._outputs = [
-            OutputPump(self._child.stdout, lambda: self._allowance(Frame.STDOUT), self._stdout),
-            OutputPump(self._child.stderr, lambda: self._allowance(Frame.STDERR), self._stderr),
-        ]
-        self.peer.carry(running=True)
-        self._send(opening_state(self.number, self._plan.project.notes, self._is_interactive))
-        self._send(self.peer.link.grant(self.number, Frame.STDIN, WINDOW))
+        self.note("started", argv=outline(self._plan.argv), child=process.pid)
+        self._process = process
+        self._stdin = Stdin(self._channel, process.stdin, self, self._control())
+        self._output = Output(self._channel, process.stdout, process.stderr, self._finish, self._stdin.go_on)
+        self._channel.send_started(self._plan.project.notes, request.is_interactive)
+        self._channel.grant(Frame.STDIN, WINDOW)
         self.kick()
 
-    def _failure(self, error: Exception) -> tuple[str, str]:
-        """Kind and sentence for the client of what kept the CLI from its start."""
-        if isinstance(error, NoCredentialsError):
-            return "login", error.told
-        if isinstance(error, PlaceError):
-            return "changed", f"on the host, {self.peer.grant.changed or error.what}"
-        if isinstance(error, bubblewrap.ConfinementError):
-            return "start", f"the host could not start Claude Code: {error}"
-        # Whatever else it says may name paths of the host's: the log has it.
-        why = error.strerror if isinstance(error, OSError) else "`claude-bridge-server doctor` there says more"
-        return "start", f"the host could not start Claude Code: {why}"
-
-    def _not_started(self, why: bytes) -> None:
-        """The launcher did not start the CLI: somebody exchanged a directory just now, or the call's own is none."""
-        if why == b"nowhere":
-            where = printable(self.cwd, 80)
-            self.fail("start", f"the host could not start Claude Code: the directory {where} is not there on the host")
-            return
-        self.peer.service.audit.write("failed", **self.peer.who, why="a directory was exchanged during the start")
-        what = self.peer.grant.changed or f"a directory of grant {self.peer.grant.name} was exchanged"
-        self.fail("changed", f"on the host, {what}")
-
-    def _command(self, scratch: Path, rules: Rules | None, credential: Credential | None) -> bubblewrap.Command:
-        service, grant = self.peer.service, self.peer.grant
-        operator = rules.disguise.told if rules else service.operator_environment
-        program = service.cli.find()
-        if program is None:
-            raise StateError(service.cli.problem)
-        job = bubblewrap.Job(
-            grant,
-            Path(program),
-            self._plan.argv,
-            environment.build(self._fields.all("env"), operator),
-            self.cwd,
-            self._fields.get("memory")[:MAX_TOTAL] if self._plan.reads_project else b"",
-            rules.credential(credential) if rules else credential,
-            self._plan.project,
-            scratch,
-            self.scope.hands,
-            self._is_interactive,
-            self._offer(),
-        )
-        if service.is_confined:
-            given = service.config.environment.items()
-            own = {name: value for name, value in given if operator.get(name) == value}  # no placeholder
-            bubblewrap.refuse_what_could_be_read(own, service.cli.version)
-            return bubblewrap.in_namespace(job, service.state, self.scope)
-        return bubblewrap.without_namespace(job, service.state, scratch.name)
-
-    def _offer(self) -> str:
-        """What the interface says above its first prompt, when there is a conversation to go on with."""
-        if self._is_interactive and not {"--continue", "--resume"} & self._plan.flags.keys():
-            private = self.peer.service.state.private(self.peer.grant)
-            if any(private.glob(f"projects/{re.sub('[^a-zA-Z0-9]', '-', self.cwd)}/*.jsonl")):
-                return "Type /resume to go on with an earlier conversation."
-        return ""
+    def _control(self) -> Control | None:
+        """What judges stdin, where it is a channel of control messages."""
+        if not self._plan.controls:
+            return None
+        judged = ControlFilter(self._terms, self._plan.told, self._plan.servers)
+        return Control(judged, self._terms, self.grant, self._context.pool, self._context.scheduler)
 
     def look_at_pipes(self) -> None:
-        """Let the CLI go where it waits at a pipe of the workspace's, or end it."""
-        if self._child is not None and self._watch.look(self._child.pid):
+        """Let the CLI go where it waits at a pipe of the workspace's, or end the call."""
+        if self._process is not None and self._stuck_pipes.look(self._process.pid):
             self.fail("stuck", "Claude Code reads a pipe in the workspace that nobody writes to; remove the pipe")
 
-    def place_inside(self, path: bytes) -> bytes:
-        """A directory of the CLI's, as the container knows it: the same, unless there is no namespace."""
-        here = os.fsencode(self.peer.grant.workspace)
-        if not self.peer.service.is_confined and (path + b"/").startswith(here + b"/"):
-            return WORKSPACE.encode() + path[len(here) :]
-        return path
+    def on_not_started(self, why: bytes) -> None:
+        """The launcher in the sandbox did not start the CLI: a directory is not there, or was exchanged just now."""
+        if why == b"nowhere":
+            where = printable(directory_of(self._fields), 80)
+            self.fail("start", f"the host could not start Claude Code: the directory {where} is not there on the host")
+            return
+        self.note("failed", why="a directory was exchanged during the start")
+        what = self._context.grant.changed or f"a directory of grant {self.grant} was exchanged"
+        self.fail("changed", f"on the host, {what}")
 
-    def place_outside(self, path: bytes) -> bytes:
-        """A directory of the container's, as the CLI knows it."""
-        if not self.peer.service.is_confined and (path + b"/").startswith(WORKSPACE.encode() + b"/"):
-            return os.fsencode(self.peer.grant.workspace) + path[len(WORKSPACE) :]
-        return path
+    def on_stopped(self) -> None:
+        """The CLI has stopped itself (Ctrl-Z). It goes on with the client's CONT."""
+        self._channel.send_state(state="stopped")
 
-    def note(self, what: str, **facts: str | int | list[str]) -> None:
-        """Write to the audit log."""
-        self.peer.service.audit.write(what, **self.peer.who, **facts)
-
-    def _stopped(self) -> None:
-        """The CLI has stopped itself, as Ctrl-Z asks; it goes on with the client's CONT."""
-        self._send(record(Frame.STATE, self.number, state="stopped"))
+    # From the client
 
     def on(self, event: Event) -> None:
-        """A frame of this call's channel. What may come thousands of times is acted on by `settle`."""
+        """Take a frame of the channel."""
         if event.kind == Frame.STDIN:
-            if self._stdin is not None and self.state == "running":
+            if self._stdin is not None and self.state is CallState.RUNNING:
                 self._stdin.take(event.payload)
         elif event.kind == Frame.CREDIT:
             self._has_credit = True
         elif event.kind == Frame.SIGNAL:
-            self._signals[event.payload[0]] = None
+            self._signals.add_signal(event.payload[0])
         elif event.kind == Frame.RESIZE:
-            self._size = event.rows_and_columns
+            self._signals.add_size(*event.rows_and_columns)
         elif event.kind == Frame.CANCEL:
-            self.cancel()
+            self._close_tools()  # so that the client hears of its commands first
             self._end(Frame.EXIT, signal=int(signal.SIGTERM))
+            self.cancel()
 
     def settle(self) -> None:
-        """The frames of this turn of the loop are read: act on the last of each kind."""
+        """Act on the credit, the signals and the size of this turn of the loop."""
         if self._has_credit:
             self._has_credit = False
             self.kick()
-        if (self._signals or self._size) and self._signal_timer is None:
-            self._pass_signals()
+        self._signals.flush()
 
-    def _pass_signals(self) -> None:
-        self._signal_timer = None
-        signals, size, self._signals, self._size = self._signals, self._size, {}, None
-        if self.state == "over" or not (signals or size):
-            return
-        self._signal_timer = asyncio.get_running_loop().call_later(SIGNAL_EVERY_S, self._pass_signals)
-        if size is not None and self._child is not None:
-            self._child.resize(*size)
-        for number in signals:
-            self._on_signal(number)
+    def kick(self) -> None:
+        """Look again at the output: credit has come, or the connection takes data again."""
+        if self._output is not None:
+            self._output.kick()
+        self._finish()
 
-    # stdin
+    def _on_signal(self, number: int) -> None:
+        if self.state is CallState.WAITING:
+            self._end(Frame.EXIT, signal=number)
+            self.cancel()
+        elif self._process is not None:
+            self._process.signal(number)
 
-    @property
-    def judges(self) -> Judges:
-        """Those who judge what is too long for the loop."""
-        return self.peer.service.judges
-
-    def let_work(self, worker: Worker) -> None:
-        """Let a part of this call work in the next turn of the loop."""
-        self.peer.service.lanes.add(self.peer.grant.name, worker)
-
-    def drop_work(self, worker: Worker) -> None:
-        """Forget that it has work."""
-        self.peer.service.lanes.drop(self.peer.grant.name, worker)
+    def _resize(self, rows: int, columns: int) -> None:
+        if self._process is not None:
+            self._process.resize(rows, columns)
 
     @property
     def owes_answers(self) -> bool:
-        """Whether so many answers wait that nothing more is to be judged."""
-        return len(self._answers) >= MAX_ANSWERS or self.state != "running"
+        """Whether no further control request is to be judged now."""
+        return self.state is not CallState.RUNNING or (self._output is not None and self._output.owes_answers)
 
-    def answer(self, answered: bytes) -> None:
+    def answer(self, data: bytes) -> None:
         """Answer refused control requests in the CLI's place."""
-        self._answers += answered
-        self._answer()
-
-    def repay(self, size: int) -> None:
-        """The child has taken so much of what the client sent."""
-        self._send(self.peer.link.grant(self.number, Frame.STDIN, size))
-
-    # stdout and stderr
-
-    def kick(self) -> None:
-        """Look again at the pipes: credit has come, or the connection takes data again."""
-        for pump in self._outputs:
-            pump.kick()
-        self._answer()
-        self._finish()
-
-    def _allowance(self, stream: int) -> int:
-        return self.peer.link.allowance(self.number, stream) if self.peer.writable else 0
-
-    def _stdout(self, data: bytes) -> None:
-        if self._answers and b"\n" in data:
-            cut = data.rfind(b"\n") + 1
-            self._write(Frame.STDOUT, data[:cut])
-            if len(self._answers) <= self._allowance(Frame.STDOUT) - len(data[cut:]):
-                self._send_answers()
-            data = data[cut:]
-        if data:
-            self._at_line_start = data.endswith(b"\n")
-            self._write(Frame.STDOUT, data)
-        else:
-            self._at_line_start = True
-        self._finish()
-
-    def _answer(self) -> None:
-        """Answer refused control requests between two lines of the CLI's own output."""
-        if self._answers and self._at_line_start and len(self._answers) <= self._allowance(Frame.STDOUT):
-            self._send_answers()
-
-    def _send_answers(self) -> None:
-        self._write(Frame.STDOUT, bytes(self._answers))
-        self._answers.clear()
-        if self._stdin:
-            self._stdin.go_on()
-
-    def _stderr(self, data: bytes) -> None:
-        # What bubblewrap itself says names paths of the host: held back until it is known who spoke.
-        if (self._held or self._child_is_young) and (self._held + data).startswith(b"bwrap: ") and data:
-            self._held += data
-        elif data:
-            self._child_is_young = False
-            self._write(Frame.STDERR, data)
-        self._finish()
-
-    def _write(self, stream: int, data: bytes) -> None:
-        if self.number in self.peer.link.channels and data:
-            self._send(self.peer.link.data(self.number, stream, data))
+        if self._output is not None:
+            self._output.answer(data)
 
     # The end
 
-    def _on_signal(self, number: int) -> None:
-        """A signal that the client got."""
-        if self.state == "waiting":
-            self._leave_queue()
-            self._end(Frame.EXIT, signal=number)
-        elif self._child is not None:
-            self._child.signal(number)
-
-    def cancel(self, grace: float = 1.0) -> None:
-        """Nobody waits for this call any more."""
-        if self.state == "waiting":
-            self._leave_queue()
-        elif self._child is not None and self._code is None:
-            self.state = "ending"
-            self._close_pipes()
-            self._close_hands()
-            self._child.terminate(grace)
+    def cancel(self, grace: float = KILL_AFTER_S) -> None:
+        """End the call: nobody waits for it. The CLI has `grace` seconds between TERM and KILL."""
+        if self.state is CallState.ENDING:
+            return
+        if self._process is None or self.code is not None:
+            self._over()
+        elif self._become(CallState.ENDING):
+            self._close()
+            self._process.terminate(grace)
 
     def fail(self, kind: str, sentence: str) -> None:
         """End the call with an error of the bridge's."""
-        was = self.state
         self._end(Frame.ERROR, kind=kind, text=printable(sentence), code=CODES.get(kind, 125))
-        self.state = was
         self.cancel()
 
-    def _leave_queue(self) -> None:
-        self.peer.service.leave(self)
-        self.over()
-
-    def _exited(self, code: int) -> None:
-        never_ran = self._child is not None and self._child.never_ran and self.state == "running"
-        if never_ran:
-            self._outputs[1].read()  # what bubblewrap said last may still be in its pipe
-        self._code = code
-        self._close_hands()
-        if never_ran:
-            said = self._held.decode("utf-8", "replace").strip()
-            self.peer.service.audit.write("failed", **self.peer.who, why=said)
-            text = "the host could not start Claude Code: its namespace failed; see `claude-bridge-server doctor`"
-            self.fail("start", text)
+    def on_exit(self, code: int) -> None:
+        """The CLI's process has ended, and all that it started."""
+        assert self._process is not None
+        assert self._output is not None
+        if self.state is CallState.RUNNING and self._process.never_ran:
+            why = self._output.read_bubblewrap()
+            self.code = code
+            self.note("failed", why=why)
+            self.fail(
+                "start",
+                "the host could not start Claude Code: its namespace failed; see `claude-bridge-server doctor`",
+            )
+            return
+        self.code = code
+        self._close_tools()
         self._finish()
 
     def _finish(self) -> None:
-        """When the process and its output have ended, so does the call."""
-        if self._code is None or self.state == "over":
+        """End the call if the process and its output have ended."""
+        if self.code is None or self._output is None:
             return
-        if self.state == "running" and self.number in self.peer.link.channels:
-            if self._held:
-                held, self._held = self._held, b""
-                self._write(Frame.STDERR, held[: self._allowance(Frame.STDERR)])
-            if any(pump.open for pump in self._outputs):
+        if self.state is CallState.RUNNING and self._channel.is_open:
+            self._output.flush()
+            if self._output.is_open:
                 return
-            how = {"signal": -self._code} if self._code < 0 else {"code": self._code}
-            self._end(Frame.EXIT, **how)
-        self._close_pipes()
-        self.over()
+            self._end(Frame.EXIT, **({"signal": -self.code} if self.code < 0 else {"code": self.code}))
+        self._over()
 
     def _end(self, kind: int, /, **fields: str | int | None) -> None:
-        if self.number in self.peer.link.channels:
-            self._send(self.peer.link.end(self.number, kind, **fields))
+        """Tell the client how the call has ended. The send can call `kick` before it returns."""
+        self._channel.end(kind, **fields)
 
-    def over(self) -> None:
-        """Make room for others."""
-        if self.state == "over":
-            return
-        ran = self._child is not None or self.state == "running"
-        self.state = "over"
-        for timer in (self._wait_timer, self._signal_timer):
-            if timer:
-                timer.cancel()
-        self._close_hands()
-        self.peer.service.ended(self, ran, self._code)
+    def _over(self) -> None:
+        if self._become(CallState.OVER):
+            if self._wait_timer:
+                self._wait_timer.cancel()
+            self._signals.close()
+            self._close()
+            self._channel.release()
+            self._context.on_over(self)
 
-    def _close_hands(self) -> None:
-        """End the commands of this call, and its network."""
-        if self._hands is not None:
-            hands, self._hands = self._hands, None
-            hands.close()
-
-    def _close_pipes(self) -> None:
-        for pump in self._outputs:
-            pump.close()
-        if self._stdin:
+    def _close(self) -> None:
+        """Take and deliver nothing more; end the commands in the container, and the network."""
+        if self._output is not None:
+            self._output.close()
+        if self._stdin is not None:
             self._stdin.close()
+        self._close_tools()
 
-    def _send(self, data: bytes) -> None:
-        if data:
-            self.peer.send(data)
+    def _close_tools(self) -> None:
+        if self._tools is not None:
+            tools, self._tools = self._tools, None
+            tools.close()

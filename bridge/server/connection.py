@@ -1,4 +1,8 @@
-"""One connection of a container: who it is, what it says, and the calls on it."""
+"""One client's connection: transport, link, hello, and a handler for each channel.
+
+The connection knows frames and channels. What a call is, it does not know: `opened` makes a handler for each channel
+that the client opens.
+"""
 
 from __future__ import annotations
 
@@ -6,196 +10,235 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bridge import __version__
 from bridge.policy.terms import printable
-from bridge.protocol.frames import (
-    MAX_CALL,
-    MAX_DATA,
-    VERSION,
-    WINDOW,
-    Event,
-    Fields,
-    Frame,
-    ProtocolError,
-    frame,
-    record,
-)
+from bridge.protocol.frames import MAX_DATA, OF_SERVER, Event, Fields, Frame, ProtocolError, frame, record
 from bridge.protocol.link import SERVER, Link
-from bridge.server.call import Call
-from bridge.server.guess_limit import Guesses
-from bridge.server.host.grants import Grant
-from bridge.server.tool_calls import Run
-
-if TYPE_CHECKING:
-    from bridge.server.server import Service
+from bridge.server.channel import Channel, Handler
+from bridge.server.hello import Hello
+from bridge.server.host.log import Sayer
+from bridge.server.scheduler import Scheduler
 
 HELLO_LIMIT_S = 10.0
-"""From the connection to its hello: a client sends it at once, and a machine may be busy."""
+"""From the connection to its hello. A client sends it at once, but the machine may be busy."""
 
 HIGH_WATER = 2 * MAX_DATA
-"""Bytes for a client that does not read, beyond which its calls' output is left in their pipes."""
+"""Bytes that wait for a client that does not read. Beyond, the output of its calls stays in their pipes."""
 
 HIGH_WATER_ALONE = 64 * 1024
 """The same for a connection without a running call: a grant may have 128 of them."""
 
 MUCH = 16 * 1024
-"""Bytes that have come and were not looked at, with which a connection waits for its grant's turn unread."""
+"""Bytes that have come and were not looked at. With more, the connection is not read until its grant's turn."""
 
 CLOSED_WITHIN_S = 1.0
-"""A client gets so long to read the last words. What it has not read by then it never will."""
+"""A client has so long to read what was sent last."""
 
 _READ = memoryview(bytearray(64 * 1024))
-"""Where bytes arrive, of every connection: each takes them out before the next is read."""
+"""Where the bytes of every connection arrive: each takes them out before the next one is read."""
 
 
-class Peer(asyncio.BufferedProtocol):
-    """A client's connection, on the socket of one grant."""
+class ClientConnection(asyncio.BufferedProtocol):
+    """A client's connection, on the socket of one grant.
 
-    def __init__(self, service: Service, grant: Grant) -> None:
-        self.service = service
-        self.grant = grant
-        self.scope = service.scope(grant)
+    It is in `connections` while it lives. `opened` gets each channel that the client opens, and the fields of its CALL.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        scheduler: Scheduler,
+        log: Sayer,
+        connections: set[ClientConnection],
+        opened: Callable[[Channel, Fields], Handler],
+    ) -> None:
+        self.grant = hello.grant.name
         self.link = Link(SERVER)
-        self.writable = True
-        self.calls: dict[int, Call] = {}
-        self.runs: dict[int, Run] = {}
-        """Commands in the container, by their channel."""
-        self.who: dict[str, Any] = {"grant": grant.name}
-        self.lane = service.lanes[grant.name]
-        self._more = False
-        """Frames wait for the next turn of the loop."""
-        self._busy = False
-        """Frames wait for the answer to one before them."""
-        self._said: bytearray | None = None
-        """What is said in this turn, to be sent at once."""
-        self._touched: dict[Call | Run, None] = {}
-        self._may_call = False
+        self.is_writable = True
+        self.client: dict[str, Any] = {"grant": self.grant}
+        """Facts about the client for the audit log."""
+        self._hello = hello
+        self._scheduler = scheduler
+        self._schedule = scheduler[self.grant]
+        self._log = log
+        self._connections = connections
+        self._opened = opened
+        self._handlers: dict[int, Handler] = {}
+        """By channel."""
+        self._wide: set[int] = set()
+        """Channels for which more is buffered."""
+        self._touched: dict[Handler, None] = {}
+        """Handlers that got a frame in this turn."""
+        self._has_more = False
+        """Whether frames wait for the next turn of the loop."""
+        self._is_deferred = False
+        """Whether frames wait for work that one before them began."""
+        self._unsent: bytearray | None = None
+        """Collects what is sent in this turn."""
+        self._is_admitted = False
         self._has_workspace = False
+        self._is_leaving = False
         self._quiet_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # The transport's side
+    # The transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Someone has opened the grant's socket."""
+        """A client has opened the grant's socket."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_ALONE)
-        self.lane.connections += 1
-        self.who |= _credentials(transport.get_extra_info("socket"))
+        self._schedule.connections += 1
+        self.client |= _credentials(transport.get_extra_info("socket"))
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(HELLO_LIMIT_S, self._check_hello)
-        self.service.peers.add(self)
+        self._connections.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
+        """Return the buffer for the next bytes."""
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes have come: they are looked at when it is this grant's turn."""
+        """Keep bytes that have come until it is this grant's turn."""
         self.link.push(_READ[:nbytes])
         if self.link.pending > MUCH:
             self._transport.pause_reading()  # until `look`
-        self.service.lanes.add_first(self.grant.name, self)
+        self._scheduler.add_first(self.grant, self)
 
-    def go_on(self) -> None:
+    def _go_on(self) -> None:
         """Look at what has come, in the next turn of the loop."""
-        self.service.lanes.add(self.grant.name, self)
+        self._scheduler.add(self.grant, self)
 
     def work(self, until: float) -> bool:
-        """Handle frames until then, whatever they are; whether there are more."""
-        self._more, self._said = False, bytearray()
+        """Handle frames until a moment of `time.monotonic`; whether there are more."""
+        self._has_more, self._unsent = False, bytearray()
         try:
-            for event in self.link.arrived() if self._goes_on else ():
+            for event in self.link.arrived() if self._may_handle else ():
                 if event is not None:
                     self._on(event)
-                if not self._goes_on:
+                if not self._may_handle:
                     break
                 if time.monotonic() >= until:
-                    self._more = True
+                    self._has_more = True
                     break
-            for one in self._touched:
-                one.settle()
+            for handler in self._touched:
+                handler.settle()
         except ProtocolError as error:
             self.refuse("protocol", f"{error}; the client and the server of the bridge do not fit together")
         except Exception as error:
-            self.service.sayer.fault("a frame could not be handled", error)
+            self._log.fault("a frame could not be handled", error)
             self.refuse("protocol", "the server of the bridge could not handle what was sent; please report it")
         self._touched.clear()
         self._flush()
         self.look()
-        return self._more
+        return self._has_more
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether the next frame may be handled: not while answers wait unread, or one is being thought about."""
-        return self.writable and not self._busy and not self._transport.is_closing()
+    def _may_handle(self) -> bool:
+        """Whether the next frame may be handled now."""
+        return self.is_writable and not self._is_deferred and not self._transport.is_closing()
 
     def look(self) -> None:
-        """Read, unless enough has come already."""
-        waits = self._more or self._busy or not self.writable
-        if waits or not self.lane.has_place(self, self.link.pending):
+        """Read from the socket, unless enough has come already."""
+        waits = self._has_more or self._is_deferred or not self.is_writable
+        if waits or not self._schedule.has_place(self, self.link.pending):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone: its calls end."""
-        self.writable = False
+        """The client has gone: what it began ends."""
+        self.is_writable = False
         self._timer.cancel()
         for task in self._tasks:
             task.cancel()
-        for call in list(self.calls.values()):
-            call.cancel()
-        self.service.peers.discard(self)
-        self.lane.connections -= 1
-        self.lane.leave(self)
-        self.service.lanes.drop(self.grant.name, self)
+        for number, handler in list(self._handlers.items()):
+            if number < OF_SERVER:  # a call ends the executions that it began
+                handler.cancel()
+        self._connections.discard(self)
+        self._schedule.connections -= 1
+        self._schedule.leave(self)
+        self._scheduler.drop(self.grant, self)
 
     def pause_writing(self) -> None:
         """The client does not read."""
-        self.writable = False
+        self.is_writable = False
         self._kick()
         self.look()
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self.writable = True
+        self.is_writable = True
         self._kick()
-        self.go_on()
+        self._go_on()
 
     def _kick(self) -> None:
-        for call in list(self.calls.values()):
-            call.kick()
-        for run in list(self.runs.values()):
-            run.kick()
+        for handler in list(self._handlers.values()):
+            handler.kick()
+
+    # For the channels
 
     def send(self, data: bytes) -> None:
-        """Bytes for the client; nobody minds when it has gone."""
-        if self._said is not None:
-            self._said += data
-            if len(self._said) > HIGH_WATER_ALONE:
+        """Send frames; ignored when the client has gone."""
+        if self._unsent is not None:
+            self._unsent += data
+            if len(self._unsent) > HIGH_WATER_ALONE:
                 self._flush()
-                self._said = bytearray()
-        elif not self._transport.is_closing():
+                self._unsent = bytearray()
+        elif data and not self._transport.is_closing():
             self._transport.write(data)
 
     def _flush(self) -> None:
-        said, self._said = self._said, None
-        if said and not self._transport.is_closing():
-            self._transport.write(said)
+        unsent, self._unsent = self._unsent, None
+        if unsent and not self._transport.is_closing():
+            self._transport.write(unsent)
 
-    def refuse(self, kind: str, sentence: str) -> None:
-        """End the connection, and say why."""
-        hello = b"" if self.link.greeted and self._may_call else self._greeting(Fields(()))
-        self.send(hello + record(Frame.ERROR, 0, kind=kind, text=printable(sentence), code=125))
-        self.close()
+    def open(
+        self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, call: int, handler: Callable[[Channel], Handler]
+    ) -> None:
+        """Open a channel for a command that the client runs for one of its calls; ProtocolError."""
+        number, opening = self.link.open([command], env, cwd=cwd, call=call)
+        self._handlers[number] = handler(Channel(self, number))
+        self.send(opening)
 
-    # The protocol's side
+    def defer(self, work: Coroutine[Any, Any, None]) -> None:
+        """Handle no further frame until the work is done."""
+        self._is_deferred = True
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._resume)
+
+    def _resume(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._is_deferred = False
+        if not task.cancelled():
+            task.result()
+            self._go_on()
+
+    def widen(self, number: int) -> None:
+        """Buffer more for the client until the channel is released."""
+        self._wide.add(number)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def release(self, number: int) -> None:
+        """Forget the handler of a channel."""
+        self._handlers.pop(number, None)
+        if number in self._wide:
+            self._wide.discard(number)
+            if not self._wide:
+                self._transport.set_write_buffer_limits(high=HIGH_WATER_ALONE)
+        if self._is_leaving and not self._has_calls:
+            self.close()
+
+    @property
+    def _has_calls(self) -> bool:
+        """Whether a channel that the client opened has a handler."""
+        return any(number < OF_SERVER for number in self._handlers)
+
+    # The protocol
 
     def _on(self, event: Event) -> None:
         self._quiet_since = time.monotonic()
@@ -205,108 +248,48 @@ class Peer(asyncio.BufferedProtocol):
             self.send(frame(Frame.PONG, 0, event.payload))
         elif event.kind == Frame.CALL:
             self._on_call(event)
-        elif one := self.runs.get(event.channel) or self.calls.get(event.channel):
-            one.on(event)
-            self._touched[one] = None
+        elif handler := self._handlers.get(event.channel):
+            handler.on(event)
+            self._touched[handler] = None
 
     def _on_hello(self, fields: Fields) -> None:
         self._timer.cancel()
-        if self.service.cli.is_current and not self._guesses.wait():
+        if self._hello.is_ready:
             self._greet(fields)
-            return
-        self._think(self._greet_later(fields))
-
-    def _think(self, thought: Coroutine[Any, Any, None]) -> None:
-        """Handle no further frame until the answer to this one is known."""
-        self._busy = True
-        task = asyncio.get_running_loop().create_task(thought)
-        self._tasks.add(task)
-        task.add_done_callback(self._thought)
-
-    def _thought(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._busy = False
-        if not task.cancelled():
-            task.result()
-            self.go_on()
+        else:
+            self.defer(self._greet_later(fields))
 
     async def _greet_later(self, fields: Fields) -> None:
-        """Ask the host's CLI for its version first, which has changed; let those wait whose grant guesses."""
-        await self.service.cli.ask()
-        while wait := self._guesses.wait():  # noqa: ASYNC110 - others of the grant move the moment
-            await asyncio.sleep(wait)
+        await self._hello.prepare()
         self._greet(fields)
 
     def _greet(self, fields: Fields) -> None:
-        self.who["client"] = printable(fields.text("name"), 64)
-        if fields.number("protocol") != VERSION:
-            theirs = fields.text("protocol", "none")[:20]
-            text = f"the client speaks protocol {theirs} and the server {VERSION}; bring both to one version"
-            self.refuse("version", text)
+        self.client["client"] = printable(fields.text("name"), 64)
+        if refusal := self._hello.refusal(fields, self.client):
+            self.refuse(*refusal)
             return
-        if self._is_elsewhere(fields):
-            self._guesses.wrong()
-            text = f"this socket belongs to another workspace; grant {self.grant.name} mounts its own"
-            if what := self.grant.changed:
-                text = f"on the host, {what}"
-            self.service.audit.write("refused", **self.who, why=text)
-            self.refuse("changed" if what else "workspace", text)
-            return
-        self._may_call = True
+        self._is_admitted = True
         self._has_workspace = bool(fields.get("workspace"))
-        self.send(self._greeting(fields))
-
-    def _greeting(self, fields: Fields) -> bytes:
-        cli = self.service.cli
-        return self.link.hello(
-            protocol=VERSION,
-            server=__version__,
-            grant=self.grant.name,
-            cli=cli.version,
-            problem=None if cli.version else cli.told,
-            help=cli.help[:48_000] if fields.get("want") == b"help" else None,
-            max_call=MAX_CALL,
-            window=WINDOW,
-            idle=self.service.config.limits.idle,
-        )
-
-    def _is_elsewhere(self, fields: Fields) -> bool:
-        """Whether the client's /workspace is another directory than the one that was granted."""
-        if not fields.get("workspace"):
-            return False  # it may greet; `_on_call` lets it do no more
-        return fields.text("workspace") != "{}:{}".format(*self.grant.place.identity)
-
-    @property
-    def _guesses(self) -> Guesses:
-        return self.service.guesses[self.grant.name]
+        self.send(self.link.hello(**self._hello.answer(fields)))
 
     def _on_call(self, event: Event) -> None:
-        if not self._may_call:
+        if not self._is_admitted:
             return
-        call = Call(self, event.channel, event.fields)
-        self.calls[event.channel] = call
-        if self.service.stopping:
-            call.fail("stopping", "the bridge is stopping, and this call was not started")
-        elif not self._has_workspace:
-            call.fail("workspace", f"this container has no /workspace; grant {self.grant.name} belongs to one")
-        elif problem := self.service.disk.problem(self.grant.name):
-            call.fail("full", problem)
-        elif not call.is_small:
-            self._think(self._judge_elsewhere(call))
+        channel = Channel(self, event.channel)
+        if not self._has_workspace:
+            text = f"this container has no /workspace; grant {self.grant} belongs to one"
+            channel.end(Frame.ERROR, kind="workspace", text=text, code=125)
             return
-        elif call.judge():
-            self.service.enter(call)
-        self._drop_judged(call)
+        handler = self._opened(channel, event.fields)
+        if channel.is_open:  # else it has been refused, and is over
+            self._handlers[event.channel] = handler
 
-    async def _judge_elsewhere(self, call: Call) -> None:
-        """A call that takes too long to judge on the loop."""
-        if await call.judge_elsewhere() and call.number in self.link.channels:
-            self.service.enter(call)
-        self._drop_judged(call)
-
-    def _drop_judged(self, call: Call) -> None:
-        if call.state == "judged":
-            self.calls.pop(call.number, None)
+    def refuse(self, kind: str, sentence: str) -> None:
+        """End the connection, and say why."""
+        is_greeted = self.link.greeted and self._is_admitted
+        hello = b"" if is_greeted else self.link.hello(**self._hello.answer(Fields(())))
+        self.send(hello + record(Frame.ERROR, 0, kind=kind, text=printable(sentence), code=125))
+        self.close()
 
     # Time
 
@@ -315,40 +298,36 @@ class Peer(asyncio.BufferedProtocol):
             self.refuse("protocol", "no hello came; the client of the bridge is claude-code")
 
     def reap(self, idle: float) -> None:
-        """Close the connection when nothing has been said on it for so long."""
-        if not self.calls and time.monotonic() - self._quiet_since > idle:
+        """Close the connection when it has had no call and no frame for `idle` seconds."""
+        if not self._has_calls and time.monotonic() - self._quiet_since > idle:
             self.send(record(Frame.GOAWAY, 0, reason="idle"))
             self.close()
 
     def leave(self) -> None:
-        """Let no further call begin; close when none runs."""
+        """Announce the end, and close when no call is left."""
+        self._is_leaving = True
         self.send(record(Frame.GOAWAY, 0, reason="stopping"))
-        if not self.calls:
+        if not self._has_calls:
             self.close()
 
     def close(self) -> None:
-        """Close: what was said last is sent, as long as the client reads it."""
+        """Close. What was sent last still goes, as long as the client reads it."""
         self._flush()
         self._transport.close()
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(CLOSED_WITHIN_S, self._transport.abort)
 
-    def carry(self, running: bool) -> None:
-        """Hold more for the client while a call of it runs."""
-        self._transport.set_write_buffer_limits(high=HIGH_WATER if running else HIGH_WATER_ALONE)
-
 
 def _credentials(sock: socket.socket) -> dict[str, Any]:
-    """Who the kernel says it is: for the log, not for decisions (65534 under user namespaces, 0 under
-    gVisor)."""
+    """The client's process as the kernel reports it. For the log, not for decisions: the user is 65534 under user
+    namespaces and 0 under gVisor."""
     size = struct.calcsize("3i")
     pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return {"uid": uid, "pid": pid, "container": _container(pid)}
 
 
 def _container(pid: int) -> str:
-    """The container's id in the caller's control group, shortened as Docker does; nothing when there is
-    none."""
+    """The container's id in the process's control group, shortened as Docker does; nothing without one."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:

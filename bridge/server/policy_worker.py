@@ -1,13 +1,13 @@
-"""The process that judges what is too large to be judged on the server's loop: a call's project, a long message.
+"""The process that judges what is too large for the server's loop: the project of a call, a long message.
 
-    server -- starts --> mother (this module, once) -- forks --> a judge for each grant that needs one
+    server -- starts --> fork server (this module, once) -- forks --> a policy worker for each grant that needs one
 
-The mother has loaded everything, so that a judge costs a millisecond or two, and reads nothing that a client has sent.
-A judge holds no secret and no descriptor but those of its question, gives up root, and has a limit on its memory and
-its time. What it dies of is the end of one question: the server refuses that, and asks the mother for another judge.
+The fork server has loaded every module, so a worker starts in a millisecond or two. It reads nothing that a client has
+sent. A worker holds no secret and no descriptor but those of its question. It gives up root, and its memory and time
+are limited. When it dies, one question fails: the server refuses that and has another worker forked.
 
-A question is a packet with four descriptors: the question (JSON), the client's bytes, and two files for the answer
-(JSON) and for what is passed on. `done` comes back.
+A question is a packet with four descriptors: the question (JSON), the client's bytes, and two files, for the answer
+(JSON) and for what is passed on. The worker replies `done`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from bridge.policy.terms import WORKSPACE, PolicyError, Scope
 from bridge.protocol.frames import Fields
 
 LIMIT_S = 10
-"""Of one question; the longest take half a second on a calm machine."""
+"""For one question; the longest take half a second on a calm machine."""
 
 MEMORY = 192 * 1024 * 1024
-"""Bytes that a judge may add to what it begins with. A message of 16 MiB takes five times its size."""
+"""Bytes that a worker may add to what it begins with. A message of 16 MiB takes five times its size."""
 
 FILE = 128 * 1024 * 1024
-"""Bytes that a judge may write: a message may grow sixfold when it is written anew, as a character does."""
+"""Bytes that a worker may write: escaping can make a message six times as long."""
 
 CODECS = (
     "ascii",
@@ -51,19 +51,28 @@ CODECS = (
     "utf-32-le",
     "utf-32-be",
 )
-"""What `json` may ask for: loaded before root is given up, who alone may be able to read the library."""
+"""Codecs that `json` may need. They are loaded before root is given up: perhaps only root can read the library."""
 
 NOBODY = 65534
 NICE = 10
-"""Judges wait for nobody, the server's loop for everybody."""
+"""Niceness of the workers: the server's loop goes first."""
 
 DONE = b"done"
 
 
+def directory_of(fields: Fields) -> str:
+    """The client's directory."""
+    return os.fsdecode(fields.get("cwd") or WORKSPACE.encode())
+
+
+def has_terminal(fields: Fields, scope: Scope) -> bool:
+    """Whether the client offers a terminal for an interactive session."""
+    return scope.hands and fields.get("stdin") == fields.get("stdout") == b"tty"
+
+
 def plan_of(fields: Fields, scope: Scope) -> Plan:
-    """What to run for a call as the client sent it; PolicyError."""
-    terminal = scope.hands and fields.get("stdin") == fields.get("stdout") == b"tty"
-    cwd = os.fsdecode(fields.get("cwd") or WORKSPACE.encode())
+    """Judge a call as the client sent it: what to run; PolicyError."""
+    terminal, cwd = has_terminal(fields, scope), directory_of(fields)
     words = [os.fsdecode(word) for word in fields.all("arg")]
     plan = rewrite(words, scope, cwd, files=fields.all("file"), env=fields.all("env"), interactive=terminal)
     if not scope.contains(cwd):
@@ -73,11 +82,11 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
     return plan
 
 
-# How things travel. The server trusts no judge with more than JSON.
+# Between the processes. The server takes nothing but JSON from a worker.
 
 
 def scope_as_json(scope: Scope) -> dict[str, Any]:
-    """The terms, as they travel."""
+    """The terms of a grant, as JSON."""
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(scope).items()}
 
 
@@ -87,7 +96,7 @@ def _scope(data: dict[str, Any]) -> Scope:
 
 
 def pack(plan: Plan) -> bytes:
-    """A plan, as it travels."""
+    """A plan, as JSON."""
     files = {name: text.decode("latin-1") for name, text in plan.project.files.items()}
     project = {"settings": plan.project.settings, "servers": plan.project.servers, "notes": plan.project.notes}
     parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "told": plan.told}
@@ -95,30 +104,30 @@ def pack(plan: Plan) -> bytes:
 
 
 def unpack(data: bytes, scope: Scope) -> Plan:
-    """A plan that has travelled; how it came about (`decisions`) has stayed behind. ValueError.
+    """Read a packed plan, which comes without its `decisions`; ValueError.
 
-    A judge reads what a client wrote. Should one be taken over by it, it names no file and no flag of its own here.
+    A worker reads what a client wrote, and could be taken over by it. So unknown files and flags are an error here.
     """
     parts = json.loads(data)
     project = parts.pop("project")
     files = {name: text.encode("latin-1") for name, text in project.pop("files").items()}
     if not all(is_document(f".claude/{name}") for name in files):
-        raise ValueError("a judge named a file that is none of a project's")
+        raise ValueError("a policy worker named a file that is none of a project's")
     words = parts["argv"]
     end = words.index("--") if "--" in words else len(words)
     flags = {word.partition("=")[0] for word in words[:end]}
     if not flags <= {*BY_NAME, *scope.allowed} or len(words[end:]) not in (0, 2):
-        raise ValueError("a judge named a flag that the bridge does not know")
+        raise ValueError("a policy worker named a flag that the bridge does not know")
     if end < len(words) and words[-1].startswith("-"):
-        raise ValueError("a judge named a flag in place of a prompt")
+        raise ValueError("a policy worker named a flag in place of a prompt")
     return Plan(**parts, project=Project(**project, files=files))
 
 
-# A judge
+# The worker
 
 
 def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], bytes]:
-    """The answer, and what is passed on."""
+    """Answer a question: the answer, and what is passed on."""
     scope = _scope(question["scope"])
     try:
         if question["what"] == "call":
@@ -134,13 +143,13 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
     return {"answered": answered.decode(), "refusals": judged.refusals, "servers": servers}, passed
 
 
-def _judge(sock: socket.socket) -> None:
-    """Answer until nobody asks any more."""
+def _answer_all(sock: socket.socket) -> None:
+    """Answer questions until the server hangs up."""
     while True:
         data, files, _, _ = socket.recv_fds(sock, 16, 4)
         if not data or len(files) != 4:
             return
-        signal.setitimer(signal.ITIMER_REAL, LIMIT_S)  # nothing handles it: its end is the end of this process
+        signal.setitimer(signal.ITIMER_REAL, LIMIT_S)  # no handler: the alarm ends this process
         asked, material, answered, product = files
         found, passed = answer(json.loads(_read(asked)), _read(material))
         _write(product, passed)
@@ -164,20 +173,20 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _confine() -> None:
-    """Give up what a judge has no use for."""
+    """Limit what this worker can use."""
     for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_NOFILE, 16)):
         resource.setrlimit(name, (most, most))
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - the same as elsewhere, and all that is read here
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - pathlib reads it no better
         data = int(file.read().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, data + MEMORY))
 
 
 def main(control: int) -> None:
-    """Fork a judge for each socket that comes, until the server has gone."""
+    """Fork a worker for each socket that comes, until the server has gone."""
     os.nice(NICE)
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal's, meant for the server, which tells when it goes
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody has to wait for judges
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the server, too, which ends this process
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that workers need not be waited for
     for name in CODECS:
         codecs.lookup(name)
     if os.geteuid() == 0:
@@ -193,7 +202,7 @@ def main(control: int) -> None:
             asked.close()
             _confine()
             with contextlib.suppress(BrokenPipeError), socket.socket(fileno=files[0]) as sock:
-                _judge(sock)
+                _answer_all(sock)
             os._exit(0)
         for descriptor in files:
             os.close(descriptor)

@@ -1,8 +1,7 @@
-"""Who has the loop: each turn of it gives every grant with work a slice of time, whatever its clients have sent.
+"""Shares the event loop between grants: each turn gives every grant that has work one slice of time.
 
-The loop serves everybody. A connection with ten thousand frames, or a grant with a hundred such connections, gets
-the same few milliseconds in a turn as one with a single frame; what is left waits for the next turn, and meanwhile
-its connection is not read.
+A connection with ten thousand frames, or a grant with a hundred such connections, gets the same few milliseconds of a
+turn as one with a single frame. What is left waits for the next turn, and meanwhile its connection is not read.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Hashable
 from typing import Protocol
 
 SLICE_S = 0.0005
-"""Of one grant in a turn: some 100 small frames."""
+"""Of one grant in a turn: about 100 small frames."""
 
 TURN_S = 0.002
 """Of all grants in a turn, when more than four of them have work."""
@@ -21,20 +20,21 @@ TURN_S = 0.002
 SMALLEST_SLICE_S = 0.0001
 
 REST_S = 0.003
-"""Of one grant between two slices outside of the turns: who says little is answered when it is heard."""
+"""Between two slices of one grant outside of the turns. A grant that sends little is answered without delay."""
 
 LARGE = 64 * 1024
-"""Bytes of an unfinished frame beyond which a connection needs a place: only calls and full data frames do."""
+"""Bytes of an unfinished frame beyond which its connection needs a place. Calls and full data frames have so many."""
 
 PLACES = 8
-"""Such connections of one grant. With 128 connections, a grant holds 16 MiB of unfinished frames at most."""
+"""Connections of one grant that may read large frames at once. With 128 connections, a grant holds 16 MiB of
+unfinished frames at most."""
 
 
 class Worker(Hashable, Protocol):
     """Something that has work for the loop."""
 
     def work(self, until: float) -> bool:
-        """Work until then (`time.monotonic`); whether there is more to do at once."""
+        """Work until a moment of `time.monotonic`; whether there is more to do at once."""
 
 
 class Reader(Hashable, Protocol):
@@ -44,21 +44,21 @@ class Reader(Hashable, Protocol):
         """Look again whether to read."""
 
 
-class Lane:
-    """One grant's part of the loop."""
+class GrantSchedule:
+    """The work of one grant, and its connections' places."""
 
     def __init__(self) -> None:
         self.connections = 0
         self.is_behind = False
-        """Whether its last slice was not enough."""
+        """Whether its last slice did not suffice."""
         self._rested_at = 0.0
         self.workers: dict[Worker, None] = {}
-        """In the order in which they come to work."""
+        """In the order of their work."""
         self._large: set[Reader] = set()
         self._waiting: dict[Reader, None] = {}
 
     def work(self, until: float) -> None:
-        """Let one worker after the other work, as long as there is time."""
+        """Let the workers work one after the other, until a moment of `time.monotonic`."""
         while self.workers and time.monotonic() < until:
             worker = next(iter(self.workers))
             del self.workers[worker]
@@ -77,7 +77,7 @@ class Lane:
         return True
 
     def has_place(self, reader: Reader, size: int) -> bool:
-        """Whether a connection may go on with an unfinished frame of that size; it is told when it may."""
+        """Whether a connection may read on with an unfinished frame of that size; `look` is called when it may."""
         if size <= LARGE:
             self.leave(reader)
             return True
@@ -98,15 +98,15 @@ class Lane:
                 following.look()
 
 
-class Lanes:
-    """The lanes of all grants."""
+class Scheduler:
+    """The schedules of all grants."""
 
     def __init__(self) -> None:
-        self._lanes: dict[str, Lane] = {}
+        self._schedules: dict[str, GrantSchedule] = {}
         self._asked = False
 
-    def __getitem__(self, grant: str) -> Lane:
-        return self._lanes.setdefault(grant, Lane())
+    def __getitem__(self, grant: str) -> GrantSchedule:
+        return self._schedules.setdefault(grant, GrantSchedule())
 
     def add(self, grant: str, worker: Worker) -> None:
         """Let a worker work in the next turn of the loop."""
@@ -115,10 +115,10 @@ class Lanes:
 
     def add_first(self, grant: str, worker: Worker) -> None:
         """Let it work at once when its grant has done little lately, otherwise in the next turn."""
-        lane = self[grant]
-        if not lane.work_at_once(worker):
-            lane.workers[worker] = None
-        if lane.workers:
+        schedule = self[grant]
+        if not schedule.work_at_once(worker):
+            schedule.workers[worker] = None
+        if schedule.workers:
             self._ask()
 
     def _ask(self) -> None:
@@ -132,10 +132,10 @@ class Lanes:
 
     def _turn(self) -> None:
         self._asked = False
-        busy = [lane for lane in self._lanes.values() if lane.workers]
-        busy.sort(key=lambda lane: lane.is_behind)
+        busy = [schedule for schedule in self._schedules.values() if schedule.workers]
+        busy.sort(key=lambda schedule: schedule.is_behind)
         each = max(SMALLEST_SLICE_S, min(SLICE_S, TURN_S / max(1, len(busy))))
-        for lane in busy:
-            lane.work(time.monotonic() + each)
-        if any(lane.workers for lane in busy):
+        for schedule in busy:
+            schedule.work(time.monotonic() + each)
+        if any(schedule.workers for schedule in busy):
             self._ask()

@@ -1,9 +1,13 @@
-"""The server as a whole: grants published, calls in turn, reload, a graceful end."""
+"""The server: it publishes the grants, makes connections and calls, gives calls their turns, reloads and stops.
+
+This object alone knows grants, connections and calls. They know only what they are given.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import os
 import resource
 import socket
@@ -13,71 +17,79 @@ from pathlib import Path
 from typing import Any
 
 from bridge.policy import Scope
-from bridge.server.call import Call
-from bridge.server.connection import Peer
-from bridge.server.guess_limit import Guesses
-from bridge.server.host import credentials
+from bridge.protocol.frames import Fields
+from bridge.server.call import Call, CallContext, CallState
+from bridge.server.channel import Channel
+from bridge.server.connection import ClientConnection
+from bridge.server.guess_limit import GuessLimit
+from bridge.server.hello import Hello
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
 from bridge.server.host.cli import HostCli
 from bridge.server.host.config import MIB, Config
-from bridge.server.host.disk_usage import Disk
+from bridge.server.host.disk_usage import DiskUsage
 from bridge.server.host.grants import SOCKET_NAME, Grant, OpenPlaces, State, StateError
 from bridge.server.host.listeners import Published, adopt, publish
 from bridge.server.host.log import LogFile, Sayer
-from bridge.server.policy_pool import Judges
+from bridge.server.launch import Launcher, LaunchRequest, Listener
+from bridge.server.policy_pool import PolicyPool
 from bridge.server.queue import FairQueue, QueueFullError
-from bridge.server.sandbox.proxy import Rules
+from bridge.server.sandbox.process import CliProcess
 from bridge.server.sandbox.stuck_pipes import LOOK_EVERY_S
-from bridge.server.scheduler import Lanes
+from bridge.server.scheduler import Scheduler
+from bridge.server.tool_calls import ToolCalls
 
 MAX_WAITING = 16 * MIB
-"""Bytes of the calls of one grant that wait: some hundred of usual size, twelve of the largest."""
+"""Bytes of the waiting calls of one grant: a hundred of usual size, twelve of the largest."""
 
 ENDED_WITHIN_S = 2.0
-"""For children that are being killed when the server ends."""
+"""For processes that are being killed when the server ends."""
 
 REAP_EVERY_S = 5.0
 
+STOPPING = "the bridge is stopping, and this call was not started"
 
-class Service:
-    """All that the server knows. `load` reads the configuration anew when it is told to reload."""
+
+class BridgeServer:
+    """All that is served. `load` reads the configuration, at the start and at each reload."""
 
     def __init__(self, state: State, load: Callable[[], Config]) -> None:
         self.state = state
         self._load = load
         self.config = load()
         self.cli = HostCli(self.config.claude)
-        self.peers: set[Peer] = set()
         self.grants: dict[str, Grant] = {}
-        self.places: dict[str, OpenPlaces] = {}
         self.problems: dict[str, str] = {}
-        """Why grants are not served, by name: one of them keeps no other from it."""
-        self.guesses: collections.defaultdict[str, Guesses] = collections.defaultdict(Guesses)
-        self.queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
-        self.stopping = False
-        self.started = time.time()
-        self.served = 0
+        """Why grants are not served, by name. The others are served all the same."""
+        self.log: LogFile | None = None
+        """Where the server's own lines go, when it was given a file for them."""
+        self._connections: set[ClientConnection] = set()
+        self._calls: dict[Call, None] = {}
+        self._queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
+        self._guesses: collections.defaultdict[str, GuessLimit] = collections.defaultdict(GuessLimit)
+        self._places: dict[str, OpenPlaces] = {}
         self._published: dict[str, Published] = {}
         self._acceptors: dict[str, Acceptor] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._adopted: dict[Path, Published] = {}
-        self.sayer = Sayer()
-        self.log: LogFile | None = None
-        """Where the server's own lines go, when it was given a file for them."""
-        self.lanes = Lanes()
-        self.judges = Judges(state.root / "scratch")
-        self.disk = Disk(self)
-        self._dispatching = False
+        self._sayer = Sayer()
+        self._scheduler = Scheduler()
+        self._pool = PolicyPool(state.root / "scratch")
+        self._disk = DiskUsage(state.private, lambda: self.config.limits.disk, self._on_disk_exceeded)
+        self._started = time.time()
+        self._served = 0
+        self._is_stopping = False
+        self._is_dispatching = False
         self._use(self.config)
 
     def _use(self, config: Config) -> None:
         self.config = config
-        self.queue.limits = config.limits
+        self._queue.limits = config.limits
         if config.claude != self.cli.configured:
             self.cli = HostCli(config.claude)
+        self._launcher = Launcher(self.state, config, self.cli)
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
-        self.audit = Audit(path, config.audit_size, self.sayer)
+        self._audit = Audit(path, config.audit_size, self._sayer)
 
     # Life
 
@@ -88,11 +100,11 @@ class Service:
         # A call may need two hundred descriptors; the usual limit of 1024 is one of select()'s, which is not used here.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        asyncio.get_running_loop().set_exception_handler(self.sayer.unhandled)
-        self.judges.start()
+        asyncio.get_running_loop().set_exception_handler(self._sayer.unhandled)
+        self._pool.start()
         await self.cli.ask()
         self._adopted = adopt(dict(os.environ))
-        self.audit.write("serving", pid=os.getpid(), cli=self.cli.version)
+        self._audit.write("serving", pid=os.getpid(), cli=self.cli.version)
         self.refresh()
         readable = [name for name, grant in self.state.registered().items() if isinstance(grant, Grant)]
         if readable and not self.grants:
@@ -102,29 +114,29 @@ class Service:
 
     async def stop(self) -> None:
         """Nobody new; waiting calls are told; running ones get their grace; nothing is left behind."""
-        self.stopping = True
+        self._is_stopping = True
         for name, published in self._published.items():
             self._acceptors[name].close()
             published.withdraw()
-        for call in self.calls("waiting"):
-            call.fail("stopping", "the bridge is stopping, and this call was not started")
-        for peer in list(self.peers):
-            peer.leave()
-        await self._until(lambda: not self.calls("running"), self.config.limits.stop_grace)
-        for call in self.calls("running"):
+        for call in self._calls_in(CallState.WAITING):
+            call.fail("stopping", STOPPING)
+        for connection in list(self._connections):
+            connection.leave()
+        await self._until(lambda: not self._calls_in(CallState.RUNNING), self.config.limits.stop_grace)
+        for call in self._calls_in(CallState.RUNNING):
             call.fail("stopping", "the bridge has stopped in the middle of this call")
-        await self._until(lambda: not self.queue.running, ENDED_WITHIN_S)
-        for peer in list(self.peers):
-            peer.close()
-        await self._until(lambda: not self.peers, 0.5)
-        self.judges.close()
-        self.audit.settle()
-        self.audit.write("stopped", served=self.served)
+        await self._until(lambda: not self._queue.running, ENDED_WITHIN_S)
+        for connection in list(self._connections):
+            connection.close()
+        await self._until(lambda: not self._connections, 0.5)
+        self._pool.close()
+        self._audit.settle()
+        self._audit.write("stopped", served=self._served)
 
     @staticmethod
     async def _until(reached: Callable[[], bool], limit: float) -> None:
         deadline = time.monotonic() + limit
-        while not reached() and time.monotonic() < deadline:  # noqa: ASYNC110 - facts of many owners, once
+        while not reached() and time.monotonic() < deadline:  # noqa: ASYNC110 - several objects must finish, at shutdown only
             await asyncio.sleep(0.02)
 
     def reload(self) -> str:
@@ -134,24 +146,24 @@ class Service:
             self.refresh()
         except Exception as error:
             return str(error)
-        self.dispatch()
+        self._dispatch_soon()
         return ""
 
     def _reap(self) -> None:
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
-        for peer in list(self.peers):
-            peer.reap(self.config.limits.idle)
-        self.audit.settle()
-        self.disk.settle()
+        for connection in list(self._connections):
+            connection.reap(self.config.limits.idle)
+        self._audit.settle()
+        self._disk.settle(self.grants.values(), self._queue.running)
         if self.log is not None:
             self.log.settle()
         for name, published in list(self._published.items()):
-            if name in self.grants and not published.is_there() and not self.stopping:
+            if name in self.grants and not published.is_there() and not self._is_stopping:
                 self._withdraw(name)  # removed by hand: who removed the socket has revoked it
 
     def _look_at_pipes(self) -> None:
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
-        for number, call in enumerate(self.calls("running")):  # each in a turn of the loop of its own
+        for number, call in enumerate(self._calls_in(CallState.RUNNING)):  # each in a turn of the loop of its own
             asyncio.get_running_loop().call_later(number * LOOK_EVERY_S / 100, call.look_at_pipes)
 
     # Grants
@@ -182,27 +194,28 @@ class Service:
         self.grants[grant.name] = grant
         self._published[grant.name] = published
         self._acceptors[grant.name] = Acceptor(published.listener, lambda accepted: self._take(accepted, grant))
-        self.places[grant.name] = OpenPlaces(grant)
+        self._places[grant.name] = OpenPlaces(grant)
         if problem := grant.problem:
             self._complain(grant.name, problem)
 
     def _complain(self, name: str, problem: str) -> None:
         self.problems[name] = problem
-        self.audit.write("failed", grant=name, why=problem)
-        self.sayer.say(f"grant {name}: {problem}")
+        self._audit.write("failed", grant=name, why=problem)
+        self._sayer.say(f"grant {name}: {problem}")
 
     def _withdraw(self, name: str) -> None:
         """Revoke: the socket goes, and so do the calls of everyone who came through it."""
         del self.grants[name]
         published = self._published.pop(name)
-        self.places.pop(name).close()
+        self._places.pop(name).close()
         self._acceptors.pop(name).close()
         published.withdraw()
-        for peer in [peer for peer in self.peers if peer.grant.name == name]:
-            for call in list(peer.calls.values()):
-                call.fail("revoked", f"the grant {name} was revoked on the host")
-            peer.refuse("revoked", f"the grant {name} was revoked on the host")
-        self.audit.write("revoked", grant=name)
+        why = f"the grant {name} was revoked on the host"
+        for call in [call for call in self._calls if call.grant == name]:
+            call.fail("revoked", why)
+        for connection in [connection for connection in self._connections if connection.grant == name]:
+            connection.refuse("revoked", why)
+        self._audit.write("revoked", grant=name)
 
     def _take(self, accepted: socket.socket, grant: Grant) -> None:
         task = asyncio.get_running_loop().create_task(self._connect(accepted, grant))
@@ -210,12 +223,15 @@ class Service:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, accepted: socket.socket, grant: Grant) -> None:
-        """Hand the socket to a Peer, which `peers` keeps alive from then on."""
-        loop = asyncio.get_running_loop()
-        _, peer = await loop.connect_accepted_socket(lambda: Peer(self, grant), accepted)
-        count = peer.lane.connections
+        """Make a connection of the socket; `_connections` keeps it from then on."""
+        opened = functools.partial(self._open_call, grant, self.scope(grant))
+        hello = Hello(grant, self._guesses[grant.name], lambda: self.cli, lambda: self.config.limits.idle, self._note)
+        _, connection = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: ClientConnection(hello, self._scheduler, self._sayer, self._connections, opened), accepted
+        )
+        count = self._scheduler[grant.name].connections
         if count > self.config.limits.connections:
-            peer.refuse(
+            connection.refuse(
                 "full",
                 f"{count - 1} connections are open already; end some of them or raise limits.connections",
             )
@@ -223,113 +239,121 @@ class Service:
     def scope(self, grant: Grant) -> Scope:
         """The terms for a grant's calls."""
         targets = tuple(share.target for share in grant.shares)
-        web = self.is_confined and self.config.network == "web"
+        web = self._launcher.is_confined and self.config.network == "web"
         return Scope(targets, self.config.allowed, self.config.refused, web=web)
-
-    @property
-    def is_confined(self) -> bool:
-        """Whether calls run in a namespace, and so with a network of their own."""
-        return self.config.confinement != "none"
 
     # Calls
 
-    def calls(self, state: str) -> list[Call]:
-        """The calls in a state, of all connections."""
-        return [call for peer in self.peers for call in peer.calls.values() if call.state == state]
+    def _calls_in(self, state: CallState) -> list[Call]:
+        return [call for call in self._calls if call.state is state]
 
-    def enter(self, call: Call) -> None:
+    def _open_call(self, grant: Grant, terms: Scope, channel: Channel, fields: Fields) -> Call:
+        """Make a call of a channel that a client has opened. It is refused, or it waits for its turn."""
+        context = CallContext(
+            grant, terms, self._pool, self._scheduler, self._sayer, self._note, self._launch, self._on_over
+        )
+        call = Call(channel, fields, context)
+        self._calls[call] = None
+        if self._is_stopping:
+            call.fail("stopping", STOPPING)
+        elif problem := self._disk.problem(grant.name):
+            call.fail("full", problem)
+        elif not call.is_small:
+            channel.defer(self._judge_elsewhere(call))
+        elif call.judge():
+            self._enter(call)
+        return call
+
+    async def _judge_elsewhere(self, call: Call) -> None:
+        if await call.judge_elsewhere():
+            self._enter(call)
+
+    def _enter(self, call: Call) -> None:
         """Let a call wait for its turn, which may be now."""
-        name = call.peer.grant.name
+        if not self.cli.version:
+            call.fail("no-cli", self.cli.told)
+            return
+        call.wait(self.config.limits.wait)
         try:
             self._check_size(call)
-            self.queue.add(name, call)
+            self._queue.add(call.grant, call)
         except QueueFullError as full:
-            call.state = "judged"
             call.fail(
                 "full",
-                f"the bridge is full: {full} for grant {name}; try again later, or raise limits.queued",
+                f"the bridge is full: {full} for grant {call.grant}; try again later, or raise limits.queued",
             )
             return
-        self.dispatch()
+        self._dispatch_soon()
 
     def _check_size(self, call: Call) -> None:
-        waiting = self.queue.waiting.get(call.peer.grant.name, ())
+        waiting = self._queue.waiting.get(call.grant, ())
         if waiting and sum(other.size for other in waiting) + call.size > MAX_WAITING:
             raise QueueFullError(f"calls of {MAX_WAITING // MIB} MiB wait already")
 
-    def leave(self, call: Call) -> None:
-        """A call waits no longer."""
-        self.queue.leave(call.peer.grant.name, call)
-
-    def ended(self, call: Call, ran: bool, code: int | None) -> None:
+    def _on_over(self, call: Call) -> None:
         """A call is over, and its processes are gone."""
-        call.peer.calls.pop(call.number, None)
-        if ran:
-            self.served += 1
-            self.queue.done(call.peer.grant.name)
-            self.audit.write("ended", **call.peer.who, code=code, seconds=round(call.age, 3))
-            self.disk.used(call.peer.grant.name)
-            call.peer.carry(running=bool(call.peer.calls))
-        if self.stopping and not call.peer.calls:
-            call.peer.close()
-        self.dispatch()
+        self._calls.pop(call, None)
+        if call.has_run:
+            self._served += 1
+            self._queue.done(call.grant)
+            call.note("ended", code=call.code, seconds=round(call.age, 3))
+            self._disk.used(call.grant)
+        else:
+            self._queue.leave(call.grant, call)
+        self._dispatch_soon()
 
-    def dispatch(self) -> None:
-        """Start whose turn it is, in the next turns of the loop, and tell the others where they stand."""
-        if not self._dispatching:
-            self._dispatching = True
+    def _dispatch_soon(self) -> None:
+        """Start calls whose turn it is, in the next turns of the loop."""
+        if not self._is_dispatching:
+            self._is_dispatching = True
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Start one: it takes some milliseconds, and others want the loop, too."""
-        self._dispatching = False
-        if not self.stopping and (turn := self.queue.next()):
+        """Start one call: that takes some milliseconds, and others want the loop, too."""
+        self._is_dispatching = False
+        if not self._is_stopping and (turn := self._queue.next()):
             turn[1].start()
-            self.dispatch()
+            self._dispatch_soon()
             return
-        for call, position in self.queue.positions().items():
-            call.tell_position(position)
+        for call, position in self._queue.positions().items():
+            call.report_position(position)
 
-    # What calls need
+    def _launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
+        """Launch by the configuration of this moment."""
+        return self._launcher.launch(request, channel, listener)
 
-    @property
-    def operator_environment(self) -> dict[str, str]:
-        """The operator's variables, but for the secrets, which go by descriptor."""
-        secrets = (credentials.TOKEN, credentials.KEY)
-        return {name: value for name, value in self.config.environment.items() if name not in secrets}
+    def _note(self, event: str, **facts: Any) -> None:
+        """Write to the audit log of this moment."""
+        self._audit.write(event, **facts)
 
-    def rules(self, grant: Grant, scope: Scope, credential: credentials.Credential | None) -> Rules:
-        """Where a call may go, and what its CLI is told in the place of names and secrets."""
-        return Rules.of(self.operator_environment, scope.web, self.config.web_ports, credential, grant.name)
+    def _on_disk_exceeded(self, grant: str) -> None:
+        for call in self._calls_in(CallState.RUNNING):
+            if call.grant == grant:
+                call.fail("full", self._disk.problem(grant))
 
-    def credential(self) -> credentials.Credential | None:
-        """What the CLI logs in with, read anew for each call: a login counts at once."""
-        environment = self.config.environment
-        return credentials.find(self.config.credentials, self.state.token, os.environ, environment)
+    # For the operator
 
     def status(self) -> dict[str, Any]:
         """What `status` shows."""
         return {
             "pid": os.getpid(),
-            "uptime_s": round(time.time() - self.started, 1),
+            "uptime_s": round(time.time() - self._started, 1),
             "cli": self.cli.version,
-            "running": self.queue.running.total(),
-            "queued": sum(map(len, self.queue.waiting.values())),
-            "served": self.served,
-            "stopping": self.stopping,
+            "running": self._queue.running.total(),
+            "queued": sum(map(len, self._queue.waiting.values())),
+            "served": self._served,
+            "stopping": self._is_stopping,
             "grants": {name: self._grant_status(grant) for name, grant in self.grants.items()},
             "problems": {name: problem for name, problem in self.problems.items() if name not in self.grants},
         }
 
     def _grant_status(self, grant: Grant) -> dict[str, Any]:
-        peers = [peer for peer in self.peers if peer.grant.name == grant.name]
-        calls = [call for peer in peers for call in peer.calls.values()]
         return {
             "workspace": grant.workspace,
-            "connections": len(peers),
-            "running": self.queue.running[grant.name],
-            "queued": len(self.queue.waiting.get(grant.name, ())),
-            "calls": [{"state": call.state, "age_s": round(call.age, 1), **call.peer.who} for call in calls],
-            "problem": grant.problem or self.disk.note(grant.name),
-            "wrong_workspaces": self.guesses[grant.name].count,
+            "connections": sum(connection.grant == grant.name for connection in self._connections),
+            "running": self._queue.running[grant.name],
+            "queued": len(self._queue.waiting.get(grant.name, ())),
+            "calls": [call.facts() for call in self._calls if call.grant == grant.name],
+            "problem": grant.problem or self._disk.note(grant.name),
+            "wrong_workspaces": self._guesses[grant.name].count,
         }

@@ -1,35 +1,65 @@
-"""The way of a call's stdin from the client to the CLI: held, judged where it is a channel of control, written.
+"""The stdin of one call: from the client to the CLI.
 
-Credit is paid back only when the child has taken what came, so that what is held here has a bound. Short lines are
-judged on the loop, a slice of time at once. A long one is written to a file, judged by the grant's judge, and passed on
-from a file again; meanwhile nothing that came behind it is looked at.
+Stdin is passed on as it comes, or, where it is a channel of control messages, line by line as the policy allows.
+Credit is given back only when the CLI has taken what came, so the bytes held here are bounded. Short lines are judged
+on the loop, within the grant's slice of time. A long line is written to a file, judged by the grant's policy worker,
+and passed on from a file; until then nothing behind it is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from typing import IO, TYPE_CHECKING
+from typing import IO, Protocol
 
-from bridge.policy import PolicyError
+from bridge.policy import PolicyError, Scope
 from bridge.policy.control_messages import MAX_LINE, ControlFilter
-from bridge.server.policy_pool import SMALL
+from bridge.protocol.frames import Frame
+from bridge.server.channel import Channel
+from bridge.server.policy_pool import SMALL, PolicyPool
 from bridge.server.sandbox.pipes import InputPump
-
-if TYPE_CHECKING:
-    from bridge.server.call import Call
+from bridge.server.scheduler import Scheduler
 
 CHUNK = 256 * 1024
 """Bytes of a long message that are passed on at once."""
 
 
-class Stdin:
-    """What one call gets from its client."""
+class Owner(Protocol):
+    """The call, as its stdin needs it."""
 
-    def __init__(self, call: Call, fd: int | None, judged: ControlFilter | None) -> None:
-        """`judged` is the filter of a channel of control; without it stdin is passed on as it comes."""
-        self._call = call
-        self._filter = judged
+    @property
+    def owes_answers(self) -> bool:
+        """Whether nothing more is to be judged until answers have gone."""
+
+    def answer(self, data: bytes) -> None:
+        """Answer refused control requests in the CLI's place."""
+
+    def reject(self, error: Exception) -> None:
+        """End the call: the policy refuses its stdin, or it could not be judged."""
+
+    def note(self, event: str, **facts: str) -> None:
+        """Write to the audit log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """What judges a channel of control messages."""
+
+    filter: ControlFilter
+    terms: Scope
+    grant: str
+    pool: PolicyPool
+    scheduler: Scheduler
+
+
+class Stdin:
+    """The stdin of one call. `control` is None where stdin is passed on as it comes."""
+
+    def __init__(self, channel: Channel, fd: int | None, owner: Owner, control: Control | None) -> None:
+        self._channel = channel
+        self._owner = owner
+        self._control = control
         self._pump = InputPump(fd, self._drained)
         self._arrived = bytearray()
         self._searched = 0
@@ -42,9 +72,9 @@ class Stdin:
         self._room = asyncio.Event()
 
     def take(self, data: bytes) -> None:
-        """Some bytes from the client, or the end."""
+        """Take bytes from the client; no bytes are the end."""
         self._owed += len(data)
-        if self._filter is not None:
+        if self._control is not None:
             self._arrived += data or b"\n" * bool(self._arrived or self._line)
             self._ended = self._ended or not data
             self.go_on()
@@ -55,7 +85,8 @@ class Stdin:
 
     def close(self) -> None:
         """Take and write no more."""
-        self._call.drop_work(self)
+        if self._control is not None:
+            self._control.scheduler.drop(self._control.grant, self)
         self._pump.close()
         self._arrived.clear()
         if self._long is not None:
@@ -65,29 +96,28 @@ class Stdin:
             self._line = None
 
     def go_on(self) -> None:
-        """Look again: something has come, or an answer has gone."""
-        self._call.let_work(self)
+        """Judge again, in the next turn of the loop: something has come, or an answer has gone."""
+        if self._control is not None:
+            self._control.scheduler.add(self._control.grant, self)
 
     # In turns of the loop
 
     def work(self, until: float) -> bool:
-        """Judge lines until then; whether there are more."""
+        """Judge lines until a moment of `time.monotonic`; whether there are more."""
         try:
-            while self._long is None and not self._call.owes_answers:
+            while self._long is None and not self._owner.owes_answers:
                 if not self._next():
                     break
                 if time.monotonic() >= until:
                     return True
-        except PolicyError as refusal:
-            self._call.refuse(refusal)
         except Exception as error:
-            self._call.fault(error)
+            self._owner.reject(error)
         self._repay()
         return False
 
     def _next(self) -> bool:
-        """Judge the next line, when there is one."""
-        assert self._filter is not None
+        """Judge the next line; whether there was one."""
+        assert self._control is not None
         end = self._arrived.find(b"\n", self._searched)
         if end < 0:
             self._searched = len(self._arrived)
@@ -100,20 +130,21 @@ class Stdin:
         if self._line is not None or end > SMALL:
             self._set_aside(end)
             del self._arrived[:1]
-            self._long = asyncio.get_running_loop().create_task(self._judge_elsewhere())
+            self._long = asyncio.get_running_loop().create_task(self._judge_long())
             return False
         line = bytes(self._arrived[:end])
         del self._arrived[: end + 1]
-        passed, answered = self._filter.judge(line)
-        self._tell(answered)
+        passed, answered = self._control.filter.judge(line)
+        self._answer(answered)
         if passed:
             self._pump.write(passed)
         return True
 
     def _set_aside(self, size: int) -> None:
         """Move the beginning of a line into its file."""
+        assert self._control is not None
         if self._line is None:
-            self._line = self._call.judges.file()
+            self._line = self._control.pool.file()
         if self._line.tell() + size > MAX_LINE:
             raise PolicyError(f"a message on stdin is longer than {MAX_LINE} bytes")
         self._line.write(self._arrived[:size])
@@ -121,44 +152,43 @@ class Stdin:
         del self._arrived[:size]
         self._searched = 0
 
-    def _tell(self, answered: bytes) -> None:
-        assert self._filter is not None
-        for what, why in self._filter.refusals:
-            self._call.note("refused", control=what, why=why)
-        self._filter.refusals.clear()
-        self._call.answer(answered)
+    def _answer(self, answered: bytes) -> None:
+        """Answer the requests that were refused; the audit log names them."""
+        assert self._control is not None
+        refusals = self._control.filter.refusals
+        for what, why in refusals:
+            self._owner.note("refused", control=what, why=why)
+        refusals.clear()
+        self._owner.answer(answered)
 
     # A long line
 
-    async def _judge_elsewhere(self) -> None:
-        line, self._line = self._line, None
+    async def _judge_long(self) -> None:
+        line, self._line, control = self._line, None, self._control
         assert line is not None
-        assert self._filter is not None
-        call = self._call
+        assert control is not None
         try:
-            with line, call.judges.file() as product:
-                grant = call.peer.grant.name
-                self._tell(await call.judges.line(grant, self._filter, call.scope, line, product))
+            with line, control.pool.file() as product:
+                answered = await control.pool.line(control.grant, control.filter, control.terms, line, product)
+                self._answer(answered)
                 product.seek(0)
                 while chunk := product.read(CHUNK):
                     self._room.clear()
                     self._pump.write(chunk)
                     await self._room.wait()
-        except PolicyError as refusal:
-            call.refuse(refusal)
         except Exception as error:
-            call.fault(error)
+            self._owner.reject(error)
         finally:
             self._long = None
         self.go_on()
 
     def _drained(self) -> None:
-        """The child has taken everything."""
+        """The CLI has taken everything."""
         self._room.set()
         self._repay()
 
     def _repay(self) -> None:
         waits = self._long is not None or self._pump.pending or len(self._arrived) > SMALL
-        if self._owed and not waits and not self._call.owes_answers:
+        if self._owed and not waits and not self._owner.owes_answers:
             owed, self._owed = self._owed, 0
-            self._call.repay(owed)
+            self._channel.grant(Frame.STDIN, owed)

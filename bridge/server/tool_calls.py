@@ -1,10 +1,10 @@
-"""What the CLI of one call hands over: commands for the container, the listener of its network, its Ctrl-Z.
+"""Serves the tool calls of one CLI: its commands run in the container. It also takes over the CLI's network.
 
-    CLI -- shell prefix (shim.py) -- socket of the call -- Hands -- channel of the connection -- client -- bash
+    CLI -- shell prefix (sandbox/shim.py) -- socket of the call -- ToolCalls -- channel -- client -- bash
 
-The prefix process passes its own standard files along and waits; the server moves the bytes between them and the
-channel, within the credit that both ends give. When the prefix process is gone, the command is cancelled; when the
-client is gone, so are all of them.
+The prefix process hands its standard files over and waits. The server moves the bytes between them and the channel of
+the execution, within the credit that both ends give. When the prefix process ends, its command is cancelled. When the
+client has gone, all commands are.
 """
 
 from __future__ import annotations
@@ -17,50 +17,58 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from bridge.protocol.frames import Event, Frame, ProtocolError, frame
+from bridge.protocol.frames import Event, Frame, ProtocolError
+from bridge.server.channel import Channel
 from bridge.server.host.acceptor import Acceptor
+from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
 from bridge.server.sandbox.proxy import Proxy, Rules
 
-if TYPE_CHECKING:
-    from bridge.server.call import Call
-
 MAX_MESSAGE = 512 * 1024
-"""Bytes of a request of the prefix: a command is one argument, of which Linux allows 128 KiB."""
+"""Bytes of a request: a command is one argument, for which Linux allows 128 KiB."""
 
 MAX_FILE = 8 * 1024 * 1024
-"""Bytes of output that go into a file of the namespace's memory, which has 64 MiB; what comes after is dropped.
-Claude is shown some 30 kB of it."""
+"""Bytes of output that are written to a file in the namespace's memory, which has 64 MiB. The rest is dropped; Claude
+is shown some 30 kB."""
 
 MAX_SIGNAL = 64
-"""The largest number of a signal; a command that says it ended by another has its exit code instead."""
+"""The largest number of a signal; with a larger one, the exit code counts instead."""
 
 STOPPING = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
-"""Signals that end nothing: who sent itself one of them would wait for ever."""
+"""Signals that only stop a process: the shell prefix would wait for ever if it sent itself one."""
 
 DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
 
-class Hands:
-    """The socket of one call.
+class Listener(Protocol):
+    """What hears of the CLI and its tool calls."""
 
-    `stopped` is called when the CLI has stopped itself (Ctrl-Z), `failed` with a word of the launcher's when it has not
-    started the CLI.
-    """
+    def note(self, event: str, **facts: str | int | list[str]) -> None:
+        """Write to the audit log."""
+
+    def on_stopped(self) -> None:
+        """The CLI has stopped itself (Ctrl-Z)."""
+
+    def on_not_started(self, why: bytes) -> None:
+        """The launcher did not start the CLI; `why` is a word of the shim's `fail`."""
+
+
+class ToolCalls:
+    """The socket of one call, and the executions that were asked for on it."""
 
     def __init__(
-        self, call: Call, path: Path, rules: Rules | None, stopped: Callable[[], None], failed: Callable[[bytes], None]
+        self, channel: Channel, path: Path, rules: Rules | None, paths: PathTranslator, listener: Listener
     ) -> None:
-        """Listen at `path`; OSError."""
-        self._call = call
+        """Listen at `path`; OSError. Without `rules` the CLI has the host's network."""
+        self._channel = channel
         self._rules = rules
-        self._stopped = stopped
-        self._failed = failed
+        self._paths = paths
+        self._events = listener
         self._proxy: Proxy | None = None
         self._socks: set[socket.socket] = set()
-        self.runs: dict[int, Run] = {}
+        self._executions: dict[Execution, None] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.fspath(path))
         path.chmod(0o666)  # the directory above it keeps others away; the namespace has its own way to it
@@ -70,18 +78,17 @@ class Hands:
         self._acceptor = Acceptor(self._listener, self._take)
 
     def close(self) -> None:
-        """The call is over: so is everything that it began."""
+        """End all executions and the network: the call is over."""
         self._acceptor.close()
         self._listener.close()
-        for run in list(self.runs.values()):
-            run.cancel()
+        for execution in list(self._executions):
+            execution.cancel()
         for sock in list(self._socks):
-            self.drop(sock)
+            self._hang_up(sock)
         if self._proxy is not None:
             self._proxy.close()
 
-    def drop(self, sock: socket.socket) -> None:
-        """Hang up on a process of the namespace's."""
+    def _hang_up(self, sock: socket.socket) -> None:
         if sock in self._socks:
             self._socks.discard(sock)
             self._loop.remove_reader(sock.fileno())
@@ -90,9 +97,9 @@ class Hands:
     def _take(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_MESSAGE)
         self._socks.add(sock)
-        self._loop.add_reader(sock.fileno(), self._hear, sock)
+        self._loop.add_reader(sock.fileno(), self._receive, sock)
 
-    def _hear(self, sock: socket.socket) -> None:
+    def _receive(self, sock: socket.socket) -> None:
         try:
             data, files, flags, _ = socket.recv_fds(sock, MAX_MESSAGE, 4)
         except BlockingIOError:
@@ -101,68 +108,88 @@ class Hands:
             data, files, flags = b"", [], 0
         fields = data.split(b"\0")[:-1]
         if fields[:1] == [b"stopped"]:
-            self._stopped()
+            self._events.on_stopped()
         elif fields[:1] == [b"failed"] and len(fields) == 2:
-            self._failed(fields[1])
+            self._events.on_not_started(fields[1])
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
         elif fields[:1] == [b"run"] and len(files) == 3 and len(fields) >= 3 and not flags:
             self._loop.remove_reader(sock.fileno())
-            self._run(sock, fields, files)
+            self._execute(sock, fields, files)
             files = []
         else:
-            self.drop(sock)
+            self._hang_up(sock)
         for descriptor in files:
             os.close(descriptor)
 
     def _open_network(self, sock: socket.socket, descriptor: int) -> None:
-        """Serve as the namespace's way out, once and for all: the first to ask is the launcher."""
+        """Serve the namespace's network. Only the first request counts, which is the launcher's."""
         listener = socket.socket(fileno=descriptor)
         if self._proxy is None and self._rules is not None:
             with contextlib.suppress(ValueError):
-                self._proxy = Proxy(listener, self._rules, self._call.note)
+                self._proxy = Proxy(listener, self._rules, self._events.note)
                 sock.send(b"ok")
                 return
         listener.close()
-        self.drop(sock)
+        self._hang_up(sock)
 
-    def _run(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
-        peer = self._call.peer
-        words, cwd, variables = fields[1], self._call.place_inside(fields[2]), fields[3:]
-        env = dict(variable.partition(b"=")[::2] for variable in variables)
+    def _execute(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
+        """Have the client run a command. `files` are its standard files."""
+        command, cwd = fields[1], self._paths.to_container(fields[2])
+        env = dict(variable.partition(b"=")[::2] for variable in fields[3:])
+
+        def begin(channel: Channel) -> Execution:
+            execution = Execution(channel, sock, files, self._paths, self._on_over)
+            self._executions[execution] = None
+            self._events.note("ran", command=len(command))
+            return execution
+
         try:
-            number, opening = peer.link.open([words], env, cwd=cwd, call=self._call.number)
+            self._channel.open(command, env, cwd, begin)
         except ProtocolError as error:
             with contextlib.suppress(OSError):
                 os.write(files[2], f"bridge: {error}\n".encode())
                 sock.send(b"exit 125\0\0")
             for descriptor in files:
                 os.close(descriptor)
-            self._loop.add_reader(sock.fileno(), self._hear, sock)
-            return
-        self.runs[number] = peer.runs[number] = Run(self, self._call, number, sock, files)
-        self._call.note("ran", command=len(words))
-        peer.send(opening)
+            self._loop.add_reader(sock.fileno(), self._receive, sock)
+
+    def _on_over(self, execution: Execution, sock: socket.socket) -> None:
+        self._executions.pop(execution, None)
+        self._hang_up(sock)
 
 
-class Run:
-    """One command, between the prefix process and the container."""
+class Execution:
+    """One command, between the prefix process and the container.
 
-    def __init__(self, hands: Hands, call: Call, number: int, sock: socket.socket, files: list[int]) -> None:
-        self._hands = hands
-        self._call = call
-        self._number = number
+    `on_over` is called once, when nothing more goes to the prefix process. The channel stays until the client has
+    ended it: what the command still writes is given credit and dropped.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        sock: socket.socket,
+        files: list[int],
+        paths: PathTranslator,
+        on_over: Callable[[Execution, socket.socket], None],
+    ) -> None:
+        self._channel = channel
         self._sock = sock
+        self._paths = paths
+        self._on_over = on_over
         self._owed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._left = MAX_FILE
-        self._over = False
+        self._is_over = False
+        self._result: bytes | None = None
+        """What the prefix process is told, after the last of the output."""
         self._has_credit = False
         self._is_file = stat.S_ISREG(os.fstat(files[1]).st_mode)
         for descriptor in files:
             os.set_blocking(descriptor, False)
         self._inputs = {
-            Frame.STDOUT: InputPump(files[1], lambda: self._repay(Frame.STDOUT)),
-            Frame.STDERR: InputPump(files[2], lambda: self._repay(Frame.STDERR)),
+            Frame.STDOUT: InputPump(files[1], lambda: self._on_drained(Frame.STDOUT)),
+            Frame.STDERR: InputPump(files[2], lambda: self._on_drained(Frame.STDERR)),
         }
         self._stdin: OutputPump | None = None
         self._has_no_stdin = False
@@ -176,34 +203,28 @@ class Run:
     # From the prefix process
 
     def _on_sock(self) -> None:
-        """It says nothing more, so this is its end."""
+        """It sends nothing more, so this is its end."""
         with contextlib.suppress(OSError):
             if self._sock.recv(64):
                 return
         self.cancel()
 
     def cancel(self) -> None:
-        """Nobody waits for the command: end it in the container."""
-        if not self._over:
-            self._call.peer.send(frame(Frame.CANCEL, self._number) if self._is_open else b"")
+        """End the command in the container: nobody waits for it."""
+        if not self._is_over:
+            self._channel.send_cancel()
             self._close()
 
-    @property
-    def _is_open(self) -> bool:
-        return self._number in self._call.peer.link.channels
-
     def _allowance(self) -> int:
-        peer = self._call.peer
-        return peer.link.allowance(self._number, Frame.STDIN) if peer.writable else 0
+        return self._channel.allowance(Frame.STDIN)
 
     def _feed(self, data: bytes) -> None:
-        if self._is_open:
-            self._call.peer.send(self._call.peer.link.data(self._number, Frame.STDIN, data))
+        self._channel.send_data(Frame.STDIN, data)
 
     # From the container
 
     def on(self, event: Event) -> None:
-        """A frame of the command's channel."""
+        """Take a frame of the command's channel."""
         if event.kind in self._owed:
             self._output(event.kind, event.payload)
         elif event.kind == Frame.CREDIT:
@@ -212,7 +233,7 @@ class Run:
             self._finish(event)
 
     def settle(self) -> None:
-        """The frames of this turn of the loop are read."""
+        """Act on the credit of this turn of the loop."""
         if self._has_credit:
             self._has_credit = False
             self.kick()
@@ -227,7 +248,7 @@ class Run:
 
     def _output(self, stream: int, data: bytes) -> None:
         self._owed[stream] += len(data)
-        if self._over:
+        if self._is_over:
             self._repay(stream)
             return
         if self._is_file:
@@ -238,46 +259,45 @@ class Run:
             data = kept
         self._inputs[stream].write(data)
 
+    def _on_drained(self, stream: int) -> None:
+        self._repay(stream)
+        self._report_result()
+
     def _repay(self, stream: int) -> None:
-        """What was written, or had nobody to be written to, may be followed by as much again."""
+        """Give credit for what was written or dropped."""
         owed, self._owed[stream] = self._owed[stream], 0
         if owed:
-            self._call.peer.send(self._call.peer.link.grant(self._number, stream, owed))
+            self._channel.grant(stream, owed)
 
     def _finish(self, event: Event) -> None:
-        """The command has ended: tell the prefix process, after the last of its output."""
-        self._call.peer.runs.pop(self._number, None)
-        if self._over:
+        """The command has ended: keep how, until its output is written."""
+        self._channel.release()
+        if self._is_over:
             return
         fields = event.fields
         if event.kind == Frame.ERROR:
             self._inputs[Frame.STDERR].write(f"bridge: {fields.text('text')}\n".encode())
-            answer = b"exit 126"
+            result = b"exit 126"
         else:
             by, code = fields.number("signal"), fields.number("code", 125) & 255
-            answer = b"exit %d" % code
+            result = b"exit %d" % code
             if 0 < by <= MAX_SIGNAL:
-                answer = b"exit %d" % (128 + by) if by in STOPPING else b"signal %d" % by
-        where = self._call.place_outside(fields.get("cwd"))
-        self._when_written(lambda: self._answer(answer + b"\0" + where + b"\0"))
+                result = b"exit %d" % (128 + by) if by in STOPPING else b"signal %d" % by
+        self._result = result + b"\0" + self._paths.to_cli(fields.get("cwd")) + b"\0"
+        self._report_result()
 
-    def _when_written(self, then: Callable[[], None]) -> None:
-        if any(pump.pending for pump in self._inputs.values()) and not self._over:
-            asyncio.get_running_loop().call_later(0.005, self._when_written, then)
-        else:
-            then()
-
-    def _answer(self, answer: bytes) -> None:
-        if not self._over:
-            with contextlib.suppress(OSError):  # ignored because nobody may wait any more
-                self._sock.send(answer)
-            self._close()
+    def _report_result(self) -> None:
+        """Tell the prefix process how the command has ended, unless output waits to be written."""
+        if self._result is None or self._is_over or any(pump.pending for pump in self._inputs.values()):
+            return
+        with contextlib.suppress(OSError):  # ignored because the prefix process may have ended
+            self._sock.send(self._result)
+        self._close()
 
     def _close(self) -> None:
-        self._over = True
-        self._hands.runs.pop(self._number, None)
+        self._is_over = True
         for pump in self._inputs.values():
             pump.close()
         if self._stdin is not None:
             self._stdin.close()
-        self._hands.drop(self._sock)
+        self._on_over(self, self._sock)

@@ -17,7 +17,7 @@ from bridge.policy.argv import rewrite
 from bridge.policy.environment import build
 from bridge.policy.terms import WORKSPACE, Scope
 from bridge.server.host.grants import Grant, State
-from bridge.server.sandbox.bubblewrap import Job, in_namespace
+from bridge.server.sandbox.bubblewrap import SandboxSpec, sandboxed
 from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure, paired, seconds
 from tests.support.bridge_box import Box
@@ -108,8 +108,8 @@ def _directly(state: Path, place: Place) -> float:
         threading.Thread(target=_answer, args=(listener,), daemon=True).start()
         begun = time.monotonic()
         plan = rewrite(ASKED, scope)
-        job = Job(grant, FAKE_CLI, plan.argv, build([], {}), WORKSPACE, b"", None, plan.project, scratch)
-        command = in_namespace(job, State(state), scope)
+        spec = SandboxSpec(grant, FAKE_CLI, plan.argv, build([], {}), WORKSPACE, b"", None, plan.project, scratch)
+        command = sandboxed(spec, State(state), scope)
         process = subprocess.Popen(
             command.argv,
             env=command.env,

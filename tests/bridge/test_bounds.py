@@ -54,7 +54,7 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     (tmp_path / "workspace").mkdir()
     os.chown(tmp_path / "workspace", OWNER, OWNER)
     plan = rewrite(["-p", "hi"], HANDS, files=[skill(n, "name: x") for n in range(50)])
-    job = bubblewrap.Job(
+    spec = bubblewrap.SandboxSpec(
         Grant.of("alpha", tmp_path / "workspace"),
         FAKE_CLI,
         plan.argv,
@@ -76,7 +76,7 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     monkeypatch.setattr(os, "memfd_create", few)
     before = descriptors()
     with pytest.raises(OSError, match="Too many"):
-        bubblewrap.in_namespace(job, state, HANDS)
+        bubblewrap.sandboxed(spec, state, HANDS)
     assert len(descriptors()) == len(before)
 
 

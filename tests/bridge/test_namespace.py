@@ -283,5 +283,5 @@ def runpy_inside() -> dict[str, Any]:
     """The names of the program that stands beside the CLI, without running it."""
     text = bubblewrap.SHIM.read_text().partition("\ntry:\n    if sys.argv[0]")[0]
     names: dict[str, Any] = {}
-    exec(compile(text, "inside.py", "exec"), names)
+    exec(compile(text, "shim.py", "exec"), names)
     return names

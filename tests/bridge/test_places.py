@@ -165,8 +165,10 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
     scratch = state.scratch()
     scratch.chmod(0o711)
     monkeypatch.setattr(Pinned, "open", lambda _: os.open(vault, os.O_PATH))
-    job = bubblewrap.Job(granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, hands=True)
-    command = bubblewrap.in_namespace(job, state, Scope(hands=True))
+    spec = bubblewrap.SandboxSpec(
+        granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, hands=True
+    )
+    command = bubblewrap.sandboxed(spec, state, Scope(hands=True))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(scratch / "hands"))
         listener.listen()

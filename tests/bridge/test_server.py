@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from bridge.protocol.frames import HEADER, PREFACE, SIZES, Frame, frame, record
+from bridge.protocol.frames import HEADER, PREFACE, SIZES, WINDOW, Frame, frame, record
 from tests.bridge.conftest import HostMaker
 from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, Place
+from tests.support.bridge_raw import RawClient
 from tests.support.waiting import wait_until
 
 
@@ -242,6 +243,22 @@ def test_default_grant_of_serve(tmp_path_factory: pytest.TempPathFactory) -> Non
 
 
 # Full, and late
+
+
+def test_client_that_leaves_the_output_of_an_ended_process_gives_its_turn_back(
+    shared_host: BridgeHost, place: Place
+) -> None:
+    """The last of the output is in the pipe: the process has ended, the call has not."""
+    size = WINDOW + 100_000
+    with RawClient(place) as client:
+        _, opening = client.link.open([b"-p", b"flood %d" % size], {}, cwd="/workspace", stdin="none", stdout="other")
+        client.sock.sendall(opening)
+        heard = 0
+        while heard < WINDOW:
+            heard += sum(len(event.payload) for event in client.events() if event.kind == Frame.STDOUT)
+        wait_until(lambda: not place.cli(), 10, "the end of the process")
+        assert shared_host.status()["grants"][place.name]["running"] == 1
+    wait_until(lambda: shared_host.status()["grants"][place.name]["running"] == 0, 10, "its turn")
 
 
 def test_full_queue_is_said_so(host_per_test: HostMaker) -> None:

@@ -36,9 +36,9 @@ from bridge.server.host.disk_usage import OVER, SMALLEST, taken
 from bridge.server.host.grants import State, StateError
 from bridge.server.host.log import PER_MINUTE, Sayer
 from bridge.server.host.trees import DIRECTORY, Removal, Walk
-from bridge.server.policy_pool import Judges, is_small
+from bridge.server.policy_pool import PolicyPool, is_small
 from bridge.server.policy_worker import answer, scope_as_json
-from bridge.server.scheduler import LARGE, PLACES, SLICE_S, Lane, Lanes
+from bridge.server.scheduler import LARGE, PLACES, SLICE_S, GrantSchedule, Scheduler
 
 HANDS = Scope(hands=True, web=True, shares=("/data",))
 
@@ -275,10 +275,10 @@ class Quick(Busy):
 
 def test_grant_with_a_hundred_workers_gets_one_slice_of_a_turn() -> None:
     async def play() -> tuple[int, int]:
-        lanes, many, quick = Lanes(), [Busy() for _ in range(100)], Quick()
+        scheduler, many, quick = Scheduler(), [Busy() for _ in range(100)], Quick()
         for worker in many:
-            lanes.add("many", worker)
-        lanes.add("other", quick)
+            scheduler.add("many", worker)
+        scheduler.add("other", quick)
         await asyncio.sleep(0)
         return sum(worker.turns for worker in many), quick.turns
 
@@ -287,9 +287,9 @@ def test_grant_with_a_hundred_workers_gets_one_slice_of_a_turn() -> None:
 
 def test_grant_that_has_done_little_is_served_at_once_and_then_waits_for_its_turn() -> None:
     async def play() -> list[int]:
-        lanes, first, second = Lanes(), Quick(), Quick()
-        lanes.add_first("a", first)
-        lanes.add_first("a", second)
+        scheduler, first, second = Scheduler(), Quick(), Quick()
+        scheduler.add_first("a", first)
+        scheduler.add_first("a", second)
         before = [first.turns, second.turns]
         await asyncio.sleep(0)
         return [*before, second.turns]
@@ -306,15 +306,15 @@ class Looking:
 
 
 def test_connections_beyond_the_places_wait_until_one_is_free() -> None:
-    lane, readers = Lane(), [Looking() for _ in range(PLACES + 1)]
-    assert [lane.has_place(reader, LARGE + 1) for reader in readers] == [True] * PLACES + [False]
-    assert lane.has_place(Looking(), LARGE)
-    lane.leave(readers[0])
+    schedule, readers = GrantSchedule(), [Looking() for _ in range(PLACES + 1)]
+    assert [schedule.has_place(reader, LARGE + 1) for reader in readers] == [True] * PLACES + [False]
+    assert schedule.has_place(Looking(), LARGE)
+    schedule.leave(readers[0])
     assert readers[-1].looked == 1
-    assert lane.has_place(readers[-1], LARGE + 1)
+    assert schedule.has_place(readers[-1], LARGE + 1)
 
 
-# Judges
+# Policy workers
 
 
 def test_judge_says_what_the_loop_would_say() -> None:
@@ -342,15 +342,15 @@ def test_judge_that_dies_is_a_refusal_of_its_question_alone(tmp_path: Path) -> N
     """`scope` without the field that every scope has makes it die."""
 
     async def play() -> bytes:
-        judges = Judges(tmp_path)
-        judges.start()
+        pool = PolicyPool(tmp_path)
+        pool.start()
         try:
             could_not = pytest.raises(PolicyError, match="could not judge")
-            with judges.file() as material, judges.file() as product, could_not:
-                await judges._ask("a", {"what": "call"}, material, product)
-            return await judges.call("a", Fields([("arg", b"-p"), ("arg", b"hi")]), HANDS)
+            with pool.file() as material, pool.file() as product, could_not:
+                await pool._ask("a", {"what": "call"}, material, product)
+            return await pool.call("a", Fields([("arg", b"-p"), ("arg", b"hi")]), HANDS)
         finally:
-            judges.close()
+            pool.close()
 
     assert json.loads(asyncio.run(play()))["prompt"] == "hi"
 

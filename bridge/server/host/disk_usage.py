@@ -1,19 +1,16 @@
-"""How much of the host's disk the conversations of a grant take: measured now and then, off the loop, and bounded."""
+"""Bounds the disk space that the conversations of each grant take. It is measured now and then, off the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import os
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bridge.server.host.config import MIB
 from bridge.server.host.grants import Grant, StateError
 from bridge.server.host.trees import Walk
-
-if TYPE_CHECKING:
-    from bridge.server.server import Service
 
 EVERY_S = 10.0
 """Between two measurements of a grant whose calls run, or have ended since."""
@@ -31,11 +28,19 @@ OWN_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors that tell of this server, and nothing of the directory."""
 
 
-class Disk:
-    """What is known of each grant's directory."""
+class DiskUsage:
+    """What is known of each grant's directory.
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    `directory` finds the directory of a grant (OSError, StateError), `limit` the MiB that it may take. `exceeded` is
+    called with a grant's name when it takes twice as much.
+    """
+
+    def __init__(
+        self, directory: Callable[[Grant], Path], limit: Callable[[], int], exceeded: Callable[[str], None]
+    ) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._exceeded = exceeded
         self._taken: dict[str, int] = {}
         self._places: dict[str, Path] = {}
         self._used: set[str] = set()
@@ -45,7 +50,7 @@ class Disk:
 
     def problem(self, grant: str) -> str:
         """Why no call of this grant may begin, or nothing."""
-        found, most = self._taken.get(grant, 0), self._service.config.limits.disk
+        found, most = self._taken.get(grant, 0), self._limit()
         if found <= most * MIB:
             return ""
         named = f"the conversations of grant {grant}"
@@ -61,7 +66,7 @@ class Disk:
         """The same for the operator."""
         if not self.problem(grant):
             return ""
-        where, most = self._places.get(grant), self._service.config.limits.disk
+        where, most = self._places.get(grant), self._limit()
         if self._taken[grant] == OVER:
             return f"files in {where} cannot be counted (unreadable, moved about, or over {MAX_FILES}); remove some"
         return f"more than limits.disk ({most} MiB) in {where}; remove some"
@@ -70,10 +75,10 @@ class Disk:
         """A call of the grant has ended."""
         self._used.add(grant)
 
-    def settle(self) -> None:
+    def settle(self, grants: Iterable[Grant], running: Container[str]) -> None:
         """Measure again where calls run or have run, and where too much was found; called now and then."""
-        for name, grant in self._service.grants.items():
-            if self._service.queue.running[name] or name in self._used or self.problem(name):
+        for grant in grants:
+            if grant.name in running or grant.name in self._used or self.problem(grant.name):
                 self._look_at(grant)
 
     def _look_at(self, grant: Grant) -> None:
@@ -87,18 +92,16 @@ class Disk:
 
     async def _measure(self, grant: Grant) -> None:
         try:
-            directory = self._service.state.private(grant)
+            directory = self._directory(grant)
         except (OSError, StateError):
-            return  # ignored because the call itself tells of it
+            return  # ignored because the call itself reports it
         self._places[grant.name] = directory
         try:
             self._taken[grant.name] = await asyncio.to_thread(taken, directory)
         except OSError:
             return  # ignored because what was found before holds until the next look
-        if self._taken[grant.name] > 2 * self._service.config.limits.disk * MIB:
-            for call in self._service.calls("running"):
-                if call.peer.grant.name == grant.name:
-                    call.fail("full", self.problem(grant.name))
+        if self._taken[grant.name] > 2 * self._limit() * MIB:
+            self._exceeded(grant.name)
 
 
 def taken(directory: Path) -> int:

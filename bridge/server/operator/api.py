@@ -134,7 +134,7 @@ class Operator:
 
     @_as_operator_errors()
     def status(self) -> dict[str, Any] | None:
-        """What runs and what waits, as `Service.status` gives it; None when no server runs."""
+        """What runs and what waits, as `BridgeServer.status` gives it; None when no server runs."""
         self._state.prepare()
         return admin_socket.ask(self._state, "status")
 

@@ -13,18 +13,18 @@ from bridge.server.host.config import Config
 from bridge.server.host.grants import State
 from bridge.server.host.log import LogFile
 from bridge.server.operator.admin_socket import AdminSocket
-from bridge.server.server import Service
+from bridge.server.server import BridgeServer
 
 
 def run(state: State, load: Callable[[], Config], log: Path | None = None) -> None:
     """Serve until TERM or INT; HUP reads configuration and grants anew. `log` is a file for the server's own lines."""
-    server = Service(state, load)
+    server = BridgeServer(state, load)
     if log is not None:
         server.log = LogFile(log)
     asyncio.run(_serve(server))
 
 
-async def _serve(server: Service) -> None:
+async def _serve(server: BridgeServer) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     admin_socket = AdminSocket(server, server.state.root)
     await server.start()
@@ -44,7 +44,7 @@ def _report_reload(problem: str) -> None:
     print(f"bridge: {printable(problem or 'configuration and grants read anew')}", file=sys.stderr, flush=True)
 
 
-def _summary(server: Service) -> list[str]:
+def _summary(server: BridgeServer) -> list[str]:
     grants = ", ".join(server.grants) or "none yet; make one with `claude-bridge-server grant`"
     cli = f"Claude Code {server.cli.version}" if server.cli.version else server.cli.problem
     return [f"serving {server.state.root} with {cli}", f"grants: {grants}", "ready"]

@@ -121,7 +121,7 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class SandboxSpec:
     """One call as it is to be run: everything has been judged."""
 
     grant: Grant
@@ -140,32 +140,32 @@ class Job:
     """What the interface says at its start."""
 
 
-def in_namespace(job: Job, state: State, scope: Scope) -> Command:
-    """The job under bubblewrap."""
-    env = environment.through_proxy(job.env, proxy.PORT)
-    command = Command([b"bwrap"], env, scratch=job.scratch, terminal=job.interactive)
+def sandboxed(spec: SandboxSpec, state: State, scope: Scope) -> Command:
+    """The spec under bubblewrap."""
+    env = environment.through_proxy(spec.env, proxy.PORT)
+    command = Command([b"bwrap"], env, scratch=spec.scratch, terminal=spec.interactive)
     try:
-        _confine(command, job, state, scope)
+        _confine(command, spec, state, scope)
     except BaseException:
         command.abandon()
         raise
     return command
 
 
-def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
-    visible, program = files_of(job.program)
+def _confine(command: Command, spec: SandboxSpec, state: State, scope: Scope) -> None:
+    visible, program = files_of(spec.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
     python, binds = interpreter()
-    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, job)]
-    words += _configuration(command, job, state, scope)
+    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, spec)]
+    words += _configuration(command, spec, state, scope)
     words += ["--perms", "0755", "--ro-bind-data", command.document(hand(python)), HAND_AT]
-    words += ["--ro-bind", str(job.scratch / "hands"), SOCKET_AT]
+    words += ["--ro-bind", str(spec.scratch / "hands"), SOCKET_AT]
     only = [python, HAND_AT, inside, *loaders()]
     for name, path in interpreters_of(program).items():
         words += ["--ro-bind", path, name]
         only.append(name)
     launcher: list[str] = []
-    for place, target, bind in _directories(job.grant):
+    for place, target, bind in _directories(spec.grant):
         descriptor = command.inherit(place.open()).decode()
         words += [bind, f"/proc/self/fd/{descriptor}", target]
         launcher += ["--at", target, f"{place.device}:{place.inode}", descriptor]
@@ -175,14 +175,14 @@ def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
     words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", "/", "--"]
     launcher += ["--net", str(proxy.PORT)]
     if os.geteuid() == 0:
-        launcher += ["--as", "{}:{}".format(*job.grant.user)]
-    launcher += ["--in", job.cwd]
+        launcher += ["--as", "{}:{}".format(*spec.grant.user)]
+    launcher += ["--in", spec.cwd]
     launcher += [word for path in only for word in ("--only", path)]
-    words += [HAND_AT, *launcher, *(["--tty"] if job.interactive else []), "--"]
-    if job.hands:
+    words += [HAND_AT, *launcher, *(["--tty"] if spec.interactive else []), "--"]
+    if spec.hands:
         command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = HAND_AT.encode()
-    _attach(command, job)
-    command.argv += [os.fsencode(word) for word in (*words, inside, *job.argv)]
+    _attach(command, spec)
+    command.argv += [os.fsencode(word) for word in (*words, inside, *spec.argv)]
 
 
 def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
@@ -218,17 +218,17 @@ def loaders() -> list[str]:
     return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
 
 
-def without_namespace(job: Job, state: State, call_id: str) -> Command:
-    """The job as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
-    uid, gid = job.grant.user
-    scratch = job.scratch
-    private = state.private(job.grant)
+def unconfined(spec: SandboxSpec, state: State, call_id: str) -> Command:
+    """The spec as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
+    uid, gid = spec.grant.user
+    scratch = spec.scratch
+    private = state.private(spec.grant)
     program = scratch / "hand"
     program.write_bytes(hand(str(SYSTEM_PYTHON) if SYSTEM_PYTHON.exists() else sys.executable))
     program.chmod(0o755)
-    (scratch / ".claude.json").write_bytes(_first_start(job, job.grant.workspace))
-    (scratch / "settings.json").write_bytes(_settings(job))
-    for name, text in job.project.files.items():
+    (scratch / ".claude.json").write_bytes(_first_start(spec, spec.grant.workspace))
+    (scratch / "settings.json").write_bytes(_settings(spec))
+    for name, text in spec.project.files.items():
         path = scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text)
@@ -236,20 +236,20 @@ def without_namespace(job: Job, state: State, call_id: str) -> Command:
         (scratch / name).symlink_to(private / name)
     for path in (scratch, *scratch.rglob("*")):
         os.chown(path, uid, gid, follow_symlinks=False)
-    env = {**job.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
+    env = {**spec.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
     env |= {b"TMPDIR": os.fsencode(scratch), MARK: call_id.encode()}
     env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
-    if job.hands:
+    if spec.hands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
-    argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in job.argv]  # rules for its own directory
-    command = Command([], env, scratch=scratch, terminal=job.interactive)
+    argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in spec.argv]  # rules for its own directory
+    command = Command([], env, scratch=scratch, terminal=spec.interactive)
     if os.geteuid() == 0:
-        command.identity = job.grant.user
-    place = command.inherit(job.grant.place.open()).decode(), job.grant.workspace
-    launcher = [str(program), "--from", *place, "--in", f".{job.cwd.removeprefix(WORKSPACE)}", "--no-proc"]
-    words = [*launcher, *(["--tty"] if job.interactive else []), "--", str(job.program), *argv]
+        command.identity = spec.grant.user
+    place = command.inherit(spec.grant.place.open()).decode(), spec.grant.workspace
+    launcher = [str(program), "--from", *place, "--in", f".{spec.cwd.removeprefix(WORKSPACE)}", "--no-proc"]
+    words = [*launcher, *(["--tty"] if spec.interactive else []), "--", str(spec.program), *argv]
     command.argv += [os.fsencode(word) for word in words]
-    _attach(command, job)
+    _attach(command, spec)
     return command
 
 
@@ -257,7 +257,7 @@ MARK = b"CLAUDE_BRIDGE_CALL"
 """A variable by which the processes of a call without a namespace are found again."""
 
 
-def _first_start(job: Job, *more: str) -> bytes:
+def _first_start(spec: SandboxSpec, *more: str) -> bytes:
     """What the CLI would ask a person at its first start, answered: the operator has done so with the grant.
 
     `more` are directories beside those of the namespace.
@@ -270,23 +270,23 @@ def _first_start(job: Job, *more: str) -> bytes:
         "bypassPermissionsModeAccepted": True,
         "hasSeenAutoDefaultNotice": True,
         "hasSeenAutoDefaultNudge": True,
-        "projects": dict.fromkeys([WORKSPACE, job.cwd, *more], trusted),
+        "projects": dict.fromkeys([WORKSPACE, spec.cwd, *more], trusted),
     }
     return json.dumps(answers).encode()
 
 
-def _settings(job: Job) -> bytes:
+def _settings(spec: SandboxSpec) -> bytes:
     """The project's settings; with hands also that nobody has to accept the mode in which nothing is asked."""
-    own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if job.hands else {}
-    if job.offer:
-        own["companyAnnouncements"] = [job.offer]
-    return json.dumps(own | job.project.settings).encode()
+    own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.hands else {}
+    if spec.offer:
+        own["companyAnnouncements"] = [spec.offer]
+    return json.dumps(own | spec.project.settings).encode()
 
 
-def _attach(command: Command, job: Job) -> None:
-    if job.credential:
-        number = command.inherit(job.credential.descriptor(*job.grant.user))
-        command.env[job.credential.variable.encode()] = number
+def _attach(command: Command, spec: SandboxSpec) -> None:
+    if spec.credential:
+        number = command.inherit(spec.credential.descriptor(*spec.grant.user))
+        command.env[spec.credential.variable.encode()] = number
 
 
 def _namespaces() -> list[str]:
@@ -333,9 +333,9 @@ def _system(command: Command) -> list[str | bytes]:
     return [*words, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
 
 
-def _identity(command: Command, job: Job) -> list[str | bytes]:
+def _identity(command: Command, spec: SandboxSpec) -> list[str | bytes]:
     """The names of the one user that there is, and directories of his."""
-    uid, gid = job.grant.user
+    uid, gid = spec.grant.user
     users = f"claude:x:{uid}:{gid}:Claude:{environment.HOME.decode()}:/bin/sh\n".encode()
     groups = f"claude:x:{gid}:\n".encode()
     words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
@@ -348,24 +348,24 @@ def _identity(command: Command, job: Job) -> list[str | bytes]:
     return [*words, "--perms", "0777", "--dir", environment.TMP]
 
 
-def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
-    words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(job))]
+def _configuration(command: Command, spec: SandboxSpec, state: State, scope: Scope) -> list[str | bytes]:
+    words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(spec))]
     words.append(f"{CONFIG_AT}/.claude.json")
     # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
-    settings = {"settings.json": _settings(job)}
-    for name, text in (settings | job.project.files).items():
+    settings = {"settings.json": _settings(spec)}
+    for name, text in (settings | spec.project.files).items():
         words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
-    for name in ("settings.json", *{name.partition("/")[0] for name in job.project.files}):
+    for name in ("settings.json", *{name.partition("/")[0] for name in spec.project.files}):
         words += ["--symlink", f"{PROJECT_AT}/{name}", f"{CONFIG_AT}/{name}"]
-    private = state.private(job.grant)
+    private = state.private(spec.grant)
     for name in KEPT:
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
     # A file of the read-only root, not --ro-bind-data: 2.1.197 takes a file that was deleted after it was mounted for
     # a broken link, and passes over the settings in it.
     managed = command.document(json.dumps(managed_settings(scope)).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
-    if job.memory:
-        defused = _IMPORT.sub("\\1@\u2060", job.memory.decode(errors="surrogateescape"))
+    if spec.memory:
+        defused = _IMPORT.sub("\\1@\u2060", spec.memory.decode(errors="surrogateescape"))
         text = command.document(defused.encode(errors="surrogateescape"))
         words += ["--perms", "0644", "--file", text, "/etc/claude-code/CLAUDE.md"]
     return words

@@ -31,7 +31,7 @@ NAMED = {
 """Signals that a client may send on."""
 
 
-class Child:
+class CliProcess:
     """The process, its three pipes and its end. All callbacks come from the event loop."""
 
     def __init__(self, command: Command, with_stdin: bool, on_exit: Callable[[int], None]) -> None:
@@ -42,7 +42,7 @@ class Child:
         self._first: int | None = None
         self._cli: int | None = None
         """The CLI's process once it is known, as a descriptor: signals may come by the thousand."""
-        self._told = b""
+        self._reported = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
         self._terminal: int | None = None
@@ -150,8 +150,8 @@ class Child:
     def _namespace_first(self) -> int | None:
         """What bubblewrap tells: the first process of the namespace, with which everything in it dies."""
         self._listen()
-        if self._first is None and b"\n" in self._told:
-            self._first = int(json.loads(self._told.split(b"\n")[0])["child-pid"])
+        if self._first is None and b"\n" in self._reported:
+            self._first = int(json.loads(self._reported.split(b"\n")[0])["child-pid"])
         return self._first
 
     def _listen(self) -> None:
@@ -159,12 +159,12 @@ class Child:
         if self._command.status is not None:
             os.set_blocking(self._command.status, False)
             with contextlib.suppress(BlockingIOError):
-                self._told += os.read(self._command.status, 4096)
+                self._reported += os.read(self._command.status, 4096)
 
     @property
     def never_ran(self) -> bool:
         """Whether bubblewrap gave up before it came to the CLI; known once the process has ended."""
-        return self._command.status is not None and b'"exit-code"' not in self._told
+        return self._command.status is not None and b'"exit-code"' not in self._reported
 
     @staticmethod
     def _signal(pid: int, number: int) -> None:

@@ -1,9 +1,9 @@
 """What runs in the CLI's namespace beside the CLI: read-only there, and alone, without the rest of the package.
 
-    shim.py COMMAND             the CLI's shell prefix: hands COMMAND over and ends as it ended
-    bash -c 'shim.py COMMAND'   the same: there is no shell in the namespace, this program stands where the CLI
+    shim.py COMMAND               the CLI's shell prefix: hands COMMAND over and ends as it ended
+    bash -c 'shim.py COMMAND'     the same: there is no shell in the namespace, this program stands where the CLI
                                   looks for one, and takes nothing but a command for the container
-    shim.py OPTION... -- CLI    prepares the namespace, then becomes the CLI:
+    shim.py OPTION... -- CLI      prepares the namespace, then becomes the CLI:
         --at PATH DEV:INODE FD    end unless PATH is this directory; close the descriptor that it was mounted by
         --from FD PATH            begin in this open directory, known as PATH
         --net PORT                give the server a listener on this namespace's loopback

@@ -1,0 +1,76 @@
+"""Answers the hello of a client: does it speak our version, and does it belong to the grant?"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from bridge import __version__
+from bridge.protocol.frames import MAX_CALL, VERSION, WINDOW, Fields
+from bridge.server.guess_limit import GuessLimit
+from bridge.server.host.cli import HostCli
+from bridge.server.host.grants import Grant
+
+MAX_HELP = 48_000
+"""Bytes of the CLI's help in a hello: a record has 64 KiB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hello:
+    """What the clients of one grant are answered. `cli` and `idle` (seconds) change when the server reloads."""
+
+    grant: Grant
+    guesses: GuessLimit
+    cli: Callable[[], HostCli]
+    idle: Callable[[], int]
+    note: Callable[..., None]
+    """Writes to the audit log."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next hello can be answered at once."""
+        return self.cli().is_current and not self.guesses.wait()
+
+    async def prepare(self) -> None:
+        """Ask a CLI that has changed for its version, and wait as long as the grant's wrong guesses cost."""
+        await self.cli().ask()
+        while wait := self.guesses.wait():  # noqa: ASYNC110 - other clients of the grant may prolong it
+            await asyncio.sleep(wait)
+
+    def refusal(self, fields: Fields, client: dict[str, Any]) -> tuple[str, str] | None:
+        """Why a client may not go on, as kind and sentence; None when it may."""
+        if fields.number("protocol") != VERSION:
+            theirs = fields.text("protocol", "none")[:20]
+            text = f"the client speaks protocol {theirs} and the server {VERSION}; bring both to one version"
+            return "version", text
+        if not self._is_elsewhere(fields):
+            return None
+        self.guesses.count_wrong()
+        text = f"this socket belongs to another workspace; grant {self.grant.name} mounts its own"
+        if changed := self.grant.changed:
+            text = f"on the host, {changed}"
+        self.note("refused", **client, why=text)
+        return "changed" if changed else "workspace", text
+
+    def _is_elsewhere(self, fields: Fields) -> bool:
+        """Whether the client's /workspace is another directory than the one that was granted."""
+        if not fields.get("workspace"):
+            return False  # it may greet; its connection lets it do no more
+        return fields.text("workspace") != "{}:{}".format(*self.grant.place.identity)
+
+    def answer(self, fields: Fields) -> dict[str, bytes | str | int | None]:
+        """The fields of the server's own hello."""
+        cli = self.cli()
+        return {
+            "protocol": VERSION,
+            "server": __version__,
+            "grant": self.grant.name,
+            "cli": cli.version,
+            "problem": None if cli.version else cli.told,
+            "help": cli.help[:MAX_HELP] if fields.get("want") == b"help" else None,
+            "max_call": MAX_CALL,
+            "window": WINDOW,
+            "idle": self.idle(),
+        }

@@ -1,0 +1,166 @@
+"""Launches the CLI of one call: a request that the policy has judged goes in, a running process comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Protocol
+
+from bridge.policy import Scope, environment
+from bridge.policy.argv import Plan
+from bridge.protocol.frames import MAX_MEMORY, Fields
+from bridge.server import tool_calls
+from bridge.server.channel import Channel
+from bridge.server.host import credentials, trees
+from bridge.server.host.cli import HostCli
+from bridge.server.host.config import Config
+from bridge.server.host.credentials import Credential, NoCredentialsError
+from bridge.server.host.grants import Grant, State, StateError
+from bridge.server.host.places import PlaceError
+from bridge.server.paths import PathTranslator
+from bridge.server.policy_worker import directory_of, has_terminal
+from bridge.server.sandbox import bubblewrap
+from bridge.server.sandbox.process import CliProcess
+from bridge.server.sandbox.proxy import Rules
+from bridge.server.tool_calls import ToolCalls
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchRequest:
+    """A call that the policy has judged, and whose turn it is."""
+
+    grant: Grant
+    terms: Scope
+    plan: Plan
+    fields: Fields
+    """What the client sent, without arguments and project files: these are in the plan."""
+
+    @property
+    def cwd(self) -> str:
+        """The client's directory."""
+        return directory_of(self.fields)
+
+    @property
+    def has_stdin(self) -> bool:
+        """Whether the client has something to read."""
+        return self.fields.get("stdin") in (b"pipe", b"file")
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether the CLI shows its interface on the client's terminal."""
+        return has_terminal(self.fields, self.terms) and not self.plan.prints
+
+
+class Listener(tool_calls.Listener, Protocol):
+    """What hears of a launched process."""
+
+    def on_exit(self, code: int) -> None:
+        """The process has ended: its exit code, or minus a signal."""
+
+
+class Launch(Protocol):
+    """Launches the CLI for a call."""
+
+    def __call__(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
+        """The running process and what serves its tool calls; any Exception when it cannot be started."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """Launches calls as one configuration of the server wants it."""
+
+    state: State
+    config: Config
+    cli: HostCli
+
+    @property
+    def is_confined(self) -> bool:
+        """Whether calls run in a namespace, and so with a network of their own."""
+        return self.config.confinement != "none"
+
+    def launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
+        """See `Launch`. Nothing is left behind when it fails."""
+        scratch = self.state.scratch()
+        tools: ToolCalls | None = None
+        try:
+            credential = self._credential()
+            rules = self._rules(request, credential) if self.is_confined else None
+            paths = PathTranslator(None if self.is_confined else request.grant.workspace)
+            tools = ToolCalls(channel, scratch / "hands", rules, paths, listener)
+            command = self._command(request, scratch, rules, credential)
+            return CliProcess(command, request.has_stdin, listener.on_exit), tools
+        except BaseException:
+            if tools is not None:
+                tools.close()
+            trees.remove(scratch)  # ignored when it fails because the next server removes it
+            raise
+
+    # The command
+
+    def _command(
+        self, request: LaunchRequest, scratch: Path, rules: Rules | None, credential: Credential | None
+    ) -> bubblewrap.Command:
+        operator = rules.disguise.told if rules else self._operator_environment
+        program = self.cli.find()
+        if program is None:
+            raise StateError(self.cli.problem)
+        spec = bubblewrap.SandboxSpec(
+            request.grant,
+            program,
+            request.plan.argv,
+            environment.build(request.fields.all("env"), operator),
+            request.cwd,
+            request.fields.get("memory")[:MAX_MEMORY] if request.plan.reads_project else b"",
+            rules.credential(credential) if rules else credential,
+            request.plan.project,
+            scratch,
+            request.terms.hands,
+            request.is_interactive,
+            self._offer(request),
+        )
+        if self.is_confined:
+            given = self.config.environment.items()
+            own = {name: value for name, value in given if operator.get(name) == value}  # no placeholder
+            bubblewrap.refuse_what_could_be_read(own, self.cli.version)
+            return bubblewrap.sandboxed(spec, self.state, request.terms)
+        return bubblewrap.unconfined(spec, self.state, scratch.name)
+
+    def _offer(self, request: LaunchRequest) -> str:
+        """What the interface shows above its first prompt when there is a conversation to resume."""
+        if request.is_interactive and not {"--continue", "--resume"} & request.plan.flags.keys():
+            project = re.sub("[^a-zA-Z0-9]", "-", request.cwd)
+            if any(self.state.private(request.grant).glob(f"projects/{project}/*.jsonl")):
+                return "Type /resume to go on with an earlier conversation."
+        return ""
+
+    # Secrets and network
+
+    @property
+    def _operator_environment(self) -> dict[str, str]:
+        """The operator's variables without the secrets, which go by descriptor."""
+        secrets = (credentials.TOKEN, credentials.KEY)
+        return {name: value for name, value in self.config.environment.items() if name not in secrets}
+
+    def _rules(self, request: LaunchRequest, credential: Credential | None) -> Rules:
+        """Where the call may connect to, and what its CLI gets in place of names and secrets."""
+        environment, web = self._operator_environment, request.terms.web
+        return Rules.of(environment, web, self.config.web_ports, credential, request.grant.name)
+
+    def _credential(self) -> Credential | None:
+        """What the CLI logs in with. It is read for each call, so a login counts at once."""
+        return credentials.find(self.config.credentials, self.state.token, os.environ, self.config.environment)
+
+
+def failure_of(error: Exception, grant: Grant) -> tuple[str, str]:
+    """What the client is told when a launch fails: kind and sentence. Neither names a path of the host's."""
+    if isinstance(error, NoCredentialsError):
+        return "login", error.told
+    if isinstance(error, PlaceError):
+        return "changed", f"on the host, {grant.changed or error.what}"
+    if isinstance(error, bubblewrap.ConfinementError):
+        return "start", f"the host could not start Claude Code: {error}"
+    # Any other message may name paths of the host's: the audit log has it.
+    why = error.strerror if isinstance(error, OSError) else "`claude-bridge-server doctor` there says more"
+    return "start", f"the host could not start Claude Code: {why}"

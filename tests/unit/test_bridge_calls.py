@@ -1,0 +1,202 @@
+"""Calls and executions between a connection and a process that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bridge.policy import Scope
+from bridge.protocol.frames import Event, Fields, Frame
+from bridge.protocol.link import CLIENT, SERVER, Link
+from bridge.server.call import Call, CallContext, CallState
+from bridge.server.channel import Channel, Handler
+from bridge.server.host.grants import Grant
+from bridge.server.host.log import Sayer
+from bridge.server.host.places import Place
+from bridge.server.launch import LaunchRequest, Listener
+from bridge.server.paths import PathTranslator
+from bridge.server.policy_pool import PolicyPool
+from bridge.server.sandbox.process import CliProcess
+from bridge.server.scheduler import Scheduler
+from bridge.server.tool_calls import Execution, ToolCalls
+
+
+class Connection:
+    """A connection whose client reads nothing. Each send finds its buffer full, so that handlers are kicked at once."""
+
+    def __init__(self) -> None:
+        self.link = Link(SERVER)
+        self.client: dict[str, Any] = {"grant": "g"}
+        self.is_writable = False
+        self.handlers: list[Handler] = []
+        self.sent = bytearray()
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+        for handler in self.handlers:
+            handler.kick()
+
+    def open(
+        self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, call: int, handler: Callable[[Channel], Handler]
+    ) -> None:
+        number, opening = self.link.open([command], env, cwd=cwd, call=call)
+        self.handlers.append(handler(Channel(self, number)))
+        self.send(opening)
+
+    def defer(self, work: Coroutine[Any, Any, None]) -> None:
+        work.close()
+
+    def widen(self, number: int) -> None:
+        pass
+
+    def release(self, number: int) -> None:
+        pass
+
+
+class Process:
+    """A process that has written something which nobody has read, and does not end."""
+
+    pid = 0
+    stdin = None
+    never_ran = False
+
+    def __init__(self) -> None:
+        self.stdout, self.ours = os.pipe()
+        self.stderr = os.open(os.devnull, os.O_RDONLY)
+        os.write(self.ours, b"output")
+        self.asked_to_end = 0
+
+    def terminate(self, grace: float) -> None:
+        self.asked_to_end += 1
+
+
+class Tools:
+    def close(self) -> None:
+        pass
+
+
+class Played:
+    """A call that runs, and what was told of it."""
+
+    def __init__(self) -> None:
+        self.connection, self.process, self.over = Connection(), Process(), list[Call]()
+        opening = Link(CLIENT).open([b"-p", b"hi"], {}, stdin="none", stdout="other")[1]
+        self.connection.link.greeted = True
+        (event,) = self.connection.link.receive(b"\x89magents-bridge\n" + opening)
+        place = Place("/nowhere", 0, 0, 0)
+        context = CallContext(
+            Grant("g", place, (0, 0)), Scope(), PolicyPool(Path("/nowhere")), Scheduler(), Sayer(),
+            lambda *_, **__: None, self.launch, self.over.append,
+        )  # fmt: skip
+        self.call = Call(Channel(self.connection, event.channel), event.fields, context)
+        self.connection.handlers.append(self.call)
+        assert self.call.judge()
+        self.call.wait(60)
+        self.call.start()
+
+    def launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
+        assert (request.plan.prompt, channel.is_open, listener) == ("hi", True, self.call)
+        return cast("CliProcess", self.process), cast("ToolCalls", Tools())
+
+
+def play(act: Callable[[Played], None]) -> Played:
+    async def run() -> Played:
+        played = Played()
+        assert played.call.state is CallState.RUNNING
+        act(played)
+        return played
+
+    return asyncio.run(run())
+
+
+def exited(played: Played) -> None:
+    played.call.on_exit(0)
+    assert played.over == []  # its output is not delivered
+    assert played.call.state is CallState.RUNNING
+
+
+def test_call_that_fails_after_its_process_is_over_once() -> None:
+    """The send of its error kicks it, which ends it within that send."""
+
+    def act(played: Played) -> None:
+        exited(played)
+        played.call.fail("revoked", "it was revoked")
+        played.call.kick()
+        played.call.cancel()
+
+    played = play(act)
+    assert (played.over, played.call.state) == ([played.call], CallState.OVER)
+
+
+@pytest.mark.parametrize("kind", [Frame.CANCEL, None])
+def test_call_whose_process_has_ended_is_over_when_its_client_leaves(kind: int | None) -> None:
+    def act(played: Played) -> None:
+        exited(played)
+        if kind is None:
+            played.call.cancel()
+        else:
+            played.call.on(Event(kind))
+
+    played = play(act)
+    assert played.over == [played.call]
+
+
+def test_call_is_over_when_its_process_is_gone_and_not_before() -> None:
+    def act(played: Played) -> None:
+        played.call.fail("revoked", "it was revoked")
+        played.call.cancel()
+        assert (played.call.state, played.over) == (CallState.ENDING, [])
+        played.call.on_exit(-9)
+
+    played = play(act)
+    assert (played.over, played.process.asked_to_end) == ([played.call], 1)
+
+
+async def read_all(descriptor: int) -> int:
+    """Read to the end of a pipe, and count the bytes."""
+    os.set_blocking(descriptor, False)
+    taken = 0
+    while True:
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            await asyncio.sleep(0)
+            continue
+        if not data:
+            return taken
+        taken += len(data)
+
+
+def test_result_of_an_execution_follows_the_last_of_its_output() -> None:
+    """Nobody polls: the result goes when the pipe has taken everything."""
+
+    async def run() -> tuple[bytes, int]:
+        connection, (ours, theirs) = Connection(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.is_writable = True
+        reading, writing = os.pipe()
+        output = b"x" * 100_000  # more than the pipe holds
+        over: list[socket.socket] = []
+        files = [os.open(os.devnull, os.O_RDONLY), writing, os.open(os.devnull, os.O_WRONLY)]
+        number, _ = connection.link.open([b"true"], {})
+        execution = Execution(
+            Channel(connection, number), theirs, files, PathTranslator(None), lambda _, sock: over.append(sock)
+        )
+        execution.on(Event(Frame.STDOUT, number, output))
+        execution.on(Event(Frame.EXIT, number, fields=Fields([("code", b"3"), ("cwd", b"/workspace")])))
+        assert not over
+        taken = await read_all(reading)
+        ours.setblocking(False)
+        result = await asyncio.get_running_loop().sock_recv(ours, 64)
+        asyncio.get_running_loop().remove_reader(theirs.fileno())
+        for sock in (ours, *over):
+            sock.close()
+        os.close(reading)
+        return result, taken
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == (b"exit 3\0/workspace\0", 100_000)
