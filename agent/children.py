@@ -1,26 +1,28 @@
 """Starting programs and noticing their end.
 
-By posix_spawn, so that a failure to start arrives as an errno, and a thread in the parent is no danger.
+By posix_spawn, a pidfd and two pipes, and not by asyncio's subprocesses: there a wait ends only when everybody has
+closed the child's pipes, and each child needs a new thread, which cannot be had when pids have run out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.future import Future
-from agent.loop import READABLE, Loop
+from agent.waiting import first_of, new_future, set_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
-"""A runaway child must not fill the supervisor's memory; a tmux listing of 1,000 panes is 0.2 MB."""
+"""In bytes. A runaway child must not fill the supervisor's memory; a tmux listing of 1,000 panes is 0.2 MB."""
 
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""The interpreter ignores these, and ignoring survives exec: children get the default action back."""
+"""The interpreter ignores these, and a child would inherit that: children get the default action back."""
 
 
 class TooSlowError(Exception):
@@ -37,7 +39,7 @@ class Finished:
 
 
 def exit_code(wait_status: int) -> int:
-    """Return the shell's reading of a wait status."""
+    """Return the exit code of a wait status as a shell reports it."""
     code = os.waitstatus_to_exitcode(wait_status)
     return code if code >= 0 else 128 - code
 
@@ -51,7 +53,7 @@ def spawn(
     own_session: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> int:
-    """Start a program found on PATH, /dev/null where no descriptor is given; return its pid."""
+    """Start a program found on PATH, /dev/null where no descriptor is given; return its pid. OSError."""
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     for number, fd in enumerate((stdin, stdout, stderr)):
         if fd is None:
@@ -68,77 +70,84 @@ def spawn(
     )
 
 
-def gone(loop: Loop, pid: int) -> Future[None]:
-    """Return a future that is done when the process is, whoever its parent may be."""
-    future: Future[None] = Future()
+def gone(pid: int) -> asyncio.Future[None]:
+    """Return a future that is done when the process has ended, whoever its parent is."""
+    future: asyncio.Future[None] = new_future()
+    _when_gone(pid, lambda: set_once(future, None))
+    return future
+
+
+def exit_of(pid: int) -> asyncio.Future[int]:
+    """Return a future of the exit code of a child of this process; reaps the child."""
+    future: asyncio.Future[int] = new_future()
+    _when_gone(pid, lambda: set_once(future, exit_code(os.waitpid(pid, 0)[1])))
+    return future
+
+
+async def run(argv: Sequence[str], deadline_s: float, stdout: int | None = None) -> Finished:
+    """Run a program to its end and collect its output.
+
+    OSError when it cannot be started, TooSlowError when it has to be killed after `deadline_s`.
+    """
+    with _Pipe() as out, _Pipe() as err:
+        pid = spawn(argv, stdout=out.writer if stdout is None else stdout, stderr=err.writer)
+        out.close_writer()
+        err.close_writer()
+        ended = exit_of(pid)
+        if not await first_of(ended, timeout_s=deadline_s):
+            os.kill(pid, signal.SIGKILL)
+            await first_of(ended)
+            raise TooSlowError(f"`{' '.join(argv[:2])}` gave no answer in {deadline_s:g} s")
+        return Finished(ended.result(), out.rest(), err.rest())
+
+
+def _when_gone(pid: int, call: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
-        future.set(None)
-        return future
+        call()
+        return
 
-    def ended(_events: int) -> None:
-        loop.unwatch(fd)
+    def ended() -> None:
+        loop.remove_reader(fd)
         os.close(fd)
-        future.set(None)
+        call()
 
-    loop.watch(fd, READABLE, ended)
-    return future
-
-
-def exit_of(loop: Loop, pid: int) -> Future[int]:
-    """Return a future of the exit code of a child of ours; reaps it."""
-    future: Future[int] = Future()
-    gone(loop, pid).on_done(lambda: future.set(exit_code(os.waitpid(pid, 0)[1])))
-    return future
-
-
-async def run(loop: Loop, argv: Sequence[str], deadline_s: float, stdout: int | None = None) -> Finished:
-    """Run a program to its end and collect what it says; OSError when it cannot be started."""
-    out_pipe, err_pipe = _Pipe(loop), _Pipe(loop)
-    try:
-        pid = spawn(argv, stdout=out_pipe.writer if stdout is None else stdout, stderr=err_pipe.writer)
-        out_pipe.close_writer()
-        err_pipe.close_writer()
-        ended = exit_of(loop, pid)
-        if not await loop.first_of(ended, timeout_s=deadline_s):
-            os.kill(pid, signal.SIGKILL)
-            await ended
-            raise TooSlowError(f"`{' '.join(argv[:2])}` gave no answer in {deadline_s:g} s")
-        return Finished(ended.result(), out_pipe.rest(), err_pipe.rest())
-    finally:
-        out_pipe.close()
-        err_pipe.close()
+    loop.add_reader(fd, ended)
 
 
 class _Pipe:
-    """Collects what a child writes, while it writes, so that it never waits for us."""
+    """Collects what a child writes while it writes, so that the child never waits for us."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._data = bytearray()
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._reader, False)
-        self._data = bytearray()
-        self._open = True
-        loop.watch(self._reader, READABLE, self._on_readable)
+        self._is_open = True
+        self._loop.add_reader(self._reader, self._read)
+
+    def __enter__(self) -> _Pipe:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close_writer()
+        self._stop()
 
     def close_writer(self) -> None:
+        """Leave the writing end to the child."""
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
 
     def rest(self) -> str:
-        """Return all that was written; not until end of file, which a grandchild could delay for ever."""
-        while self._open and self._read():
+        """Return all that was written. Does not wait for the end of file, which a grandchild could delay for ever."""
+        while self._is_open and self._read():
             pass
         return self._data.decode(errors="replace")
-
-    def close(self) -> None:
-        self.close_writer()
-        self._stop()
-
-    def _on_readable(self, _events: int) -> None:
-        self._read()
 
     def _read(self) -> bool:
         try:
@@ -152,7 +161,7 @@ class _Pipe:
         return bool(chunk)
 
     def _stop(self) -> None:
-        if self._open:
-            self._open = False
-            self._loop.unwatch(self._reader)
+        if self._is_open:
+            self._is_open = False
+            self._loop.remove_reader(self._reader)
             os.close(self._reader)

@@ -1,22 +1,19 @@
-"""`docker run IMAGE COMMAND`: the command as a job in the foreground, its terminal and output its own.
+"""`docker run IMAGE COMMAND`: runs the command as a job in the foreground.
 
-It gets a process group of its own and the terminal, as a shell would give it, so that Ctrl-C is for it alone and
-an interactive shell has job control. There is no shell above it, so being stopped by the terminal would be for
-ever: it is continued at once.
+It gets a process group of its own and the terminal, as from a shell, so that Ctrl-C reaches it alone and an interactive
+shell has job control. There is no shell above it that could continue it: when the terminal stops it, it is continued
+at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
 
 from agent.children import IGNORED_BY_PYTHON, exit_of
-from agent.future import Future
-
-if TYPE_CHECKING:
-    from agent.loop import Loop
+from agent.waiting import new_future
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -36,11 +33,16 @@ class CannotRunError(Exception):
 class Command:
     """The one command of the container."""
 
-    def __init__(self, loop: Loop, argv: list[str]) -> None:
-        self._loop = loop
+    def __init__(self, argv: list[str]) -> None:
         self._argv = argv
         self.pid = 0
-        self.ended: Future[int] = Future()
+        self.started = asyncio.Event()
+        self.ended: asyncio.Future[int] = new_future()
+
+    @property
+    def has_ended(self) -> bool:
+        """Say whether it was started and its exit code is known."""
+        return self.ended.done()
 
     def start(self) -> None:
         """Start it, or raise CannotRunError."""
@@ -50,13 +52,14 @@ class Command:
             raise CannotRunError(NOT_FOUND, f"{self._argv[0]}: command not found") from None
         except OSError as error:
             raise CannotRunError(NOT_EXECUTABLE, f"{self._argv[0]}: {error.strerror}") from None
-        self.ended = exit_of(self._loop, self.pid)
-        self._loop.on_signal(signal.SIGCHLD, self._continue_if_stopped)
+        self.ended = exit_of(self.pid)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._continue_if_stopped)
         self._give_terminal(self.pid)
+        self.started.set()
 
     def pass_on(self, signum: int) -> None:
-        """Hand a signal on that is the command's business, such as HUP or USR1."""
-        if not self.ended.done:
+        """Pass a signal on that is for the command, such as HUP or USR1."""
+        if self.pid and not self.has_ended:
             os.kill(self.pid, signum)
 
     def _continue_if_stopped(self) -> None:

@@ -1,6 +1,6 @@
-"""What the supervisor tells: one line per event on stdout (what `docker logs` shows) and in /agent/log.
+"""Writes log lines without blocking: one line per event on stdout (what `docker logs` shows) and in /agent/log.
 
-Nothing here may block: a terminal stopped by Ctrl-S or a log reader that died must not stop the supervisor.
+A terminal stopped by Ctrl-S, or a log reader that died, must not stop the supervisor.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ LONGEST_LINE = 4000
 
 
 class Events:
-    """The one mouth of the supervisor."""
+    """The supervisor's log."""
 
-    def __init__(self, form: str, stream: int, *, only_troubles: bool = False) -> None:
-        """`only_troubles` leaves INFO out, where the output belongs to a command."""
+    def __init__(self, form: str, stream: int, *, only_problems: bool = False) -> None:
+        """`only_problems` leaves INFO out, where the output belongs to a command."""
         self._json = form == "json"
         self._stream = stream
-        self._only_troubles = only_troubles
+        self._only_problems = only_problems
         self._lost = 0
         self.keep: Callable[[str], None] = lambda _line: None
 
     def info(self, speaker: str, text: str) -> None:
-        """Tell what happened."""
-        self._tell("INFO", speaker, text)
+        """Log what happened."""
+        self._log("INFO", speaker, text)
 
     def warning(self, speaker: str, text: str) -> None:
-        """Tell what somebody should look at."""
-        self._tell("WARNING", speaker, text)
+        """Log what somebody should look at."""
+        self._log("WARNING", speaker, text)
 
     def error(self, speaker: str, text: str) -> None:
-        """Tell what ends the container, or makes it useless."""
-        self._tell("ERROR", speaker, text)
+        """Log what ends the container, or makes it useless."""
+        self._log("ERROR", speaker, text)
 
-    def _tell(self, level: str, speaker: str, text: str) -> None:
-        # what it quotes may be the agent's own words: no sequence of theirs may steer the terminal of who reads
+    def _log(self, level: str, speaker: str, text: str) -> None:
+        # the agent may have written what a line quotes: it may not control the reader's terminal
         text = "".join(c if c.isprintable() else "?" for c in " ".join(text.splitlines()))
         line = self._line(level, speaker, text)
         self.keep(line)
-        if self._only_troubles and level == "INFO":
+        if self._only_problems and level == "INFO":
             return
         if self._lost:
             lost = self._line("WARNING", "events", f"{self._lost} lines could not be written")
@@ -54,7 +54,7 @@ class Events:
             self._lost += 1
 
     def _line(self, level: str, speaker: str, text: str) -> str:
-        if self._only_troubles and not self._json:
+        if self._only_problems and not self._json:
             return f"{speaker}: {text}\n"  # between a command's own lines
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self._json:
@@ -62,11 +62,11 @@ class Events:
         return f"{at} {level:<7} {speaker}: {text}\n"
 
     def _write(self, line: str) -> bool:
-        """Write whole or not at all, which a pipe promises up to 4096 bytes."""
+        """Write a line whole or not at all, which a pipe guarantees up to 4096 bytes."""
         data = line.encode(errors="replace")
         if len(data) > LONGEST_LINE:
             data = data[:LONGEST_LINE] + b"\n"
-        with contextlib.suppress(OSError):  # ignored because there is nobody to tell: reader gone or blocked
+        with contextlib.suppress(OSError):  # ignored because the reader is gone or blocked
             was_blocking = os.get_blocking(self._stream)
             os.set_blocking(self._stream, False)
             try:

@@ -1,10 +1,11 @@
-"""Our own files on /agent, where the agent may have put something else: a pipe, a link, a directory.
+"""Reads and writes our own files on /agent, where the agent may have put something else: a pipe, a link, a directory.
 
-Opening never waits and never follows a link. What is no plain file is moved aside with one line, and we go on.
+Opening never waits and never follows a link. What is not a plain file is moved aside and reported with one line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Tell = Callable[[str], None]
+    Report = Callable[[str], None]
     """Takes one line for people; called in whatever thread opens the file."""
 
 KINDS = {
@@ -24,40 +25,68 @@ KINDS = {
 }  # fmt: skip
 
 
-def open_plain(path: Path, flags: int, tell: Tell, mode: int = 0o644) -> int:
-    """Open a plain file; what stands in its place is moved aside. FileNotFoundError where nothing is left to read."""
+def open_plain(path: Path, flags: int, report: Report, mode: int = 0o644) -> int:
+    """Open a plain file; what stands in its place is moved aside. FileNotFoundError, OSError."""
     flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
-    make_way(path, tell)
+    make_way(path, report)
     fd = os.open(path, flags, mode)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "no plain file", str(path))  # put there this very moment
+        raise OSError(errno.EINVAL, "no plain file", str(path))  # it was put there this very moment
     return fd
 
 
-def make_way(path: Path, tell: Tell) -> None:
+def replace(path: Path, text: str, report: Report, *, durable: bool = False) -> None:
+    """Replace a file whole or not at all; OSError. `durable`: it is on the disk before this returns."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = open_plain(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, report)
+        with os.fdopen(fd, "wb") as file:
+            file.write(text.encode())
+            if durable:
+                file.flush()
+                os.fsync(fd)
+        make_way(path, report)
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # ignored because the first error is the one to report
+            fresh.unlink()
+        raise
+    if durable:
+        _sync_directory(path.parent)
+
+
+def make_way(path: Path, report: Report) -> None:
     """Move aside what stands in a plain file's place, if anything."""
     try:
         kind = stat.S_IFMT(path.lstat().st_mode)
     except FileNotFoundError:
         return
     if kind != stat.S_IFREG:
-        move_aside(path, f"{KINDS.get(kind, 'something')} and no file", tell)
+        move_aside(path, f"{KINDS.get(kind, 'something')} and no file", report)
 
 
-def make_directory(path: Path, mode: int, tell: Tell, *, link: bool = True) -> None:
-    """Have a directory of ours; a link to one will do unless `link` is false."""
+def make_directory(path: Path, mode: int, report: Report, *, link: bool = True) -> None:
+    """Make a directory of ours; a link to one is accepted unless `link` is false."""
     if os.path.lexists(path) and not (path.is_dir() and (link or not path.is_symlink())):
         kind = KINDS.get(stat.S_IFMT(path.lstat().st_mode), "something")
-        move_aside(path, f"{kind} and no directory", tell)
+        move_aside(path, f"{kind} and no directory", report)
     path.mkdir(exist_ok=True)
     if path.stat().st_uid == os.getuid():
         path.chmod(mode)
 
 
-def move_aside(path: Path, why: str, tell: Tell) -> None:
+def move_aside(path: Path, why: str, report: Report) -> None:
     """Give what is in the way another name, beside its old one."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     other = path.with_name(f"{path.name}.aside-{stamp}-{time.monotonic_ns() % 1_000_000_000}")
     path.rename(other)
-    tell(f"{path} is {why}; moved aside to {other.name}")
+    report(f"{path} is {why}; moved aside to {other.name}")
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agent.events import Events
+from agent.pause_clock import PauseClockLoop
 from agent.settings import BadSettingError, read
 from agent.supervisor import SOFTWARE, Supervisor
+
+if TYPE_CHECKING:
+    from agent.settings import Settings
 
 USAGE = 64
 
 
 def main() -> NoReturn:
-    """Live as the container's supervisor and end with its exit code."""
+    """Run as the container's supervisor and end with its exit code."""
     argv = sys.argv[1:]
     try:
         settings = read(os.environ)
@@ -25,13 +29,19 @@ def main() -> NoReturn:
     # login shells lose PATH to /etc/profile; profile.d puts this one back
     os.environ["AGENT_PATH"] = os.environ.get("PATH", os.defpath)
     # a command's stdout is its own
-    events = Events(settings.log, stream=2 if argv else 1, only_troubles=bool(argv))
+    events = Events(settings.log, stream=2 if argv else 1, only_problems=bool(argv))
+    loop = PauseClockLoop()
+    loop.on_pause = lambda seconds: events.info("supervisor", f"resumed after a pause of {seconds:.0f} s")
     try:
-        code = Supervisor(settings, argv, events).run()
-    except Exception:  # the last resort: tell, and let the restart policy act
+        code = loop.run(_supervise(settings, argv, events))
+    except Exception:  # the last resort: show it, and let the restart policy act
         traceback.print_exc()
         events.error("supervisor", "ended by a fault of its own, please report the lines above")
         code = SOFTWARE
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # no interpreter shutdown: helper threads may hang in a sick disk for ever
+    os._exit(code)  # no interpreter shutdown: a helper thread may hang in a disk for ever
+
+
+async def _supervise(settings: Settings, argv: list[str], events: Events) -> int:
+    return await Supervisor(settings, argv, events).run()

@@ -1,4 +1,4 @@
-"""What /proc says about the processes of the container."""
+"""Reads the processes of the container from /proc."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Process:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Return what identifies it for ever."""
+        """Return what tells it from every other process, also from a later one with the same pid."""
         return self.pid, self.started
 
     def ignores(self, signum: int) -> bool:
@@ -34,19 +34,19 @@ class Process:
 
     @property
     def is_shell_at_prompt(self) -> bool:
-        """Say whether it looks like an interactive shell that has the terminal to itself."""
+        """Say whether it looks like an interactive shell that waits for input."""
         return self.has_terminal and self.session == self.pid and bool(self.ignored & TERM_BIT)
 
     @property
     def catches_term(self) -> bool:
-        """Say whether it has a farewell of its own."""
+        """Say whether it has a handler for TERM."""
         return bool(self.caught & TERM_BIT)
 
 
 def living(proc: str = "/proc") -> dict[int, Process]:
     """Return every process that is no zombie, by pid."""
     found = {}
-    for name in os.listdir(proc):  # noqa: PTH208 - names are all that is wanted, on a path taken at each death
+    for name in os.listdir(proc):  # noqa: PTH208 - only names are needed, and each end of a process comes here
         if name.isdigit():
             process = _read(f"{proc}/{name}", int(name))
             if process is not None and process.state not in "ZX":

@@ -1,4 +1,4 @@
-"""Whether what ran in the session is started again, and when. Pure: facts in, decision out."""
+"""Decides whether what ran in the session is started again, and when. Pure: facts in, decision out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 30.0
 GOOD_RUN_S = 30.0
-"""A run that lived this long was no part of a crash loop."""
+"""A run of this length was not part of a crash loop."""
 MOST_QUICK_FAILURES = 5
 """As systemd's StartLimitBurst."""
 QUICK_SHELL_S = 2.0
@@ -23,14 +23,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Again:
-    """Start it anew after `delay_s`."""
+    """Start it again after `delay_s`."""
 
     delay_s: float
 
 
 @dataclass(frozen=True)
 class Done:
-    """It ended for good with 0 and the container stays."""
+    """It has finished with 0 and the container stays."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class CommandPolicy:
         self._on_exit = on_exit
         self._quick = 0
 
-    def after(self, ended: Ended, lived_s: float) -> Again | Done | GiveUp:
+    def after(self, ended: Ended, ran_s: float) -> Again | Done | GiveUp:
         """Decide what follows an end."""
-        if lived_s >= GOOD_RUN_S:
+        if ran_s >= GOOD_RUN_S:
             self._quick = 0
         if ended.code == 0 and self._restart != "always":
             return Done() if self._on_exit == "stay" else GiveUp(0, "the command has finished")
@@ -64,14 +64,14 @@ class CommandPolicy:
 
 
 class ShellPolicy:
-    """A login shell that is left is started anew and is no failure; only one that cannot live is slowed."""
+    """A login shell that was left is started again and is no failure; one that ends at once is slowed down."""
 
     def __init__(self) -> None:
         self.quick = 0
 
-    def after(self, ended: Ended, lived_s: float) -> Again | Done | GiveUp:
+    def after(self, ended: Ended, ran_s: float) -> Again | Done | GiveUp:
         """Decide what follows an end."""
-        if lived_s >= QUICK_SHELL_S:
+        if ran_s >= QUICK_SHELL_S:
             self.quick = 0
             return Again(0.0)
         self.quick += 1
@@ -79,7 +79,7 @@ class ShellPolicy:
 
     @property
     def profile_is_broken(self) -> bool:
-        """Say whether the shell keeps ending at once, so that it had better start without its profile."""
+        """Say whether the shell keeps ending at once, so that it should start without its profile."""
         return self.quick >= MOST_QUICK_FAILURES
 
 

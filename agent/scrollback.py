@@ -1,4 +1,4 @@
-"""What stood in the panes, kept in /agent/scrollback: readable text, the newest files, a bounded number."""
+"""Saves what stands in the panes in /agent/scrollback: readable text, a bounded number of files, the newest ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.files import open_plain
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.files import Tell
+    from agent.files import Report
     from agent.tmux import Pane, Tmux
 
 KEPT_FILES = 40
@@ -21,7 +21,7 @@ MOST_LINES = 10_000
 """At 200 columns 2 MB a file, so 80 MB at the very worst; a usual screenful is 4 KB."""
 
 
-async def save(tmux: Tmux, directory: Path, pane: Pane, tell: Tell, stamp: str | None = None) -> None:
+async def save(tmux: Tmux, directory: Path, pane: Pane, report: Report, stamp: str | None = None) -> None:
     """Write one pane's history and screen; tmux writes the file itself, so it never passes through here.
 
     The same stamp again replaces what was saved under it.
@@ -29,9 +29,9 @@ async def save(tmux: Tmux, directory: Path, pane: Pane, tell: Tell, stamp: str |
     stamp = stamp or now_stamp()
     name = re.sub(r"[^\w.-]", "_", f"{pane.session}-{pane.window_index}-{pane.window_name}")[:60]
     path = directory / f"{stamp}-{name}-{pane.pane.lstrip('%')}.txt"
-    fd = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, tell, 0o600)
+    fd = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, report, 0o600)
     try:
-        await tmux.tell(["capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{MOST_LINES}"], stdout=fd)
+        await tmux.send(["capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{MOST_LINES}"], stdout=fd)
     finally:
         os.close(fd)
     forget_old(directory)
@@ -45,5 +45,5 @@ def now_stamp() -> str:
 def forget_old(directory: Path) -> None:
     """Remove all but the newest; names begin with their time."""
     for path in sorted(directory.glob("*.txt"))[:-KEPT_FILES]:
-        with contextlib.suppress(OSError):  # ignored because it may be another user's, and is then bounded by them
+        with contextlib.suppress(OSError):  # ignored because it may be another user's, who bounds their own
             path.unlink()

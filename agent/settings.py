@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from healthcheck.askers import host_name
+from healthcheck.access import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class BadSettingError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the container was told; times in seconds."""
+    """The values; times in seconds."""
 
     name: str
     command: str
@@ -33,7 +33,6 @@ class Settings:
     health_port: int
     health_allowed_hosts: frozenset[str]
     bridge_socket: str
-    bridge_errors: str
     log: str
     clipboard: str
 
@@ -48,6 +47,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             raise BadSettingError(f"{name} is {text!r}; allowed: {allowed}")
         return text
 
+    value("CLAUDE_BRIDGE_ERRORS", "text", _one_of("text", "json"))  # for the bridge's client; checked at the start
     return Settings(
         name=_printable(environ.get("AGENT_NAME") or socket.gethostname()),
         command=environ.get("AGENT_COMMAND", "").strip(),
@@ -61,7 +61,6 @@ def read(environ: Mapping[str, str]) -> Settings:
             host_name(name.strip()) for name in value("HEALTH_ALLOWED_HOSTS", "", _hosts).split(",") if name
         ),
         bridge_socket=environ.get("CLAUDE_BRIDGE_SOCKET") or "/host/claude-bridge.sock",
-        bridge_errors=value("CLAUDE_BRIDGE_ERRORS", "text", _one_of("text", "json")),
         log=value("AGENT_LOG", "text", _one_of("text", "json")),
         clipboard=value("AGENT_CLIPBOARD", "on", _one_of("on", "off")),
     )

@@ -1,6 +1,6 @@
-"""The tmux server as a child in the foreground, and questions to it.
+"""The tmux server as a child in the foreground, and commands to it.
 
-tmux's traps, met here: plain `tmux` starts a second server when the first is not up yet (hence -N); an
+Traps of tmux that are handled here: plain `tmux` starts a second server when the first is not up yet (hence -N); an
 argument that ends in `;` is taken for a separator (hence `word`); a user's own configuration may end the session
 when nobody is attached (hence the options set again after it was read); -D makes no session of its own, so that
 Ctrl-C on `docker run -it` would reach it (hence own_session).
@@ -8,23 +8,20 @@ Ctrl-C on `docker run -it` would reach it (hence own_session).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent import children
+from agent.waiting import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agent.future import Future
-    from agent.loop import Loop
-
-SESSION = "agent"
-
 ASK_DEADLINE_S = 1.5
-"""A listing takes 4 ms; with the cadence of the check this keeps health's truth within 5 s."""
+"""A listing takes 4 ms; with the pace of the check, health tells the truth within 5 s."""
 START_DEADLINE_S = 10.0
 START_RETRY_S = 0.005
 
@@ -39,7 +36,7 @@ PANE_FIELDS = (
 
 
 NO_SESSION = "no current target"
-"""What a server without any session says to `list-panes -a`."""
+"""The answer of a server without any session to `list-panes -a`."""
 
 
 class TmuxError(Exception):
@@ -68,16 +65,15 @@ class Pane:
 class Tmux:
     """One server, started by us, on the socket that TMUX_TMPDIR says."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self.pid = 0
-        self.ended: Future[int] | None = None
+        self.ended: asyncio.Future[int] | None = None
         self._complaints = -1
 
     @property
     def is_up(self) -> bool:
         """Say whether the server's process lives."""
-        return self.ended is not None and not self.ended.done
+        return self.ended is not None and not self.ended.done()
 
     def start_server(self) -> None:
         """Start the server's process; OSError when there can be no process."""
@@ -92,28 +88,29 @@ class Tmux:
         if self._complaints >= 0:
             os.close(self._complaints)
         self._complaints = reader
-        self.ended = children.exit_of(self._loop, self.pid)
+        self.ended = children.exit_of(self.pid)
 
-    async def first_words(self, *commands: Iterable[str]) -> str:
-        """Say the first commands as soon as the server listens."""
-        deadline = self._loop.now() + START_DEADLINE_S
+    async def send_first(self, *commands: Iterable[str]) -> str:
+        """Give the server its first commands as soon as it listens; return its answer. TmuxError."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + START_DEADLINE_S
         while True:
             try:
-                return await self.tell(*commands)
+                return await self.send(*commands)
             except TmuxError as error:
                 if not self.is_up:
                     raise TmuxError(f"tmux server could not start: {self.complaint()}") from None
-                if not is_not_there_yet(error) or self._loop.now() > deadline:
+                if not is_not_there_yet(error) or clock() > deadline:
                     raise
-            await self._loop.sleep(START_RETRY_S)
+            await asyncio.sleep(START_RETRY_S)
 
-    async def tell(self, *commands: Iterable[str], stdout: int | None = None) -> str:
-        """Give the server commands in one go, so that nothing happens between them; return its answer."""
+    async def send(self, *commands: Iterable[str], stdout: int | None = None) -> str:
+        """Give the server commands at once, so that nothing happens between them; return its answer. TmuxError."""
         argv = ["tmux", "-u", "-N"]
         for number, command in enumerate(commands):
             argv += [";"] * bool(number) + [word(w) for w in command]
         try:
-            finished = await children.run(self._loop, argv, ASK_DEADLINE_S, stdout)
+            finished = await children.run(argv, ASK_DEADLINE_S, stdout)
         except children.TooSlowError as error:
             raise TmuxError(f"hung: {error}") from error
         except OSError as error:
@@ -123,10 +120,10 @@ class Tmux:
         return finished.out
 
     async def panes(self) -> list[Pane]:
-        """List every pane of every session."""
+        """List every pane of every session. TmuxError."""
         form = "\t".join(f"#{{{field}}}" for field in PANE_FIELDS)
         try:
-            lines = (await self.tell(["list-panes", "-a", "-F", form])).splitlines()
+            lines = (await self.send(["list-panes", "-a", "-F", form])).splitlines()
         except TmuxError as error:
             if str(error) == NO_SESSION:
                 return []
@@ -139,13 +136,13 @@ class Tmux:
     def remind_of_children(self) -> None:
         """Make the server look for children that have ended.
 
-        libutempter, which tmux calls for each new pane, takes SIGCHLD away for a moment: who ends in it stays a zombie.
+        libutempter, which tmux calls for each new pane, takes SIGCHLD away for a moment: what ends then stays a zombie.
         """
         if self.is_up:
             os.kill(self.pid, signal.SIGCHLD)
 
     def complaint(self) -> str:
-        """Return what the server said on stderr."""
+        """Return what the server wrote to stderr."""
         try:
             return os.read(self._complaints, 1000).decode(errors="replace").strip() or "it says nothing"
         except BlockingIOError:
@@ -154,14 +151,14 @@ class Tmux:
     async def end(self, patience_s: float) -> None:
         """End the server; what ran in it should have gone before."""
         for signum in (signal.SIGTERM, signal.SIGKILL):
-            if self.ended is None or self.ended.done:
+            if self.ended is None or self.ended.done():
                 return
             os.kill(self.pid, signum)
-            await self._loop.first_of(self.ended, timeout_s=patience_s)
+            await first_of(self.ended, timeout_s=patience_s)
 
 
 def is_not_there_yet(error: TmuxError) -> bool:
-    """Say whether nothing was heard because nobody listens on the socket so far."""
+    """Say whether nobody listens on the socket so far."""
     return str(error).startswith(("error connecting", "no server running"))
 
 

@@ -13,21 +13,21 @@ import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.files import make_way, open_plain
+from agent.files import make_way, replace
 
 if TYPE_CHECKING:
-    from agent.files import Tell
+    from agent.files import Report
 
 EXTRA = Path("/var/lib/extrausers")
 LEAST_ID = 500
 
 
-def introduce(home: str, tell: Tell) -> str | None:
-    """Give this process' user a name where it has none; return what will not work for it, if anything."""
+def introduce(home: str, report: Report) -> str | None:
+    """Give this process' user a name where it has none; return what will not work for this user, if anything."""
     uid, gid = os.getuid(), os.getgid()
     for file in ("passwd", "group"):  # every look-up of a name, here and in all programs, would wait for a pipe
-        with contextlib.suppress(OSError):  # ignored because what is wrong with /agent was told when it was prepared
-            make_way(_target(EXTRA / file), tell)
+        with contextlib.suppress(OSError):  # ignored because `prepare` has reported what is wrong with /agent
+            make_way(_target(EXTRA / file), report)
     known = _known(uid)
     if uid == 0:
         return "this agent runs as root (0): what it writes to /workspace will belong to root on the host"
@@ -43,7 +43,7 @@ def introduce(home: str, tell: Tell) -> str | None:
     group = gid if gid >= LEAST_ID else uid
     if known is None or (known.pw_gid, known.pw_dir) != (group, home):
         try:
-            _write_entries(uid, group, home, tell)
+            _write_entries(uid, group, home, report)
         except OSError as error:
             return (
                 f"user {uid}:{gid} has no name, because {error.filename} cannot be written: whoami, ssh and "
@@ -65,12 +65,12 @@ def _known(uid: int) -> pwd.struct_passwd | None:
         return None
 
 
-def _write_entries(uid: int, group: int, home: str, tell: Tell) -> None:
-    _replace(_target(EXTRA / "passwd"), f"{_name(uid)}:x:{uid}:{group}:Agent {uid}:{home}:/bin/bash\n", tell)
+def _write_entries(uid: int, group: int, home: str, report: Report) -> None:
+    replace(_target(EXTRA / "passwd"), f"{_name(uid)}:x:{uid}:{group}:Agent {uid}:{home}:/bin/bash\n", report)
     try:
         grp.getgrgid(group)
     except KeyError:
-        _replace(_target(EXTRA / "group"), f"{_name(group)}:x:{group}:\n", tell)
+        replace(_target(EXTRA / "group"), f"{_name(group)}:x:{group}:\n", report)
 
 
 def _note_on_group(uid: int, gid: int) -> str:
@@ -89,11 +89,3 @@ def _target(link: Path) -> Path:
     target = link.readlink()
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
-
-
-def _replace(path: Path, text: str, tell: Tell) -> None:
-    """Write whole or not at all: the reader is every process that asks for a name."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(open_plain(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, tell), "w") as file:
-        file.write(text)
-    fresh.replace(path)

@@ -1,7 +1,7 @@
-"""The three volumes: what is mounted there, what must be made in them, and what is wrong when they fail.
+"""The three volumes: how they are mounted, what must be made in them, and what is wrong when they fail.
 
-Looking never leaves a trace: a nameless file (O_TMPFILE) is written, so that no file watcher in /workspace wakes.
-Every function here may block on a sick disk, so callers use a helper thread.
+A look leaves no trace: it writes a file without a name (O_TMPFILE), so that no file watcher in /workspace wakes.
+Every function here may block on a disk that hangs, so callers use a helper thread.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from agent import shared
 from agent.files import make_directory, move_aside
+from healthcheck.facts import VolumeStatus
 
 if TYPE_CHECKING:
-    from agent.files import Tell
+    from agent.files import Report
 
 AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
 VOLUMES = (AGENT, WORKSPACE, SHARED)
@@ -35,20 +36,6 @@ class Mount:
     kind: str
     read_only: bool
     is_volume: bool
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one look at a volume found; sizes in bytes. `trouble` is empty when all is well."""
-
-    path: str
-    kind: str
-    read_only: bool
-    trouble: str
-    total: int = 0
-    free: int = 0
-    files: int = 0
-    free_files: int = 0
 
 
 def mount_of(path: str, table: str) -> Mount:
@@ -90,22 +77,22 @@ def prepare(home: str) -> list[str]:
     return lines
 
 
-def _clear_the_way_for_tmux(home: Path, tell: Tell) -> None:
-    """See to it that tmux finds its socket's directory, and no pipe in place of its configuration, as it would wait."""
+def _clear_the_way_for_tmux(home: Path, report: Report) -> None:
+    """Make way for tmux's socket, and for its configuration: tmux would wait for a pipe there."""
     sockets = Path(os.environ.get("TMUX_TMPDIR") or Path(AGENT, "run"), f"tmux-{os.getuid()}")
     if os.path.lexists(sockets):
-        make_directory(sockets, 0o700, tell, link=False)
+        make_directory(sockets, 0o700, report, link=False)
         if (socket := sockets / "default").is_dir():
-            move_aside(socket, "a directory and no socket", tell)
+            move_aside(socket, "a directory and no socket", report)
     configured = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     for file in (home / ".tmux.conf", configured / "tmux" / "tmux.conf", home / ".config" / "tmux" / "tmux.conf"):
         if file.exists() and not file.is_file():  # a link to a file is as good as one
-            move_aside(file, "no file", tell)
+            move_aside(file, "no file", report)
 
 
 def _share() -> None:
-    """Let other agents use what is made in /shared, where it is the group's and ours, as in a volume that is new."""
-    with contextlib.suppress(OSError):  # ignored because the volumes check tells what is wrong with /shared
+    """Let other agents use what is made in /shared, where it belongs to this user and the group (a new volume)."""
+    with contextlib.suppress(OSError):  # ignored because the volumes check says what is wrong with /shared
         fd = os.open(SHARED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
@@ -115,9 +102,9 @@ def _share() -> None:
             os.close(fd)
 
 
-def look(path: str, mount: Mount) -> Look:
-    """Look whether a volume can be read and, unless it came read-only, written."""
-    trouble, total, free, files, free_files = "", 0, 0, 0, 0
+def observe(path: str, mount: Mount) -> VolumeStatus:
+    """Find out whether a volume can be read and, unless it was mounted read-only, written."""
+    problem, total, free, files, free_files = "", 0, 0, 0, 0
     try:
         with os.scandir(path) as entries:
             next(entries, None)
@@ -127,8 +114,8 @@ def look(path: str, mount: Mount) -> Look:
         if path == AGENT or not mount.read_only:
             write_nameless(path)
     except OSError as error:
-        trouble = sentence(path, error, mount)
-    return Look(path, mount.kind, mount.read_only, trouble, total, free, files, free_files)
+        problem = sentence(path, error, mount)
+    return VolumeStatus(path, mount.kind, mount.read_only, problem, total, free, files, free_files)
 
 
 def write_nameless(path: str) -> None:
@@ -138,7 +125,7 @@ def write_nameless(path: str) -> None:
     except OSError as error:
         if error.errno not in NO_TMPFILE:
             raise
-        _judge_without_writing(path)
+        _check_without_writing(path)
         return
     try:
         os.write(fd, b"\0" * 4096)
@@ -175,7 +162,7 @@ def remedy(path: str) -> str:
     )
 
 
-def _judge_without_writing(path: str) -> None:
+def _check_without_writing(path: str) -> None:
     if not os.access(path, os.W_OK):
         raise OSError(errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES, "not writable")
     if os.statvfs(path).f_bavail == 0:

@@ -1,1 +1,1 @@
-"""Health over HTTP: checks, server, agent-status. Standard library only."""
+"""Health over HTTP: checks, the server, `agent-status`. Imports the bridge's client and nothing of `agent`."""

@@ -1,7 +1,6 @@
-"""HTTP without I/O: bytes in, a request or a refusal out; answers as bytes. Every limit is argued.
+"""HTTP without I/O: bytes in, a request or a refusal out; answers as bytes.
 
-Only what health needs: GET, no bodies, one request a connection (`Connection: close`), so there is no framing to
-get wrong.
+Only what health needs: GET, no bodies, one request a connection (`Connection: close`), so no framing can go wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 @dataclass(frozen=True)
 class Request:
-    """A request line and whom it asks (empty: it does not say); nothing else in the headers matters here."""
+    """A request line and its Host (empty: there is none); no other header matters here."""
 
     method: str
     path: str
@@ -41,7 +40,7 @@ class Request:
 
 
 class RefusedError(Exception):
-    """The bytes are no request; `status` says what kind of none."""
+    """The bytes are no request; `status` is the code to answer with."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -75,7 +74,7 @@ def parse(data: bytes) -> Request | None:
 
 
 def _check_line(line: bytes, *, complete: bool) -> Request | None:
-    """Judge the first line as early as possible, so that garbage is refused and not waited for."""
+    """Check the first line as early as possible, so that garbage is refused at once."""
     if not complete:
         method, blank, _ = line.partition(b" ")
         if (method and not TOKEN.fullmatch(method.rstrip(b"\r"))) or (blank and not method):
@@ -91,7 +90,7 @@ def _check_line(line: bytes, *, complete: bool) -> Request | None:
         raise RefusedError(505, "only HTTP/1.0 and 1.1 are spoken")
     if not all(0x21 <= byte < 0x7F for byte in target):
         raise RefusedError(400, "the request target is malformed")
-    whole = ABSOLUTE.match(target)  # its host counts more than the header's: RFC 9112, 3.2.2
+    whole = ABSOLUTE.match(target)  # its host overrules the header's: RFC 9112, 3.2.2
     path = target[whole.end() if whole else 0 :].split(b"?", 1)[0]
     if not path.startswith(b"/"):
         raise RefusedError(400, "the request target is malformed")

@@ -4,51 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from healthcheck.checks import all_checks, verdict
+from healthcheck.check import Metric, counter, gauge
+from healthcheck.status import STATUSES, overall_status, results
 
 if TYPE_CHECKING:
-    from healthcheck.checks import Seen
+    from collections.abc import Iterable, Sequence
 
-STATUSES = ("healthy", "degraded", "starting", "unhealthy", "stopping")
-WORTH = {"pass": 1, "warn": 0.5, "fail": 0}
+    from healthcheck.check import Check
+    from healthcheck.facts import AgentFacts
+
+WORTH = {"pass": 1.0, "warn": 0.5, "fail": 0.0}
 
 
-def exposition(seen: Seen, manifest: dict[str, Any], resident_kb: int) -> str:
+def exposition(agent: AgentFacts, checks: Sequence[Check], manifest: dict[str, Any], resident_kb: int) -> str:
     """Return all metrics as text."""
-    life, checks = seen.life, all_checks(seen)
-    status = verdict(life.phase, checks)
-    lines: list[str] = []
-
-    def family(name: str, kind: str, meaning: str, *rows: tuple[dict[str, str], float]) -> None:
-        lines.append(f"# HELP magents_{name} {meaning}")
-        lines.append(f"# TYPE magents_{name} {kind}")
-        lines.extend(f"magents_{name}{labels(pairs)} {value:.10g}" for pairs, value in rows)
-
-    info = {
-        "name": life.settings.name,
-        "version": str(manifest.get("version", "unknown")),
-        "variant": str(manifest.get("variant", "unknown")),
-    }
-    family("agent_info", "gauge", "Who this is.", (info, 1))
-    rows = [({"status": word}, float(word == status)) for word in STATUSES]
-    family("health", "gauge", "1 for the present status.", *rows)
-    rows = [({"check": c.name, "required": str(c.required).lower()}, WORTH[c.status]) for c in checks]
-    family("check", "gauge", "1 passes, 0.5 warns, 0 fails.", *rows)
-    family("restarts_total", "counter", "How often what runs in the session was started again.", ({}, life.restarts))
-    family("uptime_seconds", "gauge", "Since the container's start.", ({}, round(life.uptime_s(), 1)))
-    panes = seen.tmux.value or []
-    family("sessions", "gauge", "tmux sessions.", ({}, len({p.session for p in panes})))
-    family("panes", "gauge", "tmux panes.", ({}, len(panes)))
-    looks = [probe.value for probe in seen.volumes.values() if probe.value is not None]
-    family("volume_free_bytes", "gauge", "Free for the agent.", *(({"path": v.path}, v.free) for v in looks))
-    family("volume_size_bytes", "gauge", "Size of its file system.", *(({"path": v.path}, v.total) for v in looks))
-    memory = seen.memory.value
-    if memory is not None:
-        family("memory_used_bytes", "gauge", "Used by the container.", ({}, memory.used))
-        family("memory_limit_bytes", "gauge", "0 where there is none.", ({}, memory.limit))
-        family("oom_kills_total", "counter", "Processes killed for want of memory.", ({}, memory.oom_kills))
-    family("supervisor_resident_bytes", "gauge", "Of supervisor and health.", ({}, resident_kb * 1024))
-    return "\n".join(lines) + "\n"
+    families = [
+        *_general(agent, checks, manifest),
+        *(metric for check in checks for metric in check.metrics()),
+        gauge("supervisor_resident_bytes", "Of supervisor and health.", resident_kb * 1024),
+    ]
+    return "".join(_text(family) for family in families)
 
 
 def labels(pairs: dict[str, str]) -> str:
@@ -56,6 +31,29 @@ def labels(pairs: dict[str, str]) -> str:
     if not pairs:
         return ""
     return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in pairs.items()) + "}"
+
+
+def _general(agent: AgentFacts, checks: Sequence[Check], manifest: dict[str, Any]) -> Iterable[Metric]:
+    found = results(checks, agent)
+    status = overall_status(agent.phase, found)
+    info = {
+        "name": agent.name,
+        "version": str(manifest.get("version", "unknown")),
+        "variant": str(manifest.get("variant", "unknown")),
+    }
+    words = tuple(({"status": word}, float(word == status)) for word in STATUSES)
+    rows = tuple(({"check": row.name, "required": str(row.required).lower()}, WORTH[row.status]) for row in found)
+    yield Metric("agent_info", "gauge", "Who this is.", ((info, 1.0),))
+    yield Metric("health", "gauge", "1 for the present status.", words)
+    yield Metric("check", "gauge", "1 passes, 0.5 warns, 0 fails.", rows)
+    yield counter("restarts_total", "How often what runs in the session was started again.", agent.restarts)
+    yield gauge("uptime_seconds", "Since the container's start.", round(agent.uptime_s, 1))
+
+
+def _text(family: Metric) -> str:
+    name = f"magents_{family.name}"
+    head = f"# HELP {name} {family.meaning}\n# TYPE {name} {family.kind}\n"
+    return head + "".join(f"{name}{labels(pairs)} {value:.10g}\n" for pairs, value in family.rows)
 
 
 def _escape(value: str) -> str:

@@ -1,24 +1,21 @@
-"""Sockets on the supervisor's loop: many clients, slow ones, broken ones, and always an answer for the next.
+"""The HTTP server: many clients, slow ones, broken ones, and always an answer for the next.
 
-A connection reads one head, gets one answer, and is drained for a moment before it is closed, because closing
-with unread bytes would make the kernel tear the answer away from the client.
+A connection reads one head, gets one answer, and is drained for a moment before it is closed, because closing with
+unread bytes would make the kernel take the answer away from the client.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.loop import READABLE, WRITABLE
-from healthcheck.askers import NOBODY, Asker, ends
+from healthcheck.access import NOBODY, Client, ends
 from healthcheck.http import RefusedError, answer, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from agent.loop import Loop
 
     Answer = Callable[[], tuple[int, dict[str, Any] | str]]
     Pages = dict[str, "Page"]
@@ -26,12 +23,11 @@ if TYPE_CHECKING:
 MOST_CONNECTIONS = 512
 """Beyond it the oldest is dropped, so that idle connections can never keep the probe out."""
 BACKLOG = 512
+ACCEPTED_PER_TURN = 32
+"""So that a flood of connections cannot starve the rest of the loop."""
 PATIENCE_S = 5.0
 """For a whole request, so that a byte a second gains nothing; again for taking the answer."""
 LINGER_S = 1.0
-SWEEP_S = 1.0
-ACCEPT_PAUSE_S = 0.2
-CHUNK = 16384
 
 NOT_FOR_YOU = {
     "error": "this page is for the container and its host, by one of their own names; ask at a port that is mapped to "
@@ -50,32 +46,25 @@ class Page:
 class Server:
     """Answers GET for a table of pages; `may_see` says who may read details."""
 
-    def __init__(self, loop: Loop, pages: Pages, may_see: Callable[[str, Asker], bool]) -> None:
-        self.requests = 0
-        self._loop = loop
+    def __init__(self, pages: Pages, may_see: Callable[[str, Client], bool]) -> None:
         self._pages = pages
         self._may_see = may_see
         self._connections: dict[Connection, None] = {}
-        self._listener: socket.socket | None = None
-        self._sweeping = False
 
-    def listen(self, host: str, port: int) -> None:
+    async def listen(self, host: str, port: int) -> asyncio.Server:
         """Answer from now on; OSError when the address is taken or not ours."""
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setblocking(False)
-        if ":" in host:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener = _bound(host, port)
         try:
-            listener.bind((host, port))
-            listener.listen(BACKLOG)
-        except OSError:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self), sock=listener, backlog=ACCEPTED_PER_TURN
+            )
+        except BaseException:
             listener.close()
             raise
-        self._listener = listener
-        self._accept_again()
+        listener.listen(BACKLOG)  # asyncio takes one number for the queue and for what it accepts in one turn
+        return server
 
-    def respond(self, data: bytes, asker: Asker) -> bytes | None:
+    def respond(self, data: bytes, client: Client) -> bytes | None:
         """Return the answer to what a client has sent so far; None while it is incomplete."""
         try:
             request = parse(data)
@@ -83,120 +72,97 @@ class Server:
             return answer(refused.status, {"error": str(refused)})
         if request is None:
             return None
-        self.requests += 1
         page = self._pages.get(request.path)
         if page is None:
             return answer(404, {"error": "there is nothing here", "pages": list(self._pages)})
         if request.method != "GET":
             return answer(405, {"error": "only GET is understood"})
-        if self._may_see(request.host, asker):
+        if self._may_see(request.host, client):
             return answer(*page.full())
         return answer(*page.bare()) if page.bare else answer(403, NOT_FOR_YOU)
 
-    def drop(self, connection: Connection) -> None:
-        """Forget a connection that has closed itself."""
+    def add(self, connection: Connection) -> None:
+        """Make room for one more connection."""
+        if len(self._connections) >= MOST_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            self.remove(oldest)
+            oldest.abort()
+        self._connections[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
         self._connections.pop(connection, None)
 
-    def _accept_again(self) -> None:
-        if self._listener is not None:
-            self._loop.watch(self._listener.fileno(), READABLE, lambda _events: self._accept())
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        for _ in range(32):  # a turn's worth, so that a flood of connections cannot starve the rest
-            try:
-                client, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # out of descriptors or memory: what is left is for those already here
-                self._loop.unwatch(self._listener.fileno())
-                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
-                return
-            if len(self._connections) >= MOST_CONNECTIONS:
-                next(iter(self._connections)).close()
-            self._connections[Connection(self._loop, self, client)] = None
-            self._sweep_later()
+class Connection(asyncio.Protocol):
+    """One client: it asks, it takes the answer, it lingers."""
 
-    def _sweep_later(self) -> None:
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(SWEEP_S, self._sweep)
+    _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle
 
-    def _sweep(self) -> None:
-        self._sweeping = False
-        now = self._loop.now()
-        for connection in [c for c in self._connections if c.deadline <= now]:
-            connection.run_out_of_time()
-        if self._connections:
-            self._sweep_later()
-
-
-class Connection:
-    """One client: reading, then writing, then lingering."""
-
-    def __init__(self, loop: Loop, server: Server, client: socket.socket) -> None:
-        client.setblocking(False)
-        self.deadline = loop.now() + PATIENCE_S
-        self._loop = loop
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._client = client
+        self._client = NOBODY
         self._received = b""
-        self._to_send: memoryview | None = None
-        self._asker = NOBODY
-        with contextlib.suppress(OSError):  # ignored because it has gone, as the first read will say
-            self._asker = ends(client)
-        loop.watch(client.fileno(), READABLE, self._ready)
+        self._is_answered = False
 
-    def close(self) -> None:
-        """End it, whatever it was doing."""
-        self._loop.unwatch(self._client.fileno())
-        self._client.close()
-        self._server.drop(self)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the request, but not for long."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._client = ends(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._run_out_of_time)
+        self._server.add(self)
 
-    def run_out_of_time(self) -> None:
-        """Tell a client that was too slow to ask; close on one that was too slow to listen."""
-        if self._to_send is None and self._received:
-            self._answer(answer(408, {"error": f"the request was not complete after {PATIENCE_S:g} s"}))
-        else:
-            self.close()
-
-    def _ready(self, _events: int) -> None:
-        try:
-            if self._to_send is None:
-                self._read()
-            elif self._to_send:
-                self._write()
-            elif not self._client.recv(CHUNK):  # lingering
-                self.close()
-        except BlockingIOError:
+    def data_received(self, data: bytes) -> None:
+        """Answer as soon as the request is complete; what comes later is drained."""
+        if self._is_answered:
             return
-        except OSError:  # the client has gone: nobody is left to answer
-            self.close()
-
-    def _read(self) -> None:
-        chunk = self._client.recv(CHUNK)
-        self._received += chunk
-        reply = self._server.respond(self._received, self._asker)
+        self._received += data
+        reply = self._server.respond(self._received, self._client)
         if reply is not None:
             self._answer(reply)
-        elif not chunk:
-            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the client, whoever has hung up."""
+        self._timer.cancel()
+        self._server.remove(self)
+
+    def abort(self) -> None:
+        """Hang up, whatever the client is doing."""
+        self._transport.abort()
 
     def _answer(self, reply: bytes) -> None:
-        self._to_send = memoryview(reply)
-        self.deadline = self._loop.now() + PATIENCE_S
-        self._loop.watch(self._client.fileno(), WRITABLE, self._ready)
-        with contextlib.suppress(BlockingIOError):  # ignored because the loop says when there is room
-            try:
-                self._write()
-            except OSError:
-                self.close()
-                return
+        self._is_answered = True
+        self._timer.cancel()
+        self._transport.write(reply)
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has gone: nobody is left to answer
+            self.abort()
+            return
+        is_sent = self._transport.get_write_buffer_size() == 0
+        patience_s = LINGER_S if is_sent else PATIENCE_S
+        self._timer = asyncio.get_running_loop().call_later(patience_s, self.abort)
 
-    def _write(self) -> None:
-        assert self._to_send is not None
-        self._to_send = self._to_send[self._client.send(self._to_send) :]
-        if not self._to_send:
-            self._client.shutdown(socket.SHUT_WR)
-            self.deadline = self._loop.now() + LINGER_S
-            self._loop.watch(self._client.fileno(), READABLE, self._ready)
+    def _run_out_of_time(self) -> None:
+        if self._received:
+            self._answer(answer(408, {"error": f"the request was not complete after {PATIENCE_S:g} s"}))
+        else:
+            self.abort()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket at an IP address; `::` also takes IPv4, which asyncio's own sockets do not."""
+    is_ipv6 = ":" in host
+    listener = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_ipv6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener

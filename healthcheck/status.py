@@ -1,93 +1,56 @@
-"""`agent-status`: how the agent is, for people and with --json for programs. Asks over HTTP, so any user may ask."""
+"""The results of all checks, and the one word for them."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import socket
-import sys
-import time
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from healthcheck.table import page
+from healthcheck.check import FAIL, PASS, WARN, Check
+from healthcheck.facts import STARTING, STOPPING
 
-DEADLINE_S = 2.0
-WATCH_S = 2.0
+if TYPE_CHECKING:
+    from healthcheck.facts import AgentFacts
 
-FINE, NOT_FINE, NO_ANSWER = 0, 1, 69
-
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect to, not to bind
-CLEAR = "\x1b[H\x1b[2J"
+STATUSES = ("healthy", "degraded", "starting", "unhealthy", "stopping")
 
 
-class NoAnswerError(Exception):
-    """Nobody, or nobody sensible, answers; the text says who was asked."""
+@dataclass(frozen=True)
+class Result:
+    """One row of the answer."""
+
+    name: str
+    required: bool
+    status: str
+    detail: str
+    age_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as /health shows it."""
+        return {
+            "status": self.status,
+            "required": self.required,
+            "detail": self.detail,
+            "age_s": round(max(0.0, self.age_s), 1),
+        }
 
 
-def main() -> int:
-    """Print the status and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="agent-status",
-        description="Show how this container's agent is.",
-        epilog="Exit: 0 healthy or degraded, 1 otherwise, 69 when nothing answers within 2 s.",
-    )
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--watch", action="store_true", help=f"show it anew every {WATCH_S:g} s until Ctrl-C")
-    options = parser.parse_args()
-    try:
-        while True:
-            code = _show(as_json=options.json, clear=options.watch and sys.stdout.isatty())
-            if not options.watch:
-                return code
-            time.sleep(WATCH_S)
-    except KeyboardInterrupt:
-        return FINE
-    except BrokenPipeError:  # `agent-status --watch | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return FINE
+def results(checks: Iterable[Check], agent: AgentFacts) -> list[Result]:
+    """Evaluate all checks, in their order."""
+    return [_result(check, agent) for check in checks]
 
 
-def ask(host: str, port: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """Fetch /status, the whole of it within the deadline."""
-    until = time.monotonic() + deadline_s
-    where = f"{host} port {port}"
-    data = b""
-    try:
-        with socket.create_connection((host, port), timeout=deadline_s) as connection:
-            connection.sendall(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            while chunk := _receive(connection, until):
-                data += chunk
-    except TimeoutError:
-        raise NoAnswerError(f"{where} gave no answer in {deadline_s:g} s: the supervisor hangs") from None
-    except OSError as error:
-        raise NoAnswerError(f"{where} does not answer ({error.strerror}): no supervisor runs here") from None
-    try:
-        found = json.loads(data.partition(b"\r\n\r\n")[2])
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "checks" not in found:
-        raise NoAnswerError(f"{where} is something else than an agent")
-    return found
+def overall_status(phase: str, found: Iterable[Result]) -> str:
+    """Return the one word of STATUSES."""
+    if phase in (STARTING, STOPPING):
+        return phase
+    found = list(found)
+    if any(result.required and result.status == FAIL for result in found):
+        return "unhealthy"
+    return "healthy" if all(result.status == PASS for result in found) else "degraded"
 
 
-def _receive(connection: socket.socket, until: float) -> bytes:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    connection.settimeout(left)
-    return connection.recv(65536)
-
-
-def _show(*, as_json: bool, clear: bool) -> int:
-    host = os.environ.get("HEALTH_HOST", "")
-    port = os.environ.get("HEALTH_PORT") or "3999"
-    try:
-        status = ask(ANYWHERE.get(host, host), int(port))
-    except (NoAnswerError, ValueError) as error:
-        print(f"agent-status: {error}; see `docker logs`", file=sys.stderr)
-        return NO_ANSWER
-    text = json.dumps(status, indent=2) + "\n" if as_json else page(status, colour=sys.stdout.isatty())
-    sys.stdout.write((CLEAR if clear else "") + text)
-    sys.stdout.flush()
-    return FINE if status["status"] in ("healthy", "degraded") else NOT_FINE
+def _result(check: Check, agent: AgentFacts) -> Result:
+    finding = check.evaluate(agent)
+    status = WARN if finding.status == FAIL and not check.required else finding.status
+    return Result(check.name, check.required, status, finding.detail, finding.age_s)

@@ -14,7 +14,7 @@ COLOURS = {
 
 
 def page(status: dict[str, Any], *, colour: bool) -> str:
-    """Return the whole page. What it shows may be the agent's own words: none of them may steer a terminal."""
+    """Return the whole page. The agent may have written what it shows, so nothing in it may control the terminal."""
     status = plain(status)
     parts = [_agent(status, colour=colour), _sessions(status), _checks(status, colour=colour), _volumes(status)]
     notes = status.get("notes") or []
@@ -24,7 +24,7 @@ def page(status: dict[str, Any], *, colour: bool) -> str:
 
 
 def plain(found: Any) -> Any:
-    """Return the same with a question mark for each character that is not for reading."""
+    """Return the same with a question mark for each character that is not printable."""
     if isinstance(found, dict):
         return {plain(key): plain(value) for key, value in found.items()}
     if isinstance(found, list):

@@ -1,23 +1,29 @@
-"""Parts of the supervisor against the real kernel: loop, children, /proc, state, events, volumes."""
+"""Parts of the supervisor against the real kernel: clock, children, /proc, state, events, volumes."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
+import selectors
 import signal
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import children, processes, scrollback, state, tmux, volumes
+from agent import children, processes, scrollback, state_file, tmux, volumes
 from agent.events import LONGEST_LINE, Events
-from agent.farewell import Farewell
-from agent.future import Cancelled, Future
-from agent.loop import Loop
+from agent.pause_clock import PauseClockLoop
+from agent.shutdown import ProcessShutdown
+from agent.waiting import first_of, new_future, set_once
+
+T = TypeVar("T")
 
 
 def nobody(line: str) -> None:
@@ -25,90 +31,118 @@ def nobody(line: str) -> None:
     raise AssertionError(line)
 
 
-# -- loop -------------------------------------------------------------------------------------------------
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a loop as the supervisor's."""
+    with contextlib.closing(PauseClockLoop()) as loop:
+        return loop.run(coroutine)
 
 
-def test_first_of_returns_at_once_when_one_is_done() -> None:
-    loop = Loop()
-    done: Future[int] = Future()
-    done.set(1)
-    assert loop.run(loop.first_of(done, Future(), timeout_s=60)) is True
+# -- waiting ----------------------------------------------------------------------------------------------
 
 
-def test_first_of_is_false_when_time_is_over() -> None:
-    loop = Loop()
-    assert loop.run(loop.first_of(Future(), timeout_s=0.01)) is False
+def test_first_of_returns_when_one_is_done() -> None:
+    async def main() -> bool:
+        done: asyncio.Future[int] = new_future()
+        set_once(done, 1)
+        return await first_of(done, new_future(), timeout_s=60)
+
+    assert run(main()) is True
 
 
-def test_cancelled_task_leaves_its_await() -> None:
-    loop = Loop()
-    left: list[str] = []
+@pytest.mark.parametrize("count", [0, 1])
+def test_first_of_is_false_when_time_is_over(count: int) -> None:
+    async def main() -> bool:
+        return await first_of(*(new_future() for _ in range(count)), timeout_s=0.01)
 
-    async def limb() -> None:
-        try:
-            await Future[None]()
-        except Cancelled:
-            left.append("left")
-            raise
+    assert run(main()) is False
 
-    async def main() -> None:
-        task = loop.start(limb())
-        await loop.sleep(0)
+
+def test_who_is_cancelled_leaves_the_future_to_others() -> None:
+    async def main() -> bool:
+        shared = new_future()
+        task = asyncio.ensure_future(first_of(shared))
+        await asyncio.sleep(0)
         task.cancel()
-        await loop.first_of(task)
+        await asyncio.wait({task})
+        assert task.cancelled()
+        return shared.done()
 
-    loop.run(main())
-    assert left == ["left"]
+    assert run(main()) is False
 
 
-def test_dead_limb_ends_the_loop() -> None:
-    loop = Loop()
+def test_second_value_is_ignored() -> None:
+    async def main() -> int:
+        future: asyncio.Future[int] = new_future()
+        set_once(future, 1)
+        set_once(future, 2)
+        return future.result()
 
-    async def limb() -> None:
-        raise ValueError("dead")
+    assert run(main()) == 1
 
+
+# -- the loop ---------------------------------------------------------------------------------------------
+
+
+def fault() -> None:
+    raise ValueError("dead")
+
+
+def test_error_in_a_callback_ends_the_run() -> None:
     async def main() -> None:
-        loop.start(limb())
-        await loop.sleep(60)
+        asyncio.get_running_loop().call_soon(fault)
+        await asyncio.sleep(60)
 
     with pytest.raises(ValueError, match="dead"):
-        loop.run(main())
+        run(main())
 
 
-def test_signal_is_told_in_the_loop() -> None:
-    loop = Loop()
-    told: Future[None] = Future()
-    loop.on_signal(signal.SIGUSR1, lambda: told.set(None))
-    try:
-        loop.call_soon(lambda: os.kill(os.getpid(), signal.SIGUSR1))
-        assert loop.run(loop.first_of(told, timeout_s=5))
-    finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
+def test_error_of_a_task_that_nobody_awaits_ends_the_run() -> None:
+    async def limb() -> None:
+        fault()
+
+    async def main() -> None:
+        asyncio.ensure_future(limb())  # noqa: RUF006 - that it is forgotten is the point
+        await asyncio.sleep(60)
+
+    with pytest.raises(ValueError, match="dead"):
+        run(main())
+
+
+def test_accepting_without_descriptors_is_no_fault() -> None:
+    async def main() -> int:
+        context = {"message": "out of descriptors", "exception": OSError(24, "x"), "socket": None}
+        asyncio.get_running_loop().call_exception_handler(context)
+        await asyncio.sleep(0)
+        return 1
+
+    assert run(main()) == 1
 
 
 def test_clock_stands_still_while_the_container_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop()
     paused: list[float] = []
-    loop.on_pause = paused.append
     offset = 0.0
-    real = time.monotonic
-    monkeypatch.setattr("agent.loop.time.monotonic", lambda: real() + offset)
+    real_time, real_select = time.monotonic, selectors.EpollSelector.select
+    monkeypatch.setattr("agent.pause_clock.time.monotonic", lambda: real_time() + offset)
 
-    class Sleeper:
-        """A poll during which an hour passes."""
-
-        def poll(self, _timeout: float) -> list[Any]:
-            nonlocal offset
+    def select(self: selectors.EpollSelector, timeout: float | None = None) -> Any:
+        """Let an hour pass while it waits."""
+        nonlocal offset
+        if timeout:
             offset = 3600.0
-            return []
+        return real_select(self, timeout)
 
-    before = loop.now()
-    loop.call_later(0.01, lambda: None)
-    monkeypatch.setattr(loop, "_poll", Sleeper())
-    loop._turn()
+    monkeypatch.setattr(selectors.EpollSelector, "select", select)
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, PauseClockLoop)
+        loop.on_pause = paused.append
+        before = loop.time()
+        await asyncio.sleep(0.01)
+        return loop.time() - before
+
+    assert 0.01 <= run(main()) < 1
     assert paused == [pytest.approx(3600, abs=1)]
-    assert loop.now() - before < 1
 
 
 # -- children ---------------------------------------------------------------------------------------------
@@ -116,38 +150,51 @@ def test_clock_stands_still_while_the_container_is_paused(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("script", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("true", 0)])
 def test_child_gives_code_and_output(script: str, code: int) -> None:
-    loop = Loop()
-    found = loop.run(children.run(loop, ["sh", "-c", f"echo out; echo err >&2; {script}"], 5))
+    found = run(children.run(["sh", "-c", f"echo out; echo err >&2; {script}"], 5))
     assert (found.code, found.out, found.err) == (code, "out\n", "err\n")
 
 
 def test_more_output_than_a_pipe_holds_does_not_block_the_child() -> None:
-    loop = Loop()
-    found = loop.run(children.run(loop, ["head", "-c", "1000000", "/dev/zero"], 10))
+    found = run(children.run(["head", "-c", "1000000", "/dev/zero"], 10))
     assert (found.code, len(found.out)) == (0, 1_000_000)
 
 
+def test_grandchild_that_keeps_the_output_open_is_not_waited_for() -> None:
+    found = run(children.run(["sh", "-c", "sleep 1000 & echo $!"], 5))
+    os.kill(int(found.out), signal.SIGKILL)
+    assert found.code == 0
+
+
 def test_slow_child_is_killed_and_reaped() -> None:
-    loop = Loop()
     with pytest.raises(children.TooSlowError):
-        loop.run(children.run(loop, ["sleep", "1000"], 0.1))
+        run(children.run(["sleep", "1000"], 0.1))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_child_whose_waiter_was_cancelled_is_reaped() -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(children.run(["sleep", "0.2"], 5))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.sleep(0.5)
+
+    run(main())
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
 
 def test_missing_program_is_an_oserror() -> None:
-    loop = Loop()
     with pytest.raises(FileNotFoundError):
-        loop.run(children.run(loop, ["no-such-program"], 1))
+        run(children.run(["no-such-program"], 1))
 
 
 def test_child_has_default_signals() -> None:
-    loop = Loop()
-    found = loop.run(children.run(loop, ["grep", "SigIgn", "/proc/self/status"], 5))
+    found = run(children.run(["grep", "SigIgn", "/proc/self/status"], 5))
     assert int(found.out.split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
 
 
-# -- /proc and the farewell, with real processes ----------------------------------------------------------
+# -- /proc and the stop ladder, with real processes --------------------------------------------------------
 
 
 def test_name_with_brackets_and_blanks_is_read(tmp_path: Path) -> None:
@@ -161,39 +208,42 @@ def test_name_with_brackets_and_blanks_is_read(tmp_path: Path) -> None:
     assert not found.catches_term
 
 
-def part(script: str, grace_s: float) -> tuple[list[str], float]:
-    """Part from one shell and its children; return what was killed and the seconds it took."""
-    loop = Loop()
-    reader, writer = os.pipe()
-    pid = children.spawn(["bash", "-c", script], stdout=writer, own_session=True)
-    os.close(writer)
-    assert os.read(reader, 100).startswith(b"ready")
-    ended = children.exit_of(loop, pid)
-    farewell = Farewell(loop, lambda all_: {p.pid for p in all_.values() if p.session == pid}, Future())
-    began = time.monotonic()
-    result = loop.run(farewell.part(grace_s))
-    took = time.monotonic() - began
-    assert loop.run(loop.first_of(ended, timeout_s=5))
-    os.close(reader)
-    return result.killed, took
+def shut_down(script: str, grace_s: float) -> tuple[list[str], float]:
+    """End one shell and its children; return what was killed and the seconds it took."""
+
+    async def main() -> tuple[list[str], float]:
+        reader, writer = os.pipe()
+        pid = children.spawn(["bash", "-c", script], stdout=writer, own_session=True)
+        os.close(writer)
+        assert os.read(reader, 100).startswith(b"ready")
+        ended = children.exit_of(pid)
+        shutdown = ProcessShutdown(lambda all_: {p.pid for p in all_.values() if p.session == pid}, new_future())
+        began = time.monotonic()
+        report = await shutdown.run(grace_s)
+        took = time.monotonic() - began
+        assert await first_of(ended, timeout_s=5)
+        os.close(reader)
+        return report.killed, took
+
+    return run(main())
 
 
-def test_quick_goodbye_ends_the_wait() -> None:
-    killed, took = part("echo ready; exec sleep 1000", 30)
+def test_process_that_leaves_ends_the_wait() -> None:
+    killed, took = shut_down("echo ready; exec sleep 1000", 30)
     assert killed == []
     assert took < 1
 
 
-def test_farewell_is_not_disturbed_by_a_second_asking() -> None:
-    farewell = "n=$((n+1)); sleep 0.5; test $n = 1 && exit; kill -9 $$"
-    script = f"n=0; trap '{farewell}' TERM; echo ready; while :; do sleep 0.05; done"
-    killed, took = part(script, 10)
+def test_process_that_cleans_up_is_not_asked_twice() -> None:
+    clean_up = "n=$((n+1)); sleep 0.5; test $n = 1 && exit; kill -9 $$"
+    script = f"n=0; trap '{clean_up}' TERM; echo ready; while :; do sleep 0.05; done"
+    killed, took = shut_down(script, 10)
     assert killed == []
     assert 0.5 <= took < 3
 
 
 def test_who_ignores_everything_is_killed_after_the_grace() -> None:
-    killed, took = part("trap '' TERM HUP INT; echo ready; while :; do sleep 0.05; done", 0.5)
+    killed, took = shut_down("trap '' TERM HUP INT; echo ready; while :; do sleep 0.05; done", 0.5)
     assert any(name.startswith("bash") for name in killed)
     assert 0.5 <= took < 3
 
@@ -234,7 +284,7 @@ def test_window_name_may_hold_a_tab() -> None:
 
 
 def test_state_is_replaced_whole_and_leaves_no_litter(tmp_path: Path) -> None:
-    file = state.StateFile(tmp_path / "state.json", nobody)
+    file = state_file.StateFile(tmp_path / "state.json", nobody)
     file.write({"phase": "running"})
     file.write({"phase": "stopped"})
     assert file.read()["phase"] == "stopped"
@@ -242,13 +292,13 @@ def test_state_is_replaced_whole_and_leaves_no_litter(tmp_path: Path) -> None:
 
 
 def test_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = state.StateFile(tmp_path / "state.json", nobody)
+    file = state_file.StateFile(tmp_path / "state.json", nobody)
     file.write({"phase": "running"})
 
     def full(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agent.state.os.fsync", full)
+    monkeypatch.setattr("agent.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         file.write({"phase": "stopped"})
     assert file.read()["phase"] == "running"
@@ -262,14 +312,14 @@ def test_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeyp
 def test_broken_state_is_no_obstacle(tmp_path: Path, text: str, lines: int) -> None:
     path = tmp_path / "state.json"
     path.write_bytes(text.encode("latin1"))
-    told: list[str] = []
-    assert state.StateFile(path, told.append).read() == {}
-    assert len(told) == lines
+    reported: list[str] = []
+    assert state_file.StateFile(path, reported.append).read() == {}
+    assert len(reported) == lines
 
 
 @pytest.mark.parametrize("found", ["three", [1], {}, -1, 10**400, None, 1.5])
 def test_count_of_cut_off_lives_is_a_number_whatever_the_file_says(found: object) -> None:
-    assert state.times_cut_off({"cut_off": found}) == 0
+    assert state_file.times_cut_off({"cut_off": found}) == 0
 
 
 @pytest.mark.parametrize(
@@ -277,25 +327,25 @@ def test_count_of_cut_off_lives_is_a_number_whatever_the_file_says(found: object
     [({}, False), ({"phase": "stopped"}, False), ({"phase": "running"}, True), ({"phase": "stopping"}, True)],
 )
 def test_unclean_end_is_told(last: dict[str, str], told: bool) -> None:
-    assert bool(state.how_it_ended(last)) is told
+    assert bool(state_file.how_it_ended(last)) is told
 
 
 def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "LOG_BYTES", 100)
-    log = state.LogFile(tmp_path / "agent.log", nobody)
+    monkeypatch.setattr(state_file, "LOG_BYTES", 100)
+    log = state_file.LogFile(tmp_path / "agent.log", nobody)
     for number in range(200):
         log.append(f"line {number:03}\n")
-    assert len(list(tmp_path.iterdir())) == state.LOG_FILES
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= state.LOG_FILES * 120
+    assert len(list(tmp_path.iterdir())) == state_file.LOG_FILES
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= state_file.LOG_FILES * 120
     assert (tmp_path / "agent.log").read_text().endswith("line 199\n")
 
 
 def test_volume_is_locked_for_one(tmp_path: Path) -> None:
-    first = state.lock(tmp_path / "lock", nobody)
+    first = state_file.lock(tmp_path / "lock", nobody)
     assert first is not None
-    assert state.lock(tmp_path / "lock", nobody) is None
+    assert state_file.lock(tmp_path / "lock", nobody) is None
     os.close(first)
-    assert state.lock(tmp_path / "lock", nobody) is not None
+    assert state_file.lock(tmp_path / "lock", nobody) is not None
 
 
 def test_oldest_scrollback_goes_first(tmp_path: Path) -> None:
@@ -345,7 +395,7 @@ def test_reader_that_stopped_reading_does_not_block_and_learns_of_the_loss() -> 
 
 def test_commands_output_is_not_mixed_with_good_news() -> None:
     reader, writer = os.pipe()
-    events = Events("text", writer, only_troubles=True)
+    events = Events("text", writer, only_problems=True)
     events.info("test", "good")
     events.warning("test", "bad")
     os.close(writer)
@@ -377,8 +427,8 @@ def test_mount_is_found(path: str, kind: str, read_only: bool, is_volume: bool) 
 
 
 def test_looking_leaves_no_name(tmp_path: Path) -> None:
-    found = volumes.look(str(tmp_path), volumes.Mount("ext4", read_only=False, is_volume=True))
-    assert found.trouble == ""
+    found = volumes.observe(str(tmp_path), volumes.Mount("ext4", read_only=False, is_volume=True))
+    assert found.problem == ""
     assert found.free > 0
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import settings
-from agent.farewell import asking_signal, is_held_back, is_own_namespace, is_passing_through, one_terminal
 from agent.processes import Process, below
 from agent.restarts import (
     GOOD_RUN_S,
@@ -22,6 +21,7 @@ from agent.restarts import (
     GiveUp,
     ShellPolicy,
 )
+from agent.shutdown import asking_signal, is_held_back, is_own_namespace, is_passing_through, one_terminal
 
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 

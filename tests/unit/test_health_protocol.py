@@ -1,4 +1,4 @@
-"""HTTP without sockets, and what the checks mean."""
+"""HTTP without sockets, who may read details, and what people see."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from healthcheck import world
-from healthcheck.askers import Asker, Askers, gateways, host_name
-from healthcheck.checks import TABLE, Check, is_short_of_space, size, verdict
+from healthcheck.access import Access, Client, gateways, host_name
+from healthcheck.check import size
+from healthcheck.checks import memory
+from healthcheck.checks.disk import is_short_of_space
+from healthcheck.facts import VolumeStatus
 from healthcheck.http import HEAD_LIMIT, RefusedError, answer, parse
 from healthcheck.metrics import labels
+from healthcheck.status import Result, overall_status
 from healthcheck.table import aligned, duration, page
 
 GOOD = b"GET /health?x=1 HTTP/1.1\r\nHost: a\r\nX-Y: z\r\n\r\n"
@@ -98,11 +100,11 @@ def test_answer_has_the_length_it_says(status: int, body: dict[str, str] | str) 
     assert isinstance(body, str) or json.loads(payload) == body
 
 
-# -- verdict ----------------------------------------------------------------------------------------------
+# -- overall status ---------------------------------------------------------------------------------------
 
 
-def rows(*statuses: tuple[str, bool]) -> list[Check]:
-    return [Check(f"c{n}", required, status, "", 0) for n, (status, required) in enumerate(statuses)]
+def rows(*statuses: tuple[str, bool]) -> list[Result]:
+    return [Result(f"c{n}", required, status, "", 0) for n, (status, required) in enumerate(statuses)]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +118,8 @@ def rows(*statuses: tuple[str, bool]) -> list[Check]:
         ("stopping", [("pass", True)], "stopping"),
     ],
 )
-def test_verdict_follows_the_contract(phase: str, checks: list[tuple[str, bool]], word: str) -> None:
-    assert verdict(phase, rows(*checks)) == word
-
-
-def test_table_has_the_contracts_checks() -> None:
-    assert {name for name, required, _ in TABLE if required} == {"tmux", "agent", "volumes"}
-    assert {name for name, required, _ in TABLE if not required} == {"bridge", "task-master", "disk", "memory"}
+def test_overall_status_follows_the_contract(phase: str, checks: list[tuple[str, bool]], word: str) -> None:
+    assert overall_status(phase, rows(*checks)) == word
 
 
 @pytest.mark.parametrize(
@@ -130,8 +127,7 @@ def test_table_has_the_contracts_checks() -> None:
     [(1 << 20, 100 << 20, True), (50 << 20, 100 << 20, False), (2 << 30, 1 << 40, False), (1 << 29, 1 << 40, True)],
 )
 def test_little_space_is_a_share_of_small_and_an_amount_of_large(free: int, total: int, short: bool) -> None:
-    look: Any = SimpleNamespace(free=free, total=total, files=0, free_files=0)
-    assert is_short_of_space(look) is short
+    assert is_short_of_space(VolumeStatus("/shared", "ext4", False, "", total, free)) is short
 
 
 V2 = {"memory.current": "1000\n", "memory.stat": "anon 900\ninactive_file 100\n"}
@@ -158,8 +154,7 @@ def test_memory_is_read_from_both_kinds_of_cgroup(tmp_path: Any, files: dict[str
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    memory = world.memory(tmp_path)
-    assert (memory.used, memory.limit, memory.oom_kills) == found
+    assert memory.read(tmp_path) == memory.Memory(*found)
 
 
 # -- for people -------------------------------------------------------------------------------------------
@@ -198,12 +193,12 @@ IPV6_ROUTES = (
 
 
 @pytest.fixture
-def askers(tmp_path: Path) -> Askers:
+def access(tmp_path: Path) -> Access:
     """A container `alpha` at 172.17.0.2 whose default gateways are 172.17.0.1 and fd00::1."""
     gateway = int.from_bytes(socket.inet_aton("172.17.0.1"), sys.byteorder)
     (tmp_path / "route").write_text(ROUTES.format(gateway=f"{gateway:08X}"))
     (tmp_path / "ipv6_route").write_text(IPV6_ROUTES)
-    return Askers(("alpha", "0123456789ab"), frozenset({"agents.example.org", "10.1.2.3"}), tmp_path)
+    return Access(("alpha", "0123456789ab"), frozenset({"agents.example.org", "10.1.2.3"}), tmp_path)
 
 
 OWN = "172.17.0.2"
@@ -243,8 +238,8 @@ HOST_MACHINE, NEIGHBOUR = "172.17.0.1", "172.17.0.3"
         ("\ufffd", "127.0.0.1", False),
     ],
 )
-def test_details_are_for_the_container_and_its_host(askers: Askers, host: str, peer: str, sees: bool) -> None:
-    assert askers.may_see(host, Asker(peer, OWN)) is sees
+def test_details_are_for_the_container_and_its_host(access: Access, host: str, peer: str, sees: bool) -> None:
+    assert access.may_see(host, Client(peer, OWN)) is sees
 
 
 def test_container_without_a_network_has_no_gateway(tmp_path: Path) -> None:
@@ -275,7 +270,7 @@ def test_name_has_one_form(text: str, name: str) -> None:
 
 @given(st.text(), st.text())
 def test_any_host_and_peer_is_an_answer(host: str, peer: str) -> None:
-    assert Askers((), frozenset(), Path("/nowhere")).may_see(host, Asker(peer, OWN)) in (True, False)
+    assert Access((), frozenset(), Path("/nowhere")).may_see(host, Client(peer, OWN)) in (True, False)
 
 
 STATUS: dict[str, Any] = {

@@ -1,17 +1,18 @@
-"""The stop ladder: every process is asked by a signal it does not ignore, waited for, and only then killed.
+"""The stop ladder: every process is asked by a signal that it does not ignore, waited for, and only then killed.
 
-Who is asked when (the order is the point, each rule has cost somebody a half-written file):
-- A process that catches TERM has a farewell of its own: it is asked at once, and only once.
-- What it starts meanwhile belongs to its farewell and is left alone; when all who were asked have gone and
-  something is left over, that is asked in turn.
-- An interactive shell ignores TERM, so it gets HUP. It hands HUP on to its jobs, and the kernel and tmux
-  hang up on everybody in its terminal, so it is asked after all of those have gone. The same holds for a shell
-  that would die of TERM while its child is still saving something.
-- A tmux server is asked after what runs in it, because its end hangs up on all panes.
+Who is asked when. The order matters: each rule has once cost somebody a half-written file.
+- A process with a handler for TERM cleans up by itself. It is asked at once, and only once.
+- What it starts meanwhile belongs to its cleaning up and is left alone. When all who were asked have ended and
+  something is left, that is asked in turn.
+- An interactive shell ignores TERM, so it gets HUP. It passes HUP on to its jobs, and the kernel and tmux send HUP to
+  everything in its terminal, so it is asked after all of those have ended. The same holds for a shell that would die
+  of TERM while its child still saves something.
+- A tmux server is asked after what runs in it, because its end sends HUP to all panes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -20,18 +21,16 @@ from typing import TYPE_CHECKING
 
 from agent.children import gone
 from agent.processes import Process, below, living
+from agent.waiting import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.future import Future
-    from agent.loop import Loop
-
     Scope = Callable[[dict[int, Process]], set[int]]
-    """Chooses whom a parting is about."""
+    """Chooses the pids that a shutdown is about."""
 
 LOOK_AGAIN_S = 0.25
-"""Deaths are noticed at once; this only bounds how long a process that appears from nowhere goes unseen."""
+"""Ends are noticed at once; this only bounds how long a new process stays unseen."""
 HANG_UP_S = 0.3
 """Between HUP and KILL at the end of the grace."""
 MOST_ASKINGS = 4
@@ -43,65 +42,65 @@ ASKING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 @dataclass
-class Parting:
-    """What became of it: names of those that were killed, and of those that may not be signalled by us."""
+class ShutdownReport:
+    """How many were asked; the names of those that were killed, and of those that we may not signal."""
 
     asked: int = 0
     killed: list[str] = field(default_factory=list)
-    untouchable: list[str] = field(default_factory=list)
+    not_permitted: list[str] = field(default_factory=list)
 
 
 def asking_signal(process: Process) -> int:
-    """Return the politest signal that the process does not ignore."""
+    """Return the mildest signal that the process does not ignore."""
     return next((s for s in ASKING if not process.ignores(s)), signal.SIGTERM)
 
 
 def is_held_back(process: Process, group: dict[int, Process]) -> bool:
-    """Say whether asking `process` now would cut somebody of `group` off in the middle of a farewell."""
+    """Say whether asking `process` now would end another one of `group` while that cleans up."""
     if process.comm == "tmux: server":
         return bool(below(process.pid, group))
     if process.catches_term:
         return False
     dependents = below(process.pid, group)
-    if process.session == process.pid:  # its end hangs up on the whole terminal
+    if process.session == process.pid:  # its end sends HUP to the whole terminal
         dependents |= {p.pid for p in group.values() if p.session == process.pid and p.pid != process.pid}
     if process.ignores(signal.SIGTERM):
         return bool(dependents)
     return any(group[pid].catches_term for pid in dependents)
 
 
-class Farewell:
-    """One parting from all processes that `scope` chooses."""
+class ProcessShutdown:
+    """Ends all processes that `scope` chooses. `hurry` skips the wait when it is done."""
 
-    def __init__(self, loop: Loop, scope: Scope, hurry: Future[None]) -> None:
-        self._loop = loop
+    def __init__(self, scope: Scope, hurry: asyncio.Future[None]) -> None:
+        self._clock = asyncio.get_running_loop().time
         self._scope = scope
         self._hurry = hurry
         self._group: set[tuple[int, int]] = set()
         self._asked: dict[tuple[int, int], tuple[int, float]] = {}
-        self._untouchable: dict[tuple[int, int], str] = {}
-        self._watched: dict[tuple[int, int], Future[None]] = {}
-        self.result = Parting()
+        self._not_permitted: dict[tuple[int, int], str] = {}
+        self._watched: dict[tuple[int, int], asyncio.Future[None]] = {}
+        self.result = ShutdownReport()
 
-    async def part(self, grace_s: float) -> Parting:
-        """Ask, wait with an early exit, insist."""
-        deadline = self._loop.now() + grace_s
-        while (left := self._left()) and not self._hurry.done:
-            patience = deadline - self._loop.now()
+    async def run(self, grace_s: float) -> ShutdownReport:
+        """Ask, wait until they have ended or the grace is over, escalate."""
+        deadline = self._clock() + grace_s
+        while (left := self._left()) and not self._hurry.done():
+            patience = deadline - self._clock()
             if patience <= 0:
                 break
             self._ask(left)
             await self._next_end(left, min(LOOK_AGAIN_S, patience), self._hurry)
         if left:
-            await self._insist()
+            await self._escalate()
         self.result.asked = len(self._asked)
-        self.result.untouchable = list(self._untouchable.values())
+        self.result.not_permitted = list(self._not_permitted.values())
         return self.result
 
     def _left(self) -> dict[int, Process]:
         everybody = living()
         chosen = self._scope(everybody)
-        return {pid: p for pid, p in everybody.items() if pid in chosen and p.key not in self._untouchable}
+        return {pid: p for pid, p in everybody.items() if pid in chosen and p.key not in self._not_permitted}
 
     def _ask(self, left: dict[int, Process]) -> None:
         group = {pid: p for pid, p in left.items() if p.key in self._group}
@@ -110,21 +109,21 @@ class Farewell:
             self._group = {p.key for p in left.values()}
         for process in group.values():
             times, due = self._asked.get(process.key, (0, 0.0))
-            if times and not (process.is_shell_at_prompt and times < MOST_ASKINGS and self._loop.now() >= due):
+            if times and not (process.is_shell_at_prompt and times < MOST_ASKINGS and self._clock() >= due):
                 continue
             if not is_held_back(process, group):
-                self._asked[process.key] = (times + 1, self._loop.now() + LOOK_AGAIN_S)
+                self._asked[process.key] = (times + 1, self._clock() + LOOK_AGAIN_S)
                 self._send(process, asking_signal(process))
                 if process.state == "T":  # a stopped one would never hear it
                     self._send(process, signal.SIGCONT)
 
-    async def _insist(self) -> None:
+    async def _escalate(self) -> None:
         for process in self._left().values():
             self._send(process, signal.SIGHUP)
             self._send(process, signal.SIGCONT)
-        deadline = self._loop.now() + HANG_UP_S
-        while (left := self._left()) and self._loop.now() < deadline:
-            await self._next_end(left, deadline - self._loop.now())
+        deadline = self._clock() + HANG_UP_S
+        while (left := self._left()) and self._clock() < deadline:
+            await self._next_end(left, deadline - self._clock())
         killed: dict[tuple[int, int], str] = {}
         for _ in range(KILL_ROUNDS):  # rounds, because what is being killed may be forking
             left = self._left()
@@ -136,13 +135,13 @@ class Farewell:
             await self._next_end(left, KILL_ROUND_S)
         self.result.killed = list(killed.values())
 
-    async def _next_end(self, left: dict[int, Process], patience_s: float, *others: Future[None]) -> None:
+    async def _next_end(self, left: dict[int, Process], patience_s: float, *others: asyncio.Future[None]) -> None:
         for process in left.values():
             if process.key not in self._watched:
                 with contextlib.suppress(OSError):  # ignored because without descriptors LOOK_AGAIN_S still holds
-                    self._watched[process.key] = gone(self._loop, process.pid)
+                    self._watched[process.key] = gone(process.pid)
         ends = [self._watched[p.key] for p in left.values() if p.key in self._watched]
-        await self._loop.first_of(*(e for e in ends if not e.done), *others, timeout_s=patience_s)
+        await first_of(*(end for end in ends if not end.done()), *others, timeout_s=patience_s)
 
     def _send(self, process: Process, signum: int) -> bool:
         try:
@@ -150,16 +149,16 @@ class Farewell:
         except ProcessLookupError:
             return False
         except PermissionError:  # another user's, from `docker exec -u`
-            self._untouchable[process.key] = f"{process.comm} ({process.pid})"
+            self._not_permitted[process.key] = f"{process.comm} ({process.pid})"
             return False
         return True
 
 
 def whole_container(*spared: int) -> Scope:
-    """Choose everything but init, this process and those spared, where this container has its own processes.
+    """Choose all processes of the container but init, this one and those spared.
 
-    What the engine is just bringing in (`docker exec`, the health probe) is none of the container's yet.
-    With `--pid=host` the list would be the host's: then only what descends from this process is ours.
+    What the engine is just bringing in (`docker exec`, the health probe) does not belong to the container yet.
+    With `--pid=host` the list would be the host's: then only the descendants of this process are chosen.
     """
     init, own = os.getppid(), os.getpid()
 
@@ -178,7 +177,7 @@ def one_terminal(session: int) -> Scope:
 
 
 def is_passing_through(process: Process, servers: tuple[int, ...]) -> bool:
-    """Say whether it is about to become something else: the engine coming in, or tmux forking a helper."""
+    """Say whether it is about to become another program: the engine's process, or a helper that tmux forks."""
     return process.comm.startswith("runc:") or (process.comm == "tmux: server" and process.parent in servers)
 
 

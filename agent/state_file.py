@@ -1,6 +1,6 @@
-"""/agent/state.json: atomic and durable, so that the next start can tell how this life ended.
+"""/agent/state.json, atomic and durable, so that the next start can say how this run ended; the log; the lock.
 
-Written by a helper thread, in order, because a disk may hang and the supervisor may not.
+Functions here may block on a disk that hangs: helper threads only.
 """
 
 from __future__ import annotations
@@ -12,78 +12,64 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from agent.files import make_way, open_plain
+from agent.files import make_way, open_plain, replace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.files import Tell
+    from agent.files import Report
 
 SCHEMA = 1
 STATE_BYTES = 1_000_000
-"""A thousand times what we write; more is not ours."""
+"""A thousand times what we write; what is larger is not ours."""
 
 MOST_CUT_OFF = 1_000_000
 LONGEST_WORD = 40
 
 LOG_BYTES = 1_000_000
 LOG_FILES = 4
-"""One written and three old ones: at most 4 MB of events, months of an agent's life."""
+"""One that is written and three old ones: at most 4 MB of events, which is months."""
 
 
 class StateFile:
-    """The file and what it says."""
+    """The file with the state of the last run."""
 
-    def __init__(self, path: Path, tell: Tell) -> None:
+    def __init__(self, path: Path, report: Report) -> None:
         self._path = path
-        self._tell = tell
+        self._report = report
 
     def read(self) -> dict[str, Any]:
-        """Return what the last life left; empty when there was none or nobody can read it."""
+        """Return what the last run left; empty when there was none or the file cannot be read."""
         try:
-            fd = open_plain(self._path, os.O_RDONLY, self._tell)
+            fd = open_plain(self._path, os.O_RDONLY, self._report)
             with os.fdopen(fd, "rb") as file:
                 found = json.loads(file.read(STATE_BYTES))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
-            self._tell(f"{self._path} could not be read ({error}); it is written anew")
+            self._report(f"{self._path} could not be read ({error}); it is written anew")
             return {}
         return found if isinstance(found, dict) else {}
 
     def write(self, facts: dict[str, Any]) -> None:
         """Replace the file whole, on the disk before this returns; OSError when that cannot be."""
         text = json.dumps({"schema": SCHEMA, "updated_at": utc(), **facts}, indent=1) + "\n"
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            fd = open_plain(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self._tell)
-            try:
-                os.write(fd, text.encode())
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            make_way(self._path, self._tell)
-            fresh.replace(self._path)
-        except OSError:
-            with contextlib.suppress(OSError):  # ignored because the first error is the one to tell
-                fresh.unlink()
-            raise
-        _sync_directory(self._path.parent)
+        replace(self._path, text, self._report, durable=True)
 
 
 class LogFile:
-    """/agent/log/agent.log with a bounded number of predecessors."""
+    """/agent/log/agent.log and a bounded number of older ones."""
 
-    def __init__(self, path: Path, tell: Tell) -> None:
+    def __init__(self, path: Path, report: Report) -> None:
         self._path = path
-        self._tell = tell
+        self._report = report
 
     def append(self, line: str) -> None:
         """Add a line, starting a new file when this one is full."""
         with contextlib.suppress(FileNotFoundError):  # ignored because the first line makes the file
             if self._path.lstat().st_size > LOG_BYTES:
                 self._rotate()
-        fd = open_plain(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._tell)
+        fd = open_plain(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._report)
         with os.fdopen(fd, "a", encoding="utf-8", errors="replace") as file:
             file.write(line)
 
@@ -92,16 +78,16 @@ class LogFile:
             older = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
             newer = self._path.with_name(f"{self._path.name}.{number}")
             with contextlib.suppress(FileNotFoundError):  # ignored because there were fewer until now
-                make_way(newer, self._tell)
+                make_way(newer, self._report)
                 older.replace(newer)
 
 
-def lock(path: Path, tell: Tell) -> int | None:
-    """Take the volume for this agent alone until the process ends; None when another one lives on it.
+def lock(path: Path, report: Report) -> int | None:
+    """Lock the volume for this agent until the process ends; None when another one runs on it.
 
     Opened for reading, because a file open for writing would keep the volume from being remounted.
     """
-    fd = open_plain(path, os.O_RDONLY | os.O_CREAT, tell, 0o666)
+    fd = open_plain(path, os.O_RDONLY | os.O_CREAT, report, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,7 +97,7 @@ def lock(path: Path, tell: Tell) -> int | None:
 
 
 def how_it_ended(last: dict[str, Any]) -> str | None:
-    """Return a sentence when the last life was cut off; None after a clean end or none at all."""
+    """Return a sentence when the last run was cut off; None after a clean end, or when there was no run."""
     if not last or last.get("phase") == "stopped":
         return None
     return (
@@ -121,24 +107,16 @@ def how_it_ended(last: dict[str, Any]) -> str | None:
 
 
 def times_cut_off(last: dict[str, Any]) -> int:
-    """Return how often lives in a row were cut off, as the file says; 0 where it says no number."""
+    """Return how many runs in a row were cut off, as the file says; 0 where it says no number."""
     found = last.get("cut_off")
     return found if isinstance(found, int) and 0 <= found < MOST_CUT_OFF else 0
 
 
 def utc() -> str:
-    """Return the present second as ISO 8601."""
+    """Return the present second as ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _short(value: object) -> str:
-    """Return what the file says as a word for a sentence: the agent may have written it."""
+    """Shorten a value of the file for a sentence: the agent may have written it."""
     return str(value)[:LONGEST_WORD]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

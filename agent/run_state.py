@@ -1,4 +1,4 @@
-"""The facts of this life: what health shows, what state.json keeps, what the stop ladder needs to know."""
+"""The state of this run of the container: what health shows, state.json keeps and the stop ladder needs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agent.state import utc
+from agent.state_file import utc
+from healthcheck.facts import STARTING, AgentFacts
 
 if TYPE_CHECKING:
     from agent.settings import Settings
 
-STARTING, RUNNING, STOPPING, STOPPED = "starting", "running", "stopping", "stopped"
-"""Phases of the container. The agent's states: `starting`, `running`, `restarting`, `finished`, `command`."""
-
 
 @dataclass
-class Life:
-    """One run of the container."""
+class RunState:
+    """One run of the container. `phase` and `state` are those of AgentFacts."""
 
     settings: Settings
     argv: list[str]
     phase: str = STARTING
     state: str = "starting"
-    trouble: str = ""
+    problem: str = ""
     restarts: int = 0
     last_exit: dict[str, Any] | None = None
     pid: int = 0
@@ -32,7 +30,7 @@ class Life:
     cut_off: int = 0
     stop: dict[str, Any] | None = None
     started_at: str = field(default_factory=utc)
-    born: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def is_command(self) -> bool:
@@ -47,14 +45,35 @@ class Life:
         return self.settings.command or "a login shell"
 
     def uptime_s(self) -> float:
-        """Return the seconds since the start."""
-        return time.monotonic() - self.born
+        """Return the seconds since the start, pauses included."""
+        return time.monotonic() - self.started
 
     def ended(self, code: int, cause: str) -> None:
         """Note how what ran ended."""
         self.last_exit = {"code": code, "cause": cause, "at": utc()}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> AgentFacts:
+        """Return what health evaluates and shows."""
+        return AgentFacts(
+            name=self.settings.name,
+            phase=self.phase,
+            state=self.state,
+            what_runs=self.what_runs,
+            is_command=self.is_command,
+            pid=self.pid,
+            problem=self.problem,
+            restarts=self.restarts,
+            restart_policy=self.settings.restart,
+            last_exit=self.last_exit,
+            stop=self.stop,
+            started_at=self.started_at,
+            uptime_s=self.uptime_s(),
+            user=self.user,
+            notes=tuple(self.notes),
+            cut_off=self.cut_off,
+        )
+
+    def to_save(self) -> dict[str, Any]:
         """Return what state.json keeps."""
         return {
             "phase": self.phase,

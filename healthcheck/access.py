@@ -1,13 +1,13 @@
 """Who may read details: this container itself and its host, when they ask by one of its own names.
 
-A Host header alone proves nothing, since a program writes what it likes into it; it stops pages in a browser, which
-cannot (a name of theirs may lead here). An address alone stops no such page. So both are needed:
+A Host header alone proves nothing, because a program writes what it likes into it. It stops pages in a browser, which
+cannot choose it (but whose own name may lead here). An address alone stops no such page. So both are needed:
 
-    peer      loopback; the address that it came to (this container asks itself); the default gateway, which is the host
-              on Docker's networks: a port mapped to 127.0.0.1 of the host is passed on from there
-    Host      loopback, the container's own name, AGENT_NAME, the address that the peer came to
+    peer      loopback; the address that it connected to (this container asks itself); the default gateway, which is
+              the host on Docker's networks: a port mapped to 127.0.0.1 of the host is passed on from there
+    Host      loopback, the container's own name, AGENT_NAME, the address that the peer connected to
 
-A name in HEALTH_ALLOWED_HOSTS is the operator's word and is enough, whoever the peer is.
+A name in HEALTH_ALLOWED_HOSTS is the operator's decision and is enough, whoever the peer is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -26,17 +27,17 @@ IPV6_ANY = "0" * 32
 
 
 @dataclass(frozen=True)
-class Asker:
+class Client:
     """A connection's two ends, as addresses in their usual form."""
 
     peer: str
     own: str
 
 
-NOBODY = Asker("", "")
+NOBODY = Client("", "")
 
 
-class Askers:
+class Access:
     """Knows who may read details."""
 
     def __init__(self, own_names: tuple[str, ...], allowed: frozenset[str], proc: Path = Path("/proc/net")) -> None:
@@ -44,26 +45,26 @@ class Askers:
         self._allowed = allowed
         self._proc = proc
 
-    def may_see(self, host: str, asker: Asker) -> bool:
+    def may_see(self, host: str, client: Client) -> bool:
         """Say whether a request with this Host header (empty: it has none) gets more than the bare state."""
         name = host_name(without_port(host))
         if not name:
             return False
         if name in self._allowed:
             return True
-        if name not in self._own and name != asker.own:
+        if name not in self._own and name != client.own:
             return False
-        return is_inside(asker) or asker.peer in gateways(self._proc, ipv6=":" in asker.peer)
+        return is_inside(client) or client.peer in gateways(self._proc, ipv6=":" in client.peer)
 
 
-def ends(client: socket.socket) -> Asker:
-    """Return both ends of a connection; OSError when it has gone."""
-    return Asker(host_name(client.getpeername()[0]), host_name(client.getsockname()[0]))
+def ends(peer: tuple[Any, ...] | None, own: tuple[Any, ...] | None) -> Client:
+    """Return both ends of a connection from its two socket addresses; NOBODY when it has gone already."""
+    return Client(host_name(peer[0]), host_name(own[0])) if peer and own else NOBODY
 
 
-def is_inside(asker: Asker) -> bool:
+def is_inside(client: Client) -> bool:
     """Say whether the peer shares this container's network."""
-    return bool(asker.peer) and (asker.peer in (asker.own, "::1") or asker.peer.startswith("127."))
+    return bool(client.peer) and (client.peer in (client.own, "::1") or client.peer.startswith("127."))
 
 
 def without_port(host: str) -> str:

@@ -1,0 +1,81 @@
+"""`bridge`: the host's bridge answers and has a CLI."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bridge.client.connection import Connection
+from bridge.protocol.errors import STEPS, FaultError
+from healthcheck.check import FAIL, PASS, Check, Finding
+from healthcheck.probe import Probe, ProbeError
+from healthcheck.worker import Worker
+
+if TYPE_CHECKING:
+    from healthcheck.facts import AgentFacts
+
+EVERY_S, DEADLINE_S = 4.0, 1.5
+ANSWER_LIMIT_S = 1.0
+HELLO_EVERY = 15
+"""Looks over one connection: about each minute the server says again which CLI it has."""
+SOCKET_PATH_BYTES = 107
+"""What the kernel allows for a socket's path."""
+
+SENTENCES = {
+    "not-mounted": "{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory",
+    "missing": "socket missing; run `invoke bridge.up` on the host",
+    "dead": "nobody listens on the socket; run `invoke bridge.up` on the host",
+    "silent": "no answer; see `invoke bridge.status` on the host",
+    "full": "no answer; see `invoke bridge.status` on the host",
+}
+
+
+class BridgeCheck(Check):
+    """Asks the server behind the socket at `path` for a sign of life."""
+
+    name = "bridge"
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        ask = partial(Worker().call, Client(path).ask)
+        self._probe = Probe(self.name, ask, every_s=EVERY_S, deadline_s=DEADLINE_S)
+        self.probes = (self._probe,)
+
+    def evaluate(self, agent: AgentFacts) -> Finding:
+        """Return what answers, or what to do."""
+        seen = self._probe.last
+        if seen.value is None:
+            return Finding(FAIL, seen.why_missing, seen.age_s)
+        return Finding(PASS, seen.value, seen.age_s)
+
+    def details(self) -> dict[str, Any]:
+        """Return whether it answers, and where it was asked."""
+        return {"bridge": {"socket": self._path, "answers": self._probe.last.value is not None}}
+
+
+class Client:
+    """Keeps one connection: the socket's file alone proves nothing, and a hello for each look would be noise."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection = Connection(path, ANSWER_LIMIT_S)
+        self._looks = 0
+
+    def ask(self) -> str:
+        """Return what answers; ProbeError with what to do. May block for a second."""
+        if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES:
+            raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {SOCKET_PATH_BYTES} bytes; mount it elsewhere")
+        if self._looks % HELLO_EVERY == 0:
+            self._connection.close()
+        self._looks += 1
+        try:
+            server = self._connection.ping()
+        except FaultError as fault:
+            sentence = SENTENCES.get(fault.kind) or "; ".join([fault.text, *STEPS.get(fault.kind, ())[:1]])
+            raise ProbeError(sentence.format(directory=Path(self._path).parent)) from None
+        if not server.get("cli"):
+            self._connection.close()  # so that the next look sees when a CLI has come
+            raise ProbeError(server.text("problem"))
+        return f"{server.text('cli')} for grant {server.text('grant')}"
