@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from bridge.protocol.frames import HEADER, PREFACE, SIZES, Frame, frame, record
-from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, Place
+from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, HostMaker, Place
 from tests.support.waiting import wait_until
 
 
@@ -143,7 +142,7 @@ def test_install_writes_units_with_every_grant(tmp_path_factory: pytest.TempPath
 # Ends
 
 
-def test_killed_server_leaves_no_child_and_every_client_an_answer(host_per_test: HostMaker) -> None:
+def test_killed_server_leaves_no_child_and_answers_every_client(host_per_test: HostMaker) -> None:
     host = host_per_test(limits={"running": 20, "per_grant": 20})
     place = host.grant("one")
     with contextlib.ExitStack() as stack:
