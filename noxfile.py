@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
@@ -22,6 +26,7 @@ VARIANTS = ["prod", "dev"]  # held to pipeline.build.image.VARIANTS by tests/uni
 PYTHON_FILES = [
     "agent",
     "bridge",
+    "commands",
     "healthcheck",
     "pipeline",
     "tests",
@@ -46,10 +51,11 @@ NPM_LOCKS = [
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style: ruff, hadolint, shellcheck, yamllint; the workflows by actionlint and zizmor."""
+    """Check style and layers: ruff, import-linter, hadolint, shellcheck, yamllint; the workflows."""
     _install(session, "lint")
     session.run("ruff", "check", *PYTHON_FILES, *PROGRAMS)
     session.run("ruff", "format", "--check", *PYTHON_FILES, *PROGRAMS)
+    session.run("lint-imports", "--no-cache", "--no-logo")
     session.run("hadolint", "docker/Dockerfile", "docker/base/Dockerfile")
     session.run("shellcheck", *SHELL_FILES)
     session.run("yamllint", "--strict", ".")
@@ -66,11 +72,10 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *PYTHON_FILES)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def unit_tests(session: nox.Session) -> None:
     """Test what needs no container."""
-    _install(session, "tests")
-    session.run("pytest", "tests/unit", "-n", "2", *session.posargs)
+    _run(session, "pytest", "tests/unit", "-n", "2", *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -79,62 +84,55 @@ def build(session: nox.Session) -> None:
     session.run("bin/invoke", "engine.up", "build", external=True)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @nox.parametrize("variant", VARIANTS, ids=VARIANTS)
 def image_tests(session: nox.Session, variant: str) -> None:
     """Test live containers of an image that was built."""
-    _install(session, "tests")
     tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY, "-n", "4", "--dist", "loadscope"]
     if session.posargs:
-        session.run(*tests, *session.posargs)
+        _run(session, *tests, *session.posargs)
     else:  # what passed as a whole may be pushed
-        session.run("python", "-m", "pipeline.release.test_records", variant, *tests)
+        _run(session, "pipeline.release.test_records", variant, sys.executable, "-m", *tests)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def parity_tests(session: nox.Session) -> None:
     """Compare the image's Task Master with a plain install of it; `-- --complete` in all cases.
 
     One case of each command, once all were compared for this lock (tests/support/parity.py). Apart from the others,
     which measure times while upstream takes both processors; once, because both variants hold the same layer of it.
     """
-    _install(session, "tests")
-    session.run("pytest", PARITY, *session.posargs)
+    _run(session, "pytest", PARITY, *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def bridge_tests(session: nox.Session) -> None:
     """Test the host's Claude for containers: calls, attacks, both SDKs, load."""
-    _install(session, "tests")
-    session.run("pytest", "tests/bridge", "-n", "3", *session.posargs)
+    _run(session, "pytest", "tests/bridge", "-n", "3", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def release_tests(session: nox.Session) -> None:
     """Tag, push, pull and join against a real registry on loopback; run what the workflows run."""
-    _install(session, "tests")
-    session.run("pytest", "tests/release", *session.posargs)
+    _run(session, "pytest", "tests/release", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def reproducible(session: nox.Session) -> None:
     """Build both images twice without cache and compare their layers."""
-    _install(session, "tests")
-    session.run("python", "-m", "tests.reproducible", *session.posargs)
+    _run(session, "tests.reproducible", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Print the project's figures, as ratios against a peer in the same run."""
-    _install(session, "tests")
-    session.run("python", "-m", "tests.bench", *session.posargs)
+    _run(session, "tests.bench", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def chaos(session: nox.Session) -> None:
     """Do 1,000 random faults to live agents; `-- --faults N --seed N` chooses others."""
-    _install(session, "tests")
-    session.run("python", "-m", "tests.chaos", *session.posargs)
+    _run(session, "tests.chaos", *session.posargs)
 
 
 @nox.session
@@ -175,3 +173,9 @@ def locks(session: nox.Session) -> None:
 
 def _install(session: nox.Session, lock: str) -> None:
     session.install("--require-hashes", "-r", f"requirements/{lock}.txt")
+
+
+def _run(session: nox.Session, module: str, *arguments: str) -> None:
+    """Run a module in the environment of nox itself, .venv, which `bin/nox` has made from the lock of the tests."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    session.run(sys.executable, "-m", module, *arguments, env={"PATH": path}, external=True)

@@ -12,23 +12,23 @@ from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure, paired
 from tests.support import budgets
 from tests.support.task_master import Side, install_upstream, side
-from tests.support.task_master_cases import SETTINGS
+from tests.support.task_master_cases import PLACE, PROJECT
 
 PAIRS = 5
-TASK = {"description": "x", "status": "pending", "dependencies": [], "subtasks": []}
-TIMES = {"created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z", "description": "x"}
-TASKS = {"master": {"tasks": [{"id": n, "title": f"Task {n}", **TASK} for n in range(1, 11)], "metadata": TIMES}}
 # Runs a command in a project with ten tasks and prints its seconds, measured in the container.
 TIMED = """
-import os, pathlib, subprocess, sys, time
-tasks = pathlib.Path("/parity/bench/.taskmaster/tasks/tasks.json")
-tasks.parent.mkdir(parents=True, exist_ok=True)
-tasks.write_text(sys.argv[1])
-(tasks.parents[1] / "config.json").write_text(sys.argv[2])  # without one, upstream ends with 1
-os.chdir("/parity/bench")
+import json, os, pathlib, subprocess, sys, time
+for name, text in json.loads(sys.argv[1]).items():
+    path = pathlib.Path(sys.argv[2], name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+os.chdir(pathlib.Path(sys.argv[2], "project"))
+os.environ["TASKMASTER_SKIP_AUTO_UPDATE"] = "1"
 begun = time.monotonic()
-subprocess.run(sys.argv[3:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+done = subprocess.run(sys.argv[3:], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 print(time.monotonic() - begun)
+if done.returncode:
+    sys.exit(f"code {done.returncode}: {done.stdout.decode().strip()}")
 """
 
 
@@ -45,5 +45,4 @@ def measure(_: docker.DockerClient) -> Iterator[Figure]:
 
 
 def _seconds(where: Side, command: str) -> float:
-    project = json.dumps(TASKS), json.dumps(SETTINGS)
-    return float(where.say("python3", "-c", TIMED, *project, "task-master", command))
+    return float(where.say("python3", "-c", TIMED, json.dumps(PROJECT), f"{PLACE}/bench", "task-master", command))

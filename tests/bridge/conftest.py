@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import docker
 import docker.errors
@@ -17,15 +14,12 @@ from pipeline import bridge
 from pipeline.build.image import REPOSITORY, VARIANTS
 from pipeline.errors import Problem
 from pipeline.reporting import say_on_stderr
-from tests.support.bridge_cli import NEWEST, VERSIONS, installed
-from tests.support.bridge_host import BridgeHost, Place, bridge_host
-from tests.support.fake_messages_api import FakeMessagesApi, echo
+from tests.support.bridge_cli import NEWEST, VERSIONS
+from tests.support.bridge_host import BridgeHost, HostMaker, Place, bridge_host
+from tests.support.fake_messages_api import echo
+from tests.support.real_host import NUMBERS, RealHost, real_server
 
 pytest_plugins = ["tests.support.fixtures", "tests.support.attacks"]
-
-HostMaker = Callable[..., BridgeHost]
-
-_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +32,7 @@ def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeHost
 @pytest.fixture
 def place(shared_host: BridgeHost) -> Place:
     """A fresh grant on the shared server."""
-    return shared_host.grant(f"grant-{next(_NUMBERS)}")
+    return shared_host.grant(f"grant-{next(NUMBERS)}")
 
 
 @pytest.fixture
@@ -53,19 +47,6 @@ def host_per_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostMake
         yield make
 
 
-class RealHost:
-    """A server with a real CLI, whose API is ours."""
-
-    def __init__(self, host: BridgeHost, api: FakeMessagesApi, cli: str) -> None:
-        self.host = host
-        self.api = api
-        self.cli = cli
-
-    def place(self, *shares: str) -> Place:
-        """A fresh grant."""
-        return self.host.grant(f"grant-{next(_NUMBERS)}", *shares)
-
-
 @pytest.fixture(scope="module", params=VERSIONS)
 def real_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
     """One server for each version of the CLI."""
@@ -78,16 +59,6 @@ def newest_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
     """One server with the newest CLI."""
     with real_server(tmp_path_factory.mktemp("newest"), NEWEST) as host:
         yield host
-
-
-@contextmanager
-def real_server(directory: Path, version: str, **more: Any) -> Iterator[RealHost]:
-    """A server with a real CLI and its API; `more` is for bridge.yaml."""
-    with FakeMessagesApi() as api:
-        environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0", **more.pop("environment", {})}
-        config = {"claude": str(installed(version)), "environment": environment, **more}
-        with bridge_host(directory, **config) as host:
-            yield RealHost(host, api, str(installed(version)))
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import RealHost
-from tests.bridge.test_real_cli import STREAM, ask, messages, user
 from tests.support import certificate
 from tests.support.attacks import HOOKS, HOST_TEXT, RUN, SERVER, Range, approve_everything
 from tests.support.bridge_cli import VERSIONS, installed
 from tests.support.bridge_host import OWNER, SECRET, Place, bridge_host
 from tests.support.fake_messages_api import Fail, FakeMessagesApi, Request, Say, Use, in_turn
+from tests.support.real_host import RealHost
+from tests.support.stream_json import STREAM, ask, messages, user
 
 # The traps snap
 
@@ -205,9 +205,9 @@ def test_file_tool_reads_nothing_of_the_host(confined: Range, use: Use) -> None:
     text = json.dumps(use.arguments).replace("{secret}", str(confined.secret)).replace("{name}", confined.secret.name)
     confined.real.api.part = in_turn(Use(use.tool, json.loads(text)), Say("done"))
     confined.call("-p", "read it", "--allowedTools", "Read,Grep,Glob")
-    assert_result = confined.real.api.prompts[-1].results
-    assert assert_result, "the tool was never called"
-    told = "".join(assert_result)
+    results = confined.real.api.prompts[-1].results
+    assert results, "the tool was never called"
+    told = "".join(results)
     assert "ANTHROPIC_BASE_URL" not in told
     assert str(confined.real.host.directory) not in told
 
@@ -216,7 +216,7 @@ WRITES = ["{home}/.bashrc", "/tmp/x", "/home/claude/.bashrc", "/claude/settings.
 
 
 @pytest.mark.parametrize("path", WRITES)
-def test_write_outside_of_the_workspace_is_refused_with_a_sentence(confined: Range, path: str) -> None:
+def test_write_outside_of_the_workspace_is_refused(confined: Range, path: str) -> None:
     path = path.format(home=Path.home())
     before = Path(path).exists()
     confined.real.api.part = in_turn(Use("Write", {"file_path": path, "content": "attack"}), Say("done"))
@@ -298,7 +298,7 @@ def test_argument_is_refused_and_the_client_told_why(field: Range, argv: list[st
 
 
 @pytest.mark.parametrize("argv", IN_THE_CONTAINER, ids=lambda argv: " ".join(argv)[:40])
-def test_argument_that_lets_commands_run_lets_none_run_on_the_host(field: Range, argv: list[str]) -> None:
+def test_allowed_argument_runs_nothing_on_the_host(field: Range, argv: list[str]) -> None:
     field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
     field.call("-p", "run it", *argv)
     if "--settings" not in argv and "--mcp-config" not in argv:  # the others do not permit commands as such
@@ -391,14 +391,14 @@ HARMLESS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("message", HARMLESS.values(), ids=HARMLESS.keys())
-def test_control_message_that_lets_commands_run_lets_none_run_on_the_host(field: Range, message: bytes) -> None:
+def test_allowed_control_message_runs_nothing_on_the_host(field: Range, message: bytes) -> None:
     """Nor does a remote server lead to an address of this machine."""
     field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
     field.call(*STREAM, stdin=message.replace(b"{evil}", field.evil.url.encode()) + user("hi you"))
     assert field.real.api.prompts
 
 
-def test_client_that_approves_everything_gets_no_command_run_on_the_host(field: Range) -> None:
+def test_approving_client_runs_nothing_on_the_host(field: Range) -> None:
     field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
     approve_everything(field)
     assert field.real.api.prompts[-1].results == ["ran"]
@@ -518,7 +518,7 @@ def test_server_at_the_address_of_the_api(confined: Range) -> None:
 
 
 @pytest.mark.parametrize("kind", ["http", "sse"])
-def test_name_of_the_gateway_that_an_error_tells_leads_to_nothing(confined: Range, kind: str) -> None:
+def test_gateway_name_in_an_error_leads_to_nothing(confined: Range, kind: str) -> None:
     """In the same call: first an error that tells the name, then a server at it, and a page of it."""
     confined.real.api.part = lambda _: Fail(502)
     with confined.place.start(*STREAM, "--allowedTools", "WebFetch") as running:
@@ -584,7 +584,7 @@ def guarded(
             yield RealHost(host, api, cli)
 
 
-def test_process_of_the_cli_holds_no_secret_that_is_for_a_gateway(guarded: RealHost) -> None:
+def test_cli_process_holds_no_secret_of_a_gateway(guarded: RealHost) -> None:
     """Whatever reads its variables (a link, an import, a mention) learns nothing; the gateway gets what is its."""
     place, api = guarded.place(), guarded.api
     with place.start(*STREAM) as running:

@@ -27,9 +27,8 @@ from bridge.server.host.grants import Grant, State
 from bridge.server.host.trees import DIRECTORY, remove
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.pipes import InputPump
-from tests.bridge.conftest import HostMaker
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
-from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place, bridge_host
+from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host
 from tests.support.waiting import wait_until
 
 HANDS = Scope(hands=True, web=True)

@@ -158,7 +158,7 @@ def test_namespace_holds_the_workspace_and_nothing_of_the_host(place: Place) -> 
 
 def test_cli_runs_as_the_workspace_s_owner_without_privileges(place: Place) -> None:
     facts = report(place)
-    assert facts["ids"] == [OWNER, OWNER, [OWNER]] or facts["ids"] == [OWNER, OWNER, []]
+    assert facts["ids"] == [OWNER, OWNER, []]
     assert {line.split()[1] for line in facts["capabilities"]} == {"0" * 16}
 
 
@@ -187,7 +187,7 @@ def test_directory_is_the_client_s(place: Place) -> None:
     assert report(place, cwd="/workspace/a b")["cwd"] == "/workspace/a b"
 
 
-def test_file_that_claude_writes_belongs_to_the_workspace_s_owner(place: Place) -> None:
+def test_file_of_claude_belongs_to_the_workspace_s_owner(place: Place) -> None:
     assert place.run("-p", "touch new").returncode == 0
     assert (place.workspace / "new").stat().st_uid == OWNER
 
@@ -201,7 +201,7 @@ def test_project_memory_travels_with_the_call(place: Place) -> None:
     assert memory.index("outer") < memory.index("imported") < memory.index("inner")
 
 
-def test_project_memory_that_leads_out_of_the_container_leads_nowhere(place: Place) -> None:
+def test_project_memory_leads_nowhere_outside(place: Place) -> None:
     (place.workspace / "CLAUDE.md").symlink_to("/root/secret")
     assert report(place)["memory"] == ""
 
@@ -242,7 +242,7 @@ def test_line_that_is_no_message_ends_the_call_with_126(place: Place) -> None:
     assert b"no JSON object" in done.stderr
 
 
-def test_directory_that_is_gone_is_125_and_names_no_path_of_the_host(shared_host: BridgeHost, place: Place) -> None:
+def test_missing_directory_is_125_and_names_no_host_path(shared_host: BridgeHost, place: Place) -> None:
     (place.workspace / "tmp").mkdir()
     options = ("--tmpfs", "/workspace/tmp", "--dir", "/workspace/tmp/in", "--chdir", "/workspace/tmp/in")
     done = place.run("-p", "x y", options=options)

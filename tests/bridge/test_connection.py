@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from bridge.client import connection as connection_module
 from bridge.client.connection import Connection
 from bridge.protocol.errors import FaultError
-from bridge.protocol.frames import VERSION
-from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import BridgeHost, Place
+from tests.support.bridge_host import BridgeHost, HostMaker, Place
 from tests.support.waiting import wait_until
 
 
@@ -32,22 +30,26 @@ def test_many_questions_need_one_connection(shared_host: BridgeHost, place: Plac
     assert connections(shared_host, place) == 1
 
 
-def test_calls_follow_one_another(monkeypatch: pytest.MonkeyPatch, shared_host: BridgeHost, place: Place) -> None:
-    opened = workspaces_of(monkeypatch, place)
-    data = bytes(range(256)) * 8000
+CALLS = """
+import json, sys
+sys.path.insert(0, "/app")
+from bridge.client.connection import Connection
+with Connection("/host/claude-bridge.sock", 5) as bridge:
     for _ in range(3):
-        answer = opened.call([b"-p", b"cat;err x;exit 7"], data)
-        assert (answer.code, answer.stdout, answer.stderr) == (7, data, b"%dx" % len(data))
-    assert connections(shared_host, place) == 1
-    opened.close()
+        answer = bridge.call([b"-p", b"cat;err x;exit 7"], bytes(range(256)) * 8000)
+        right = answer.stdout == bytes(range(256)) * 8000
+        print(json.dumps([answer.code, right, answer.stderr.decode()]), flush=True)
+    sys.stdin.read()
+"""
+"""What a program in the container does, which keeps its connection until it is told to end."""
 
 
-def workspaces_of(monkeypatch: pytest.MonkeyPatch, place: Place) -> Connection:
-    """A connection from outside of any container, which says that it has the grant's workspace."""
-    found = place.workspace.stat()
-    said = f"{found.st_dev}:{found.st_ino}"
-    monkeypatch.setattr(connection_module, "hello", lambda link: link.hello(protocol=VERSION, workspace=said))
-    return Connection(str(place.mount / "claude-bridge.sock"), 5)
+def test_calls_follow_one_another(shared_host: BridgeHost, place: Place) -> None:
+    with place.start(words=place.box("python3", "-c", CALLS)) as running:
+        for _ in range(3):
+            assert json.loads(running.line()) == [7, True, f"{256 * 8000}x"]
+        assert connections(shared_host, place) == 1
+        assert running.end()[0] == 0
 
 
 def test_connection_is_opened_anew_after_a_restart(host_per_test: HostMaker) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.conftest import RealHost
-from tests.bridge.test_real_cli import STREAM, messages, user
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER, SECRET
 from tests.support.containers import Agents
 from tests.support.fake_messages_api import Say, Use, echo
+from tests.support.real_host import RealHost
+from tests.support.stream_json import STREAM, messages, user
 
 
 @pytest.fixture(scope="module")

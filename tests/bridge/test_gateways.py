@@ -17,8 +17,8 @@ from bridge.server.host.credentials import Credential
 from bridge.server.sandbox import addresses, proxy
 from bridge.server.sandbox.proxy import Rules
 from bridge.server.sandbox.upstream import Upstream
-from tests.bridge.test_network import Serve, fetch, serve, tunnel
 from tests.support import certificate
+from tests.support.proxies import Serve, fetch, serve, tunnel
 from tests.support.waiting import wait_until
 
 __all__ = ["serve"]
@@ -261,7 +261,7 @@ def test_path_of_the_operator_s_is_put_before_each_request(ask: Ask, gate: Gate)
     assert gate.text.startswith("POST /team/claude/v1/messages HTTP/1.1\r\n")
 
 
-def test_gateway_without_a_secret_is_asked_with_a_placeholder_all_the_same(ask: Ask, gate: Gate) -> None:
+def test_gateway_without_a_secret_gets_a_placeholder(ask: Ask, gate: Gate) -> None:
     asked = ask(login=None)
     name, _, value = asked.told["ANTHROPIC_CUSTOM_HEADERS"].partition(": ")
     assert b" 403 " in asked.post()
@@ -404,7 +404,7 @@ def test_gateway_that_is_away_is_told_without_its_name(ask: Ask, gate: Gate) -> 
     assert b"127.0.0.1" not in answer
 
 
-def test_client_that_keeps_connections_is_told_that_this_one_ends(ask: Ask) -> None:
+def test_keep_alive_client_is_told_that_the_connection_ends(ask: Ask) -> None:
     """A server need not say so. Without it the client's next request meets a connection that closes."""
     assert b"\r\nConnection: close\r\n" in ask().post()
 
@@ -508,7 +508,7 @@ def test_gateway_with_tls_is_asked_by_the_proxy(serve: Serve, safe_gate: Gate, a
     assert tunnel(asked.proxy, "127.0.0.1", safe_gate.port) == 403
 
 
-def test_certificate_that_nobody_vouches_for_is_refused_with_a_sentence(serve: Serve, safe_gate: Gate) -> None:
+def test_unknown_certificate_is_refused_with_a_sentence(serve: Serve, safe_gate: Gate) -> None:
     answer = Asked(serve, {"ANTHROPIC_BASE_URL": safe_gate.url}).post()
     assert answer.startswith(b"HTTP/1.1 502 ")
     assert b"NODE_EXTRA_CA_CERTS in bridge.yaml" in answer
@@ -558,7 +558,7 @@ def through(target: Gate, authority: Path, **more: str) -> tuple[dict[str, str],
     return {"ANTHROPIC_BASE_URL": url, "HTTPS_PROXY": upstream, "NODE_EXTRA_CA_CERTS": str(authority), **more}, proxy
 
 
-def test_operator_s_proxy_leads_to_the_gateway_and_is_told_its_password(serve: Serve, tmp_path: Path) -> None:
+def test_operator_s_proxy_is_told_its_password(serve: Serve, tmp_path: Path) -> None:
     both = certificate.make(tmp_path, "DNS:gateway.example")
     safe = Gate(certificate.context(both))
     environment, proxy = through(safe, both)

@@ -10,23 +10,15 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import RealHost
-from tests.bridge.test_real_cli import STREAM, ask, messages, read, user
-from tests.support.bridge_host import OWNER, SECRET, Place
+from tests.support.bridge_host import SECRET, Place
 from tests.support.fake_messages_api import Say, Use, in_turn
+from tests.support.real_host import RealHost
+from tests.support.stream_json import STREAM, ask, messages, read, user
+from tests.support.tool_calls import FREE, GONE_WITHIN_S, SERVER, WAIT, alive, bash, gone, write
 from tests.support.waiting import wait_until
-
-FREE = "--dangerously-skip-permissions"
-GONE_WITHIN_S = 2.0
-
-
-def bash(command: str, **more: Any) -> Use:
-    return Use("Bash", {"command": command, "description": "x", **more})
 
 
 def tell(real: RealHost, place: Place, *commands: str) -> list[str]:
@@ -35,29 +27,6 @@ def tell(real: RealHost, place: Place, *commands: str) -> list[str]:
     done = place.run("-p", "go on", FREE)
     assert done.returncode == 0, done.stderr
     return real.api.prompts[-1].results
-
-
-def alive(word: str) -> list[int]:
-    """Processes of the machine, in any container or none, that have the word as an argument."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                words = (path / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if word.encode() in words:
-                found.append(int(path.name))
-    return found
-
-
-def write(place: Place, name: str, content: str | dict[str, Any]) -> None:
-    path = place.workspace / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    for made in (path, *path.parents):
-        if place.workspace in made.parents:
-            os.chown(made, OWNER, OWNER)
 
 
 # What runs, and where
@@ -166,25 +135,6 @@ def test_permissions_of_the_project(real: RealHost) -> None:
     assert (place.workspace / "made.txt").exists()
 
 
-SERVER = """
-import json, os, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message["method"] == "initialize":
-        said = {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
-                "serverInfo": {"name": "here", "version": "1"}}
-    elif message["method"] == "tools/list":
-        said = {"tools": [{"name": "where", "inputSchema": {"type": "object", "properties": {}}}]}
-    elif message["method"] == "tools/call":
-        text = " ".join([*os.listdir("/"), os.environ["GREETING"]])
-        said = {"content": [{"type": "text", "text": text}]}
-    else:
-        said = {}
-    if "id" in message:
-        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": said}), flush=True)
-"""
-
-
 def test_server_of_the_project(real: RealHost) -> None:
     place = real.place()
     write(place, "server.py", SERVER)
@@ -236,8 +186,6 @@ def test_settings_do_not_count_when_the_client_says_so(real: RealHost) -> None:
 
 # Cancel and death: `sleep N` with an N of its own, gone from the machine within 2 s
 
-WAIT = "perl -e 'sleep 900' {n}"
-"""Not `sleep`: the CLI refuses a long one that stands alone."""
 
 LONG = [f"{WAIT} & setsid {WAIT} & nohup {WAIT} >/dev/null 2>&1 & {WAIT}", f"trap '' TERM INT HUP; {WAIT}"]
 
@@ -246,10 +194,6 @@ LONG = [f"{WAIT} & setsid {WAIT} & nohup {WAIT} >/dev/null 2>&1 & {WAIT}", f"tra
 def long_command(request: pytest.FixtureRequest) -> tuple[str, str]:
     number = str(100_000 + time.monotonic_ns() % 800_000)
     return request.param.format(n=number), number
-
-
-def gone(number: str) -> None:
-    wait_until(lambda: not alive(number), GONE_WITHIN_S, "every process of the command to be gone")
 
 
 def test_interrupt_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:

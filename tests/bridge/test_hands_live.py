@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge.conftest import RealHost
-from tests.bridge.test_hands import FREE, GONE_WITHIN_S, SERVER, WAIT, alive, bash, gone, write
-from tests.bridge.test_terminal import PROMPT, READY, SHELL, Screen, play_session
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER
 from tests.support.containers import Agents
 from tests.support.fake_messages_api import Say, Use, echo, in_turn
+from tests.support.real_host import RealHost
+from tests.support.screen import PROMPT, READY, SHELL, Screen, play_session
+from tests.support.tool_calls import FREE, GONE_WITHIN_S, SERVER, WAIT, alive, bash, gone, write
 from tests.support.waiting import wait_until
 
 
@@ -86,7 +86,7 @@ def test_project_s_hook_and_server_run_in_the_container(real_host: RealHost, age
     assert (box.place.workspace / "hooked.txt").read_text().split() == [box.agent.id[:12], str(OWNER)]
 
 
-def test_forks_without_end_are_the_container_s_own_and_end_with_the_call(real_host: RealHost, agents: Agents) -> None:
+def test_fork_bomb_stays_in_the_container(real_host: RealHost, agents: Agents) -> None:
     """The limit of the container holds them; with the call they go, and the next call works."""
     box = Box(agents, real_host.place(), pids_limit=300)
     box.agent.expect("see the pids limit")

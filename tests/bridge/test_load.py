@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import HostMaker
 from tests.support.bridge_box import Box, facts
-from tests.support.bridge_host import BridgeHost
+from tests.support.bridge_host import BridgeHost, HostMaker
 from tests.support.containers import Agents
 from tests.support.waiting import wait_until
 

@@ -23,13 +23,12 @@ import pytest
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
 from bridge.server.sandbox import bubblewrap
-from tests.bridge.conftest import HostMaker
-from tests.bridge.test_real_cli import STREAM, user
 from tests.support.attacks import RUN, Range, approve_everything
 from tests.support.bridge_cli import VERSIONS, installed
-from tests.support.bridge_host import OWNER
+from tests.support.bridge_host import OWNER, HostMaker
 from tests.support.bridge_raw import RawClient
 from tests.support.fake_messages_api import Say, Use, echo, in_turn
+from tests.support.stream_json import STREAM, user
 
 # Words behind `--`
 
@@ -189,7 +188,7 @@ NOT_MEANT = [
 ]  # fmt: skip
 
 
-def test_model_writes_what_it_is_meant_to_in_the_cli_s_own_directory(confined: Range) -> None:
+def test_model_writes_its_own_files_in_the_cli_s_directory(confined: Range) -> None:
     """Whatever the client approves; also by way of a link in the workspace."""
     (confined.place.workspace / "L").symlink_to("/claude")
     places = [f"{top}/{name}" for top in ("/claude", "/workspace/L") for name in (*MEANT, *NOT_MEANT)]
@@ -272,14 +271,14 @@ QUOTED = ["x", "it's", 'a "b" c', "a\nb", "$HOME `x`", "", "\\", "a'b\"c$d`e\\f!
 
 @pytest.mark.parametrize("word", QUOTED)
 def test_command_is_read_as_a_shell_reads_it(word: str) -> None:
-    found = runpy_inside()["unquoted"]
+    found = shim_names()["unquoted"]
     for quoted in (shlex.quote(word), "'" + word.replace("'", "'\"'\"'") + "'"):
         assert found(quoted) == word
     assert found(shlex.quote(word) + " more") is None
     assert found(shlex.quote(word) + ";") is None
 
 
-def runpy_inside() -> dict[str, Any]:
+def shim_names() -> dict[str, Any]:
     """The names of the program that stands beside the CLI, without running it."""
     text = bubblewrap.SHIM.read_text().partition("\ntry:\n    if sys.argv[0]")[0]
     names: dict[str, Any] = {}

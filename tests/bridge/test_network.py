@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import http.server
 import ipaddress
 import socket
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,8 +15,11 @@ import pytest
 from bridge.server.sandbox import addresses, proxy
 from bridge.server.sandbox.addresses import MAX_LOOKUPS, Lookups, is_public
 from bridge.server.sandbox.http_exchange import Pair
-from bridge.server.sandbox.proxy import Proxy, Rules
+from bridge.server.sandbox.proxy import Rules
+from tests.support.proxies import Serve, fetch, serve, tunnel
 from tests.support.waiting import wait_until
+
+__all__ = ["serve"]
 
 PUBLIC = "93.184.216.34"
 
@@ -45,60 +45,6 @@ def site() -> Iterator[tuple[str, int]]:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield "127.0.0.1", server.server_address[1]
         server.shutdown()
-
-
-Serve = Callable[[Rules], int]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts a proxy with rules; its port."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    proxies: list[Proxy] = []
-
-    def start(rules: Rules) -> int:
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-
-        async def begin() -> None:
-            proxies.append(Proxy(listener, rules, lambda *_, **__: None))
-
-        asyncio.run_coroutine_threadsafe(begin(), loop).result(5)
-        return port
-
-    async def end() -> None:
-        for each in proxies:
-            each.close()
-        await asyncio.sleep(0.1)  # for the tasks that were cancelled
-
-    yield start
-    asyncio.run_coroutine_threadsafe(end(), loop).result(5)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(5)
-    loop.close()
-
-
-def fetch(proxy: int, url: str, **headers: str) -> tuple[int, str]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://127.0.0.1:{proxy}"}))
-    try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def tunnel(proxy: int, host: str, port: int) -> int:
-    """The status that a CONNECT gets."""
-    with socket.create_connection(("127.0.0.1", proxy), 10) as sock:
-        name = f"[{host}]" if ":" in host else host
-        sock.sendall(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(sock)
-        answer.begin()
-        return answer.status
 
 
 INSIDE = ["127.0.0.1", "localhost", "0.0.0.0", "2130706433", "0x7f.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
@@ -143,9 +89,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str
     return connected
 
 
-def test_name_that_changes_its_answer_is_connected_to_as_it_was_judged(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rebinding_name_is_connected_to_as_judged(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = serve(Rules(web=True))
     connected = answers(monkeypatch, [PUBLIC], ["127.0.0.1"])
     assert tunnel(proxy, "rebind.example", 443) == 502
@@ -236,9 +180,7 @@ def test_names_that_nobody_answers_for_keep_few_threads(serve: Serve, monkeypatc
     assert len(asked) == 20
 
 
-def test_names_of_one_grant_that_nobody_answers_for_keep_no_other_from_the_web(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unanswered_lookups_of_a_grant_delay_no_other(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four calls of a grant ask for more names than any pool has threads; another grant's name comes at once."""
     asked, go = [], threading.Event()
 

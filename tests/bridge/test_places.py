@@ -20,8 +20,7 @@ from bridge.server.host.grants import Grant, State
 from bridge.server.host.places import Place as Pinned
 from bridge.server.host.places import PlaceError
 from bridge.server.sandbox import bubblewrap
-from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, Place, bridge_host
+from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host
 from tests.support.bridge_raw import RawClient
 from tests.support.waiting import wait_until
 
@@ -185,7 +184,7 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
     assert not (vault / "planted").exists()
 
 
-def test_number_of_a_directory_that_was_removed_is_given_to_no_other(host_per_test: HostMaker, tmp_path: Path) -> None:
+def test_number_of_a_removed_directory_is_never_reused(host_per_test: HostMaker, tmp_path: Path) -> None:
     """A file system gives it to the next directory at once, unless the server holds the old one."""
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"))
@@ -253,7 +252,7 @@ def test_directory_inside_of_the_workspace_is_the_call_s(host_per_test: HostMake
         assert RawClient(place).call("-p", "list .", cwd=f"/workspace/{name}").stdout == b'["file"]'
 
 
-def test_directory_of_a_call_is_entered_as_its_user_without_a_namespace_too() -> None:
+def test_directory_is_entered_as_the_user_without_a_namespace() -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
         Path(passable).chmod(0o755)
         closed = Path(passable) / "closed"
@@ -320,9 +319,7 @@ def test_group_of_the_workspace_is_nobody_s_word(host_per_test: HostMaker, tmp_p
     )
 
 
-def test_workspace_that_was_given_away_is_granted_anew_by_the_operator_s_word(
-    host_per_test: HostMaker, tmp_path: Path
-) -> None:
+def test_workspace_with_a_new_owner_is_granted_by_user(host_per_test: HostMaker, tmp_path: Path) -> None:
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"))
     os.chown(place.workspace, 1234, 1234)
@@ -371,9 +368,7 @@ def test_share_inside_of_what_another_grant_writes_is_refused(
     refused(host, "two", folder(tmp_path / "other"), "--share", f"{data}:/data:{mode}")
 
 
-def test_read_only_share_around_a_workspace_of_another_grant_is_refused(
-    host_per_test: HostMaker, tmp_path: Path
-) -> None:
+def test_read_only_share_around_another_workspace_is_refused(host_per_test: HostMaker, tmp_path: Path) -> None:
     host = host_per_test()
     grant(host, "one", folder(tmp_path / "mono" / "pkg"))
     refused(host, "two", folder(tmp_path / "other"), "--share", f"{tmp_path}/mono:/mono:ro")
@@ -431,7 +426,7 @@ def test_links_in_the_name_are_resolved_when_it_is_granted(host_per_test: HostMa
 
 
 @pytest.mark.parametrize("what", ["workspace", "above the workspace", "share"])
-def test_link_that_a_container_can_have_made_is_followed_for_no_grant(
+def test_link_of_a_container_is_followed_for_no_grant(
     host_per_test: HostMaker, tmp_path: Path, vault: Path, what: str
 ) -> None:
     host = host_per_test()
@@ -459,7 +454,7 @@ def test_another_mount_of_the_state_directory_is_refused(host_per_test: HostMake
         subprocess.run(["umount", str(alias)], check=True)
 
 
-def test_directory_that_holds_what_is_the_bridge_s_own_is_refused(host_per_test: HostMaker) -> None:
+def test_directory_that_holds_the_bridge_s_own_is_refused(host_per_test: HostMaker) -> None:
     host = host_per_test()
     os.chown(host.directory, OWNER, OWNER)
     assert "is the bridge's own" in refused(host, "one", host.directory)

@@ -129,7 +129,7 @@ def test_foreign_peer_is_recognised_by_its_first_bytes(start: bytes) -> None:
     ("kind", "size"),
     [(Frame.STDOUT, MAX_DATA + 1), (Frame.CALL, MAX_CALL + 1), (Frame.SIGNAL, 0), (Frame.CANCEL, 1), (0, 0)],
 )
-def test_header_with_a_forbidden_size_is_refused_before_its_payload(kind: int, size: int) -> None:
+def test_forbidden_size_is_refused_before_the_payload(kind: int, size: int) -> None:
     with pytest.raises(ProtocolError):
         Decoder().feed(PREFACE + HEADER.pack(size, kind, 1))
 

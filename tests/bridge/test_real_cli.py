@@ -5,27 +5,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import RealHost, real_server
 from tests.support.bridge_cli import VERSIONS
 from tests.support.bridge_host import OWNER, SECRET
 from tests.support.fake_messages_api import Fail, Say, Use, in_turn
-
-STREAM = ("--output-format", "stream-json", "--verbose", "--input-format", "stream-json")
-
-
-def user(text: str) -> bytes:
-    """One turn of a conversation in stream-json."""
-    message = {"type": "user", "message": {"role": "user", "content": text}, "session_id": ""}
-    return json.dumps(message).encode() + b"\n"
-
-
-def messages(output: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.splitlines()]
+from tests.support.real_host import RealHost, real_server
+from tests.support.stream_json import STREAM, ask, messages, read, reply, user
 
 
 def test_prompt_as_argument(real: RealHost) -> None:
@@ -69,9 +56,10 @@ def test_conversation_goes_on_in_a_new_container(real: RealHost) -> None:
 
 def test_conversation_of_another_grant_does_not_exist(real: RealHost) -> None:
     first = json.loads(real.place().run("-p", "private words", "--output-format", "json").stdout)
+    real.api.requests.clear()
     done = real.place().run("-p", "tell me", "--resume", first["session_id"])
-    assert done.returncode == 1
-    assert "private words" not in real.api.prompts[-1].everything or "tell me" not in real.api.prompts[-1].everything
+    assert (done.returncode, real.api.prompts) == (1, [])
+    assert b"No conversation found" in done.stderr
 
 
 def test_chosen_session_id(real: RealHost) -> None:
@@ -183,26 +171,6 @@ def test_credential_arrives_and_is_seen_nowhere(real: RealHost) -> None:
     assert {request.key for request in real.api.prompts} == {SECRET}
     assert SECRET.encode() not in done.stdout + done.stderr
     assert all(SECRET not in request.everything for request in real.api.requests)
-
-
-def ask(subtype: str, **fields: Any) -> bytes:
-    """A control request."""
-    request = {"type": "control_request", "request_id": f"r-{subtype}", "request": {"subtype": subtype, **fields}}
-    return json.dumps(request).encode() + b"\n"
-
-
-def reply(asked: dict[str, Any], response: dict[str, Any]) -> bytes:
-    """The answer to one of the CLI's own control requests."""
-    body = {"subtype": "success", "request_id": asked["request_id"], "response": response}
-    return json.dumps({"type": "control_response", "response": body}).encode() + b"\n"
-
-
-def read(line: Callable[[], bytes], wanted: Callable[[dict[str, Any]], bool]) -> Any:
-    """Messages of the stream that are wanted."""
-    while raw := line():
-        message = json.loads(raw)
-        if wanted(message):
-            yield message
 
 
 @pytest.mark.parametrize("sources", ["user,project,local", "project"])

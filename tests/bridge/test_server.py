@@ -20,8 +20,7 @@ from typing import Any
 import pytest
 
 from bridge.protocol.frames import HEADER, PREFACE, SIZES, WINDOW, Frame, frame, record
-from tests.bridge.conftest import HostMaker
-from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, Place
+from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, BridgeHost, HostMaker, Place
 from tests.support.bridge_raw import RawClient
 from tests.support.waiting import wait_until
 
@@ -153,7 +152,7 @@ def test_install_writes_a_unit_whose_command_serves_every_grant(tmp_path_factory
 # Ends
 
 
-def test_killed_server_leaves_no_child_and_every_client_an_answer(host_per_test: HostMaker) -> None:
+def test_killed_server_leaves_no_child_and_answers_every_client(host_per_test: HostMaker) -> None:
     host = host_per_test(limits={"running": 20, "per_grant": 20})
     place = host.grant("one")
     with contextlib.ExitStack() as stack:

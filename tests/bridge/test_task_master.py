@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import HostMaker, RealHost
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box
-from tests.support.bridge_host import OWNER
+from tests.support.bridge_host import OWNER, HostMaker
 from tests.support.containers import Agents
 from tests.support.fake_messages_api import Json, Reply, Request
 from tests.support.planner import DOCUMENT, REQUIREMENTS, SENTENCE, planner
+from tests.support.real_host import RealHost
 from tests.support.waiting import wait_until
 
 INIT = ("task-master", "init", "--yes", "--no-git", "--no-aliases", "--rules=claude")
@@ -181,7 +181,7 @@ def test_shared_file_counts_for_a_project_without_one(box: Box) -> None:
     assert models(box) == ["claude-code/opus"] * 3
 
 
-def test_role_that_the_shared_file_leaves_out_is_the_host_s_claude(box: Box) -> None:
+def test_role_without_a_setting_is_the_host_s_claude(box: Box) -> None:
     put(box, SHARED, config(main="openai/gpt-5.1"))
     assert models(box) == ["openai/gpt-5.1", "claude-code/sonnet", "claude-code/sonnet"]
 

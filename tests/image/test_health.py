@@ -149,7 +149,7 @@ def neighbours(agents: Agents, client: docker.DockerClient) -> Iterator[Neighbou
         network.remove()
 
 
-def test_another_container_gets_the_bare_state_whatever_name_it_says(neighbours: Neighbours) -> None:
+def test_another_container_gets_the_bare_state(neighbours: Neighbours) -> None:
     for host in ("localhost", "127.0.0.1:3999", "alpha", "box", f"{neighbours.address}:3999", "example.org"):
         for page, told in BARE.items():
             code, body = neighbours.ask(page, host)
@@ -160,13 +160,13 @@ def test_another_container_gets_the_bare_state_whatever_name_it_says(neighbours:
             assert "HEALTH_ALLOWED_HOSTS" in body
 
 
-def test_another_container_gets_details_by_a_name_that_the_operator_allowed(neighbours: Neighbours) -> None:
+def test_another_container_gets_details_by_an_allowed_name(neighbours: Neighbours) -> None:
     code, body = neighbours.ask("/status", "agents.example.org:80")
     assert (code, json.loads(body)["agent"]["name"]) == (200, "alpha")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "[::1]:3999", "alpha", "ALPHA:80", "box", "{own}:3999"])
-def test_the_host_and_the_container_itself_get_details_by_own_names(neighbours: Neighbours, host: str) -> None:
+def test_host_and_container_get_details(neighbours: Neighbours, host: str) -> None:
     alpha = neighbours.alpha
     alpha.port  # noqa: B018 - reads the container's addresses
     host = host.format(own=neighbours.address)
@@ -223,7 +223,7 @@ def test_200_clients_at_once_are_all_answered(agents: Agents) -> None:
     assert answers == [b"HTTP/1.1 200"] * CONNECTIONS
 
 
-def test_idle_connections_beyond_the_limit_do_not_keep_the_probe_out(agents: Agents) -> None:
+def test_idle_connections_do_not_keep_the_probe_out(agents: Agents) -> None:
     agent = agents.healthy()
     port = agent.port
     with contextlib.ExitStack() as held:
@@ -287,7 +287,7 @@ def test_full_volume_fails_and_passes_again(agents: Agents, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/agent", "/shared"])
-def test_volume_that_turned_read_only_fails_and_never_ends_the_container(agents: Agents, path: str) -> None:
+def test_volume_turned_read_only_fails_without_an_end(agents: Agents, path: str) -> None:
     agent = agents.healthy(privileged=True, tmpfs={path: "mode=1777"}, environment={"AGENT_UNHEALTHY_LIMIT": "1"})
     agent.expect(VOLUMES_FAIL).run("mount", "-o", "remount,ro", path, user="0")
     agent.wait_status("unhealthy", timeout=TRUTH_S)

@@ -19,6 +19,8 @@ ENDED = "the command ended with"
 FLAPPED = "health: (agent|tmux) fail"
 STARTS_PER_TEST = 10
 RESIDENT_KB = 30_000
+LONG_PAUSE_S = 6.0
+"""The longest deadline is the 5 s of a client of the health server."""
 
 
 def commanded(agents: Agents, command: str, **variables: str) -> Agent:
@@ -44,7 +46,7 @@ def recovered(agent: Agent, times: int = 1) -> None:
 def test_session_runs_a_login_shell_in_the_workspace(agents: Agents) -> None:
     agent = agents.healthy()
     where = agent.tmux("display-message", "-p", "-t", "=agent:", "#{pane_current_path} #{pane_start_command}")
-    assert where == '/workspace "/bin/bash -l"' or where.startswith("/workspace /bin/bash -l")
+    assert where == '/workspace "/bin/bash -l"'
 
 
 def test_login_shell_keeps_the_containers_path(agents: Agents) -> None:
@@ -248,14 +250,14 @@ def test_what_was_killed_is_recovered(agents: Agents, kill: str) -> None:
     assert "Z" not in agent.run("ps", "-eo", "stat=")
 
 
-def test_command_that_outlives_its_server_is_ended_before_the_next(agents: Agents) -> None:
+def test_command_that_outlives_tmux_is_ended_first(agents: Agents) -> None:
     agent = commanded(agents, "trap '' HUP; sleep 1000 & sleep 1000; wait", AGENT_STOP_GRACE="2").wait_healthy()
     agent.expect("tmux server ended").sh("kill -9 $(pgrep -f '^tmux -u -D')")
     recovered(agent)
     assert agent.sh("pgrep -cx sleep") == "2"
 
 
-def test_session_whose_command_ignores_the_hangup_is_missed_at_once(agents: Agents) -> None:
+def test_lost_session_is_missed_though_its_command_lives(agents: Agents) -> None:
     agent = commanded(agents, "trap '' HUP; while :; do sleep 0.1; done").expect("was killed").wait_healthy()
     agent.tmux("kill-session", "-t", "agent")
     wait_until(lambda: restarts(agent) == 1, 1.5, "the restart")
@@ -269,7 +271,7 @@ def test_renamed_session_gets_its_name_back(agents: Agents) -> None:
     assert restarts(agent) == 0
 
 
-def test_killed_supervisor_ends_the_container_and_is_told_of_later(agents: Agents) -> None:
+def test_killed_supervisor_is_told_of_at_the_next_start(agents: Agents) -> None:
     volume = agents.volume()
     agent = agents.healthy(volumes=[f"{volume}:/agent"], restart_policy={"Name": "on-failure"}).expect("was cut off")
     agent.sh("kill -9 $(pgrep -x python3)")
@@ -311,11 +313,12 @@ def test_exhausted_pids_are_survived(agents: Agents) -> None:
     agent.wait_healthy(20)
 
 
-def test_pause_of_a_minute_is_no_failure(agents: Agents) -> None:
+def test_long_pause_is_no_failure(agents: Agents) -> None:
+    """Longer than every deadline of the supervisor's; tests/unit has one of an hour, by a clock of its own."""
     agent = agents.healthy()
     agent.wait_probed()
     agent.container.pause()
-    let_pass(60)
+    let_pass(LONG_PAUSE_S)
     agent.container.unpause()
     agent.wait_log("resumed after a pause")
     stays(lambda: agent.health()["status"] == "degraded", 3, "health after the pause")

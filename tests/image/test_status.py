@@ -68,4 +68,4 @@ def test_no_supervisor_is_told_of(agents: Agents) -> None:
 
 def test_watch_shows_it_anew(agents: Agents) -> None:
     agent = agents.healthy()
-    assert agent.sh("timeout -s INT 3 agent-status --watch | grep -c ^uptime") == "2"
+    assert agent.sh("timeout 20 agent-status --watch | grep -c -m 2 ^uptime") == "2"

@@ -61,7 +61,7 @@ def test_trap_in_second_window_is_allowed_to_finish(agents: Agents) -> None:
     assert gone.timestamp() - float(written) <= AFTER_THE_LAST_S
 
 
-def test_trap_below_interactive_shell_is_not_cut_off_by_the_shells_hangup(agents: Agents) -> None:
+def test_trap_outlives_the_hangup_of_the_shell_above(agents: Agents) -> None:
     volume = agents.volume()
     agent = agents.healthy(volumes=[f"{volume}:/shared"])
     agent.sh(f"cat > /agent/worker <<'EOF'\n{TAKES_3_S}\nEOF")
@@ -71,7 +71,7 @@ def test_trap_below_interactive_shell_is_not_cut_off_by_the_shells_hangup(agents
     assert (code, read_after(agents, volume, "/shared/marker")) == (0, "done")
 
 
-def test_trap_below_script_without_a_trap_is_not_cut_off_by_the_terminal(agents: Agents) -> None:
+def test_trap_below_a_script_outlives_the_terminal(agents: Agents) -> None:
     volume = agents.volume()
     agent = agents.healthy(volumes=[f"{volume}:/shared"])
     agent.sh(f"cat > /agent/worker <<'EOF'\n{TAKES_3_S}\nEOF")
@@ -94,7 +94,7 @@ def test_process_outside_the_session_is_asked_and_waited_for(agents: Agents, how
     assert (code, read_after(agents, volume, "/shared/marker")) == (0, "done")
 
 
-def test_process_that_ignores_everything_is_killed_when_the_grace_is_over(agents: Agents) -> None:
+def test_process_that_ignores_signals_is_killed_after_the_grace(agents: Agents) -> None:
     agent = agents.healthy(environment=GRACE).expect(KILLED)
     in_window(agent, IGNORES_ALL)
     code, took = agent.stop()
@@ -206,7 +206,7 @@ def test_command_that_is_asked_gives_its_own_code(agents: Agents, script: str, c
         agents.remove(agent)
 
 
-def test_background_process_of_a_command_is_asked_before_the_container_ends(agents: Agents) -> None:
+def test_background_process_is_asked_before_the_end(agents: Agents) -> None:
     volume = agents.volume()
     worker = "trap 'echo done >/shared/marker; exit' TERM; echo >/shared/ready; while :; do sleep 0.1; done"
     script = f"({worker}) & until [ -e /shared/ready ]; do sleep 0.1; done; exit 3"

@@ -79,7 +79,7 @@ def test_program_does_not_where_the_clipboard_is_off(agents: Agents, copy: str) 
         assert not terminal.sees(MARK)
 
 
-def test_what_is_wrapped_for_the_terminal_outside_does_not_reach_it(agents: Agents) -> None:
+def test_passthrough_sequences_do_not_reach_the_outer_terminal(agents: Agents) -> None:
     with attached(agents.healthy()) as terminal:
         terminal.run(WRAPPED, "printed")
         terminal.run(":", "finished")

@@ -87,7 +87,7 @@ def test_user_with_a_name_has_all_that_depends_on_it(agents: Agents, user: str) 
     agent.sh("cd /workspace && git init -q . && git commit -q --allow-empty -m first")
 
 
-def test_unwritable_agent_volume_is_told_with_its_remedy_everywhere(agents: Agents, tmp_path: Path) -> None:
+def test_unwritable_agent_volume_is_told_with_its_remedy(agents: Agents, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     agent = agents.start(volumes=[f"{tmp_path}:/agent"]).expect("init-volumes", "health: volumes", "tmux")
     agent.wait_status("unhealthy")
@@ -171,7 +171,7 @@ def test_init_volumes_is_idempotent_and_takes_another_user(agents: Agents, tmp_p
     assert "/agent for 1501:1020: 1 looked at, 0 changed" in init_volumes(agents, "1501:1020", **options)[1]
 
 
-def test_init_volumes_follows_no_link_and_leaves_the_workspace_alone(agents: Agents, tmp_path: Path) -> None:
+def test_init_volumes_follows_no_link(agents: Agents, tmp_path: Path) -> None:
     inside, outside = tmp_path / "agent", tmp_path / "workspace"
     inside.mkdir()
     outside.mkdir()
@@ -192,7 +192,7 @@ def test_init_volumes_gives_a_tree_of_any_depth(agents: Agents) -> None:
     assert deepest[1] == "1501 1501\n"
 
 
-def test_init_volumes_does_not_enter_a_folder_of_the_hosts_in_the_agents_volume(agents: Agents, tmp_path: Path) -> None:
+def test_init_volumes_enters_no_mount_in_the_agent_volume(agents: Agents, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     volume = agents.volume()
     code, _, _ = init_volumes(agents, volumes=[f"{volume}:/agent", f"{tmp_path}:/agent/project"])
@@ -235,7 +235,7 @@ def old_shared(agents: Agents) -> str:
     return volume
 
 
-def test_shared_becomes_the_groups_and_what_is_in_it_keeps_its_owner(agents: Agents, old_shared: str) -> None:
+def test_shared_becomes_the_groups_and_files_keep_their_owner(agents: Agents, old_shared: str) -> None:
     volumes = [f"{old_shared}:/shared"]
     for words in ("changed", "as it should be"):
         code, out, err = init_volumes(agents, "1001:1001", volumes=volumes)

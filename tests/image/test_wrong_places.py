@@ -56,7 +56,7 @@ def test_agent_starts_whatever_stands_in_place_of_its_files(agents: Agents, kind
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "directory"])
-def test_agent_starts_whatever_stands_in_place_of_its_directories(agents: Agents, kind: str) -> None:
+def test_agent_starts_with_files_in_place_of_directories(agents: Agents, kind: str) -> None:
     volumes = [f"{agents.volume()}:/agent"]
     put = PUT.format(places=DIRECTORIES, put=KINDS[kind])
     assert agents.once("python3", "-c", put, volumes=volumes)[0] == 0
@@ -83,7 +83,7 @@ def test_agent_starts_whatever_its_state_says(agents: Agents, text: str) -> None
     assert "\x1b" not in agent.log()
 
 
-def test_pipe_of_another_agents_in_place_of_the_shared_configuration_stops_no_task_master(agents: Agents) -> None:
+def test_pipe_as_shared_configuration_stops_no_task_master(agents: Agents) -> None:
     agent = agents.healthy()
     agent.sh("mkdir /shared/taskmaster; mkfifo /shared/taskmaster/config.json")
     said = agent.sh("cd /workspace; timeout 20 task-master models 2>&1")

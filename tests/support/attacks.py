@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.bridge.conftest import RealHost, real_server
-from tests.bridge.test_real_cli import STREAM, ask, reply, user
 from tests.support.bridge_cli import NEWEST, VERSIONS
 from tests.support.bridge_host import OWNER, SECRET, Place
 from tests.support.fake_messages_api import FakeMessagesApi, echo
+from tests.support.real_host import RealHost, real_server
+from tests.support.stream_json import STREAM, ask, reply, user
 
 HOST_TEXT = "text-of-a-file-of-the-host"
 VARIABLE = "aws-secret-of-the-operator"

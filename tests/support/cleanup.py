@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.errors import APIError, NotFound
 
 from tests.support.containers import LABEL
+
+PROJECT_LABEL = "com.docker.compose.project"
+"""Compose labels volumes and networks with this alone."""
 
 
 def is_orphan(session: str) -> bool:
@@ -19,21 +22,33 @@ def is_orphan(session: str) -> bool:
 
 
 def remove_orphans() -> list[str]:
-    """Remove labelled containers and volumes whose makers are gone; return their names."""
+    """Remove what is labelled and whose maker is gone: containers, with all of their Compose project, and volumes.
+
+    Return their names.
+    """
     engine = docker.from_env()
-    removed = []
-    for container in engine.containers.list(all=True, ignore_removed=True, filters={"label": LABEL}):
-        if is_orphan(container.labels[LABEL]):
-            with contextlib.suppress(NotFound, APIError):  # ignored because another worker is removing it
-                container.remove(force=True, v=True)
-                removed.append(str(container.name))
+    containers = engine.containers.list(all=True, ignore_removed=True, filters={"label": LABEL})
+    orphans = [container for container in containers if is_orphan(container.labels[LABEL])]
+    projects = {container.labels[PROJECT_LABEL] for container in orphans if PROJECT_LABEL in container.labels}
+    removed = [_removed(container, force=True, v=True) for container in orphans]
+    for project in projects:
+        label = f"{PROJECT_LABEL}={project}"
+        removed += [_removed(volume, force=True) for volume in engine.volumes.list(filters={"label": label})]
+        removed += [_removed(network) for network in engine.networks.list(filters={"label": label})]
     for volume in engine.volumes.list(filters={"label": LABEL}):
         if is_orphan((volume.attrs["Labels"] or {}).get(LABEL, "")):
-            with contextlib.suppress(NotFound, APIError):  # ignored because another worker is removing it
-                volume.remove(force=True)
-                removed.append(str(volume.name))
+            removed.append(_removed(volume, force=True))
     engine.close()
-    return removed
+    return [name for name in removed if name]
+
+
+def _removed(found: Any, **options: bool) -> str:
+    """Remove a thing of the engine's; return its name, or nothing where another worker was faster."""
+    try:
+        found.remove(**options)
+    except (NotFound, APIError):  # ignored because another worker is removing it
+        return ""
+    return str(found.name)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,3 +39,16 @@ def let_pass(seconds: float) -> None:
     """Let a chosen time pass, where the moment itself is what is tested (a signal in the middle of a
     start)."""
     time.sleep(seconds)
+
+
+async def until(predicate: Callable[[], object], limit_s: float, what: str) -> None:
+    """Wait on an event loop as `wait_until` does elsewhere."""
+    deadline = time.monotonic() + limit_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain for {what}"
+        await asyncio.sleep(PACE_S)
+
+
+async def next_turn() -> None:
+    """Let the event loop do once all that is due."""
+    await asyncio.sleep(0)

@@ -123,7 +123,7 @@ def test_wrong_kind_of_thing_is_moved_aside_with_one_line(tmp_path: Path, file: 
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "dangling", "elsewhere"])
-def test_what_stands_in_a_directorys_place_is_moved_aside_with_one_line(tmp_path: Path, kind: str) -> None:
+def test_file_in_place_of_a_directory_is_moved_aside(tmp_path: Path, kind: str) -> None:
     (tmp_path / "elsewhere").touch()
     (tmp_path / "agent").mkdir()
     path = tmp_path / "agent" / "log"

@@ -159,7 +159,7 @@ def test_shell_alone_is_asked_at_once() -> None:
     assert not is_held_back(SHELL, group(SHELL, process(99)))
 
 
-def test_process_with_a_farewell_is_asked_at_once_whatever_runs_below_it() -> None:
+def test_process_with_a_farewell_is_asked_at_once() -> None:
     assert not is_held_back(process(10, caught=mask(TERM)), group(process(10, caught=mask(TERM)), TRAPPER))
 
 
@@ -169,7 +169,7 @@ def test_script_above_a_farewell_is_held_back() -> None:
     assert not is_held_back(script, group(script, PLAIN))
 
 
-def test_leader_of_a_terminal_is_held_back_for_what_has_moved_out_from_below_it() -> None:
+def test_terminal_leader_is_held_back_for_reparented_processes() -> None:
     leader, adopted = process(10), process(13, parent=1, session=10, caught=mask(TERM))
     assert is_held_back(leader, group(leader, adopted))
 

@@ -70,7 +70,7 @@ def test_words_of_a_container_steer_no_terminal() -> None:
     assert logs.plain("a\x1b]52;c;eA==\x07\r\nb\x9b2J\tc\n") == "a?]52;c;eA==??\nb?2J\tc\n"
 
 
-def test_logs_are_shown_without_control_characters_and_with_dockers_code(
+def test_logs_have_no_control_characters_and_dockers_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker = tmp_path / "docker"

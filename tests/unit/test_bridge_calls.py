@@ -25,6 +25,7 @@ from bridge.server.policy_pool import PolicyPool
 from bridge.server.sandbox.process import CliProcess
 from bridge.server.scheduler import Scheduler
 from bridge.server.tool_calls import Execution, ToolCalls
+from tests.support.waiting import next_turn
 
 
 class Connection:
@@ -166,7 +167,7 @@ async def read_all(descriptor: int) -> int:
         try:
             data = os.read(descriptor, 1 << 16)
         except BlockingIOError:
-            await asyncio.sleep(0)
+            await next_turn()
             continue
         if not data:
             return taken

@@ -85,7 +85,7 @@ def test_what_passes_names_no_place_above_another(variable: str, path: str) -> N
 
 
 @pytest.mark.parametrize("variable", KINDS)
-def test_every_gateway_has_a_name_of_its_own_and_demands_a_placeholder(variable: str) -> None:
+def test_gateway_has_its_own_name_and_demands_a_placeholder(variable: str) -> None:
     skips = KINDS[variable].skips
     hidden = disguise({variable: "https://gateway.example/x", **({skips: "1"} if skips else {})}, "the-login")
     ((alias, gateway),) = hidden.gateways.items()
@@ -135,7 +135,7 @@ def test_field_of_the_operator_s_that_is_none_is_left_out(value: str) -> None:
 
 @given(st.binary(max_size=200))
 @example(b"GET http://x/ HTTP/1.1\r\nA: b\r\n\r\n")
-def test_bytes_are_a_request_that_is_written_as_it_was_read_or_none(head: bytes) -> None:
+def test_request_is_written_as_it_was_read_or_refused(head: bytes) -> None:
     try:
         request = Request.parse(head + b"\r\n\r\n")
     except HeadError:

@@ -39,6 +39,7 @@ from bridge.server.host.trees import DIRECTORY, Removal, Walk
 from bridge.server.policy_pool import PolicyPool, is_small
 from bridge.server.policy_worker import answer, scope_as_json
 from bridge.server.scheduler import LARGE, PLACES, SLICE_S, GrantSchedule, Scheduler
+from tests.support.waiting import next_turn
 
 HANDS = Scope(hands=True, web=True, shares=("/data",))
 
@@ -83,7 +84,7 @@ def test_lines_of_one_grant_take_none_from_another(tmp_path: Path) -> None:
     assert "b" in written
 
 
-def test_call_that_ran_is_written_while_calls_that_never_run_are_asked_for(tmp_path: Path) -> None:
+def test_call_that_ran_is_logged_beside_many_refused(tmp_path: Path) -> None:
     """One that is cancelled while it waits costs its grant nothing."""
     log = Log(tmp_path)
     for _ in range(2000):
@@ -105,7 +106,7 @@ def flood(log: Log, seconds: int, grants: int, step: int = 10) -> None:
         log.now += step
 
 
-def test_audit_trail_of_a_call_is_there_after_a_working_day_of_four_floods(tmp_path: Path) -> None:
+def test_audit_trail_outlives_a_working_day_of_floods(tmp_path: Path) -> None:
     """The call is at the end of a file: that file is the next one to be moved aside. Larger files hold for longer."""
     log = Log(tmp_path, LEAST_SIZE_FOR_A_DAY)
     filler = '{"event": "filler", "grant": "none"}\n'
@@ -279,19 +280,19 @@ def test_grant_with_a_hundred_workers_gets_one_slice_of_a_turn() -> None:
         for worker in many:
             scheduler.add("many", worker)
         scheduler.add("other", quick)
-        await asyncio.sleep(0)
+        await next_turn()
         return sum(worker.turns for worker in many), quick.turns
 
     assert asyncio.run(play()) == (1, 1)
 
 
-def test_grant_that_has_done_little_is_served_at_once_and_then_waits_for_its_turn() -> None:
+def test_quiet_grant_is_served_at_once_then_in_turn() -> None:
     async def play() -> list[int]:
         scheduler, first, second = Scheduler(), Quick(), Quick()
         scheduler.add_first("a", first)
         scheduler.add_first("a", second)
         before = [first.turns, second.turns]
-        await asyncio.sleep(0)
+        await next_turn()
         return [*before, second.turns]
 
     assert asyncio.run(play()) == [1, 0, 1]
@@ -456,7 +457,7 @@ def test_walk_begins_anew_when_a_directory_is_moved(tree: Path) -> None:
     assert walk.begun == 2
 
 
-def test_removal_leaves_alone_what_is_beside_a_directory_that_was_moved(tree: Path) -> None:
+def test_removal_follows_no_directory_that_was_moved(tree: Path) -> None:
     inside, outside = tree / "inside", tree / "outside"
     inside.mkdir()
     (outside / "x").mkdir(parents=True)

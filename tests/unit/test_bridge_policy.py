@@ -242,7 +242,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED.values(), ids=REFUSED.keys())
-def test_control_request_that_could_act_on_the_host_is_answered_with_the_reason(
+def test_dangerous_control_request_is_refused_with_the_reason(
     message: dict[str, Any],
 ) -> None:
     passed, answered = answer(message)

@@ -26,7 +26,7 @@ def test_grants_take_turns() -> None:
     assert drain(queue) == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
 
-def test_newcomer_does_not_wait_behind_everyone_else_s_second_call() -> None:
+def test_newcomer_goes_before_everyone_s_second_call() -> None:
     queue: FairQueue[str] = FairQueue(Limits(running=1))
     for item in ("a1", "a2", "a3"):
         queue.add("a", item)
@@ -90,7 +90,7 @@ def test_positions_foretell_the_order() -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "done"]), max_size=60))
-def test_no_grant_gets_a_second_turn_before_one_that_waits_since_before_its_first(steps: list[str]) -> None:
+def test_grants_take_turns_fairly(steps: list[str]) -> None:
     queue: FairQueue[tuple[str, int]] = FairQueue(Limits(running=1, queued=100))
     arrived: dict[tuple[str, int], int] = {}
     turns: list[tuple[int, str]] = []

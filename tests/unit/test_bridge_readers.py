@@ -138,7 +138,7 @@ def test_control_message_of_an_odd_type(message: dict[str, Any]) -> None:
         ControlFilter(HANDS).feed(json.dumps(message).encode() + b"\n")
 
 
-def test_message_of_millions_of_values_is_refused_before_it_is_read() -> None:
+def test_message_of_millions_of_values_is_refused_unread() -> None:
     with pytest.raises(PolicyError, match="more than 300000"):
         ControlFilter(HANDS).feed(b'{"type":"user","message":[' + b'{"":{}},' * (MAX_LINE // 8 - 10) + b"1]}\n")
 
@@ -160,9 +160,8 @@ def test_word_of_a_client_is_shown_short_and_printable(word: str) -> None:
     ["--mcp-config", '{"mcpServers": {"sekrit": {"url": "x", "type": "http"}}}'],
 ])  # fmt: skip
 def test_kind_of_a_refusal_holds_no_word_of_the_client(argv: list[str]) -> None:
-    with pytest.raises(PolicyError) as refused:
+    with pytest.raises(PolicyError, match=r"sek ?rit") as refused:
         rewrite(argv, HANDS)
-    assert "sekrit" in str(refused.value) or "sek rit" in str(refused.value)
     assert "sek" not in refused.value.kind
 
 

@@ -26,6 +26,7 @@ from healthcheck.metrics import exposition
 from healthcheck.pages import Reporter
 from healthcheck.probe import Observation, Probe, ProbeError
 from healthcheck.server import MOST_CONNECTIONS, Page, Server
+from tests.support.waiting import next_turn
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -286,13 +287,13 @@ def test_probe_that_hangs_shows_until_it_returns() -> None:
 def test_probe_that_is_cancelled_leaves_no_observation_behind() -> None:
     async def main() -> int:
         async def look() -> None:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
         task = asyncio.ensure_future(Probe("x", look, every_s=60, deadline_s=60).keep_observing())
-        await asyncio.sleep(0.01)
+        await next_turn()
         task.cancel()
         await asyncio.wait({task})
-        await asyncio.sleep(0)
+        await next_turn()
         return len(asyncio.all_tasks())
 
     assert run(main()) == 1
@@ -311,7 +312,7 @@ def test_probe_observes_again_when_asked() -> None:
         task = asyncio.ensure_future(probe.keep_observing())
         while probe.last.value != 3:
             probe.observe_again()
-            await asyncio.sleep(0)
+            await next_turn()
         task.cancel()
         return count
 
@@ -340,7 +341,7 @@ def served(page: Page) -> Iterator[int]:
         listener.close()
         for connection in list(server._connections):
             connection.abort()
-        await asyncio.sleep(0)
+        await next_turn()
 
     def turn() -> None:
         with contextlib.closing(loop):

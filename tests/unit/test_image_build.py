@@ -15,12 +15,11 @@ FAILURES = {
     "disk is full": "ERROR: failed to copy files: copy file range failed: no space left on device",
     "package lock is broken": "npm error code EUSAGE\nnpm error `npm ci` can only install packages when your "
     "package.json and package-lock.json are in sync.",
-    "names its certificates": "npm error code SELF_SIGNED_CERT_IN_CHAIN",
+    "name its certificates": "npm error code SELF_SIGNED_CERT_IN_CHAIN",
     "registry cannot be reached": "Err:1 Temporary failure resolving 'mirror'",
     "base image cannot be had": "ERROR: failed to solve: nowhere/none: failed to resolve source metadata",
     "programs of that platform": "exec /bin/sh: exec format error",
 }
-FAILURES["name its certificates"] = FAILURES.pop("names its certificates")
 
 
 @pytest.mark.parametrize("told", FAILURES)
