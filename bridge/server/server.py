@@ -22,9 +22,10 @@ from bridge.server.host.audit import Audit
 from bridge.server.host.cli import HostCli
 from bridge.server.host.config import MIB, Config
 from bridge.server.host.disk_usage import Disk
-from bridge.server.host.grants import SOCKET_NAME, Grant, OpenPlaces, State, StateError
-from bridge.server.host.listeners import Published, adopt, publish
-from bridge.server.host.log import LogFile, Sayer
+from bridge.server.host.grants import Grant, OpenPlaces, StateError
+from bridge.server.host.listeners import Listener, listen
+from bridge.server.host.log import LogFile, ServerLog
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.policy_pool import Judges
 from bridge.server.queue import FairQueue, QueueFullError
 from bridge.server.sandbox.proxy import Rules
@@ -43,7 +44,7 @@ REAP_EVERY_S = 5.0
 class Service:
     """All that the server knows. `load` reads the configuration anew when it is told to reload."""
 
-    def __init__(self, state: State, load: Callable[[], Config]) -> None:
+    def __init__(self, state: StateDirectory, load: Callable[[], Config]) -> None:
         self.state = state
         self._load = load
         self.config = load()
@@ -58,11 +59,10 @@ class Service:
         self.stopping = False
         self.started = time.time()
         self.served = 0
-        self._published: dict[str, Published] = {}
+        self._published: dict[str, Listener] = {}
         self._acceptors: dict[str, Acceptor] = {}
         self._connecting: set[asyncio.Task[None]] = set()
-        self._adopted: dict[Path, Published] = {}
-        self.sayer = Sayer()
+        self.sayer = ServerLog()
         self.log: LogFile | None = None
         """Where the server's own lines go, when it was given a file for them."""
         self.lanes = Lanes()
@@ -91,7 +91,6 @@ class Service:
         asyncio.get_running_loop().set_exception_handler(self.sayer.unhandled)
         self.judges.start()
         await self.cli.ask()
-        self._adopted = adopt(dict(os.environ))
         self.audit.write("serving", pid=os.getpid(), cli=self.cli.version)
         self.refresh()
         readable = [name for name, grant in self.state.registered().items() if isinstance(grant, Grant)]
@@ -105,7 +104,7 @@ class Service:
         self.stopping = True
         for name, published in self._published.items():
             self._acceptors[name].close()
-            published.withdraw()
+            published.close()
         for call in self.calls("waiting"):
             call.fail("stopping", "the bridge is stopping, and this call was not started")
         for peer in list(self.peers):
@@ -178,10 +177,10 @@ class Service:
         if grant.name in self.grants:
             self._withdraw(grant.name)
         directory = self.state.prepare_mount(grant.name)
-        published = self._adopted.get(directory / SOCKET_NAME) or publish(directory)
+        published = listen(directory)
         self.grants[grant.name] = grant
         self._published[grant.name] = published
-        self._acceptors[grant.name] = Acceptor(published.listener, lambda accepted: self._take(accepted, grant))
+        self._acceptors[grant.name] = Acceptor(published.socket, lambda accepted: self._take(accepted, grant))
         self.places[grant.name] = OpenPlaces(grant)
         if problem := grant.problem:
             self._complain(grant.name, problem)
@@ -189,7 +188,7 @@ class Service:
     def _complain(self, name: str, problem: str) -> None:
         self.problems[name] = problem
         self.audit.write("failed", grant=name, why=problem)
-        self.sayer.say(f"grant {name}: {problem}")
+        self.sayer.line(f"grant {name}: {problem}")
 
     def _withdraw(self, name: str) -> None:
         """Revoke: the socket goes, and so do the calls of everyone who came through it."""
@@ -197,7 +196,7 @@ class Service:
         published = self._published.pop(name)
         self.places.pop(name).close()
         self._acceptors.pop(name).close()
-        published.withdraw()
+        published.close()
         for peer in [peer for peer in self.peers if peer.grant.name == name]:
             for call in list(peer.calls.values()):
                 call.fail("revoked", f"the grant {name} was revoked on the host")

@@ -16,7 +16,8 @@ import docker
 from bridge.policy.argv import rewrite
 from bridge.policy.environment import build
 from bridge.policy.terms import WORKSPACE, Scope
-from bridge.server.host.grants import Grant, State
+from bridge.server.host.grants import Grant
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.sandbox.bubblewrap import Job, in_namespace
 from pipeline.image import VARIANTS
 from tests.bench.figures import Figure, paired, seconds
@@ -109,7 +110,7 @@ def _directly(state: Path, place: Place) -> float:
         begun = time.monotonic()
         plan = rewrite(ASKED, scope)
         job = Job(grant, FAKE_CLI, plan.argv, build([], {}), WORKSPACE, b"", None, plan.project, scratch)
-        command = in_namespace(job, State(state), scope)
+        command = in_namespace(job, StateDirectory(state), scope)
         process = subprocess.Popen(
             command.argv,
             env=command.env,

@@ -38,8 +38,9 @@ from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE
 from bridge.server.host.cli import files_of, interpreters_of
 from bridge.server.host.credentials import Credential
-from bridge.server.host.grants import KEPT, Grant, State
+from bridge.server.host.grants import Grant
 from bridge.server.host.places import Place
+from bridge.server.host.state_directory import KEPT, StateDirectory
 from bridge.server.sandbox import proxy
 
 MEMORY_LIMIT = 64 * 1024 * 1024
@@ -140,7 +141,7 @@ class Job:
     """What the interface says at its start."""
 
 
-def in_namespace(job: Job, state: State, scope: Scope) -> Command:
+def in_namespace(job: Job, state: StateDirectory, scope: Scope) -> Command:
     """The job under bubblewrap."""
     env = environment.through_proxy(job.env, proxy.PORT)
     command = Command([b"bwrap"], env, scratch=job.scratch, terminal=job.interactive)
@@ -152,7 +153,7 @@ def in_namespace(job: Job, state: State, scope: Scope) -> Command:
     return command
 
 
-def _confine(command: Command, job: Job, state: State, scope: Scope) -> None:
+def _confine(command: Command, job: Job, state: StateDirectory, scope: Scope) -> None:
     visible, program = files_of(job.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
     python, binds = interpreter()
@@ -218,7 +219,7 @@ def loaders() -> list[str]:
     return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
 
 
-def without_namespace(job: Job, state: State, call_id: str) -> Command:
+def without_namespace(job: Job, state: StateDirectory, call_id: str) -> Command:
     """The job as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
     uid, gid = job.grant.user
     scratch = job.scratch
@@ -348,7 +349,7 @@ def _identity(command: Command, job: Job) -> list[str | bytes]:
     return [*words, "--perms", "0777", "--dir", environment.TMP]
 
 
-def _configuration(command: Command, job: Job, state: State, scope: Scope) -> list[str | bytes]:
+def _configuration(command: Command, job: Job, state: StateDirectory, scope: Scope) -> list[str | bytes]:
     words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(job))]
     words.append(f"{CONFIG_AT}/.claude.json")
     # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
