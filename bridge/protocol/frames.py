@@ -45,6 +45,9 @@ MAX_RECORD = 64 * 1024
 MAX_PING = 64
 """Payload of a ping, bytes: enough for a nonce or a time."""
 
+MAX_SOCKET_PATH = 107
+"""Bytes of a socket's path that the kernel takes."""
+
 MAX_FIELDS = 8192
 """Fields of one record. Each costs some 100 bytes of objects beside its text, so that a call of empty fields
 cannot take many times its own size."""

@@ -29,7 +29,7 @@ from bridge.protocol.frames import WINDOW, Event, Fields, Frame
 from bridge.server.channel import Channel
 from bridge.server.host.audit import outline
 from bridge.server.host.grants import Grant
-from bridge.server.host.log import Sayer, place_of
+from bridge.server.host.log import ServerLog, place_of
 from bridge.server.launch import Launch, LaunchRequest, failure_of
 from bridge.server.output import Output
 from bridge.server.policy_pool import PolicyPool, is_small
@@ -76,7 +76,7 @@ class CallContext:
     """Of the grant; whether tools run in the container is each call's own."""
     pool: PolicyPool
     scheduler: Scheduler
-    log: Sayer
+    log: ServerLog
     note: Callable[..., None]
     """Writes to the audit log."""
     launch: Launch

@@ -19,7 +19,7 @@ from bridge.protocol.frames import MAX_DATA, OF_SERVER, Event, Fields, Frame, Pr
 from bridge.protocol.link import SERVER, Link
 from bridge.server.channel import Channel, Handler
 from bridge.server.hello import Hello
-from bridge.server.host.log import Sayer
+from bridge.server.host.log import ServerLog
 from bridge.server.scheduler import Scheduler
 
 HELLO_LIMIT_S = 10.0
@@ -51,7 +51,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self,
         hello: Hello,
         scheduler: Scheduler,
-        log: Sayer,
+        log: ServerLog,
         connections: set[ClientConnection],
         opened: Callable[[Channel, Fields], Handler],
     ) -> None:

@@ -17,8 +17,9 @@ from bridge.server.host import credentials, trees
 from bridge.server.host.cli import HostCli
 from bridge.server.host.config import Config
 from bridge.server.host.credentials import Credential, NoCredentialsError
-from bridge.server.host.grants import Grant, State, StateError
+from bridge.server.host.grants import Grant, StateError
 from bridge.server.host.places import PlaceError
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.paths import PathTranslator
 from bridge.server.policy_worker import directory_of, has_terminal
 from bridge.server.sandbox import bubblewrap
@@ -71,7 +72,7 @@ class Launch(Protocol):
 class Launcher:
     """Launches calls as one configuration of the server wants it."""
 
-    state: State
+    state: StateDirectory
     config: Config
     cli: HostCli
 

@@ -23,14 +23,15 @@ from bridge.server.channel import Channel
 from bridge.server.connection import ClientConnection
 from bridge.server.guess_limit import GuessLimit
 from bridge.server.hello import Hello
+from bridge.server.host import listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
 from bridge.server.host.cli import HostCli
 from bridge.server.host.config import MIB, Config
 from bridge.server.host.disk_usage import DiskUsage
-from bridge.server.host.grants import SOCKET_NAME, Grant, OpenPlaces, State, StateError
-from bridge.server.host.listeners import Published, adopt, publish
-from bridge.server.host.log import LogFile, Sayer
+from bridge.server.host.grants import Grant, OpenPlaces, StateError
+from bridge.server.host.log import LogFile, ServerLog
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.launch import Launcher, LaunchRequest, Listener
 from bridge.server.policy_pool import PolicyPool
 from bridge.server.queue import FairQueue, QueueFullError
@@ -53,7 +54,7 @@ STOPPING = "the bridge is stopping, and this call was not started"
 class BridgeServer:
     """All that is served. `load` reads the configuration, at the start and at each reload."""
 
-    def __init__(self, state: State, load: Callable[[], Config]) -> None:
+    def __init__(self, state: StateDirectory, load: Callable[[], Config]) -> None:
         self.state = state
         self._load = load
         self.config = load()
@@ -68,11 +69,10 @@ class BridgeServer:
         self._queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
         self._guesses: collections.defaultdict[str, GuessLimit] = collections.defaultdict(GuessLimit)
         self._places: dict[str, OpenPlaces] = {}
-        self._published: dict[str, Published] = {}
+        self._published: dict[str, listeners.Listener] = {}
         self._acceptors: dict[str, Acceptor] = {}
         self._connecting: set[asyncio.Task[None]] = set()
-        self._adopted: dict[Path, Published] = {}
-        self._sayer = Sayer()
+        self._server_log = ServerLog()
         self._scheduler = Scheduler()
         self._pool = PolicyPool(state.root / "scratch")
         self._disk = DiskUsage(state.private, lambda: self.config.limits.disk, self._on_disk_exceeded)
@@ -89,7 +89,7 @@ class BridgeServer:
             self.cli = HostCli(config.claude)
         self._launcher = Launcher(self.state, config, self.cli)
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
-        self._audit = Audit(path, config.audit_size, self._sayer)
+        self._audit = Audit(path, config.audit_size, self._server_log)
 
     # Life
 
@@ -100,10 +100,9 @@ class BridgeServer:
         # A call may need two hundred descriptors; the usual limit of 1024 is one of select()'s, which is not used here.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        asyncio.get_running_loop().set_exception_handler(self._sayer.unhandled)
+        asyncio.get_running_loop().set_exception_handler(self._server_log.unhandled)
         self._pool.start()
         await self.cli.ask()
-        self._adopted = adopt(dict(os.environ))
         self._audit.write("serving", pid=os.getpid(), cli=self.cli.version)
         self.refresh()
         readable = [name for name, grant in self.state.registered().items() if isinstance(grant, Grant)]
@@ -117,7 +116,7 @@ class BridgeServer:
         self._is_stopping = True
         for name, published in self._published.items():
             self._acceptors[name].close()
-            published.withdraw()
+            published.close()
         for call in self._calls_in(CallState.WAITING):
             call.fail("stopping", STOPPING)
         for connection in list(self._connections):
@@ -190,10 +189,10 @@ class BridgeServer:
         if grant.name in self.grants:
             self._withdraw(grant.name)
         directory = self.state.prepare_mount(grant.name)
-        published = self._adopted.get(directory / SOCKET_NAME) or publish(directory)
+        published = listeners.listen(directory)
         self.grants[grant.name] = grant
         self._published[grant.name] = published
-        self._acceptors[grant.name] = Acceptor(published.listener, lambda accepted: self._take(accepted, grant))
+        self._acceptors[grant.name] = Acceptor(published.socket, lambda accepted: self._take(accepted, grant))
         self._places[grant.name] = OpenPlaces(grant)
         if problem := grant.problem:
             self._complain(grant.name, problem)
@@ -201,7 +200,7 @@ class BridgeServer:
     def _complain(self, name: str, problem: str) -> None:
         self.problems[name] = problem
         self._audit.write("failed", grant=name, why=problem)
-        self._sayer.say(f"grant {name}: {problem}")
+        self._server_log.line(f"grant {name}: {problem}")
 
     def _withdraw(self, name: str) -> None:
         """Revoke: the socket goes, and so do the calls of everyone who came through it."""
@@ -209,7 +208,7 @@ class BridgeServer:
         published = self._published.pop(name)
         self._places.pop(name).close()
         self._acceptors.pop(name).close()
-        published.withdraw()
+        published.close()
         why = f"the grant {name} was revoked on the host"
         for call in [call for call in self._calls if call.grant == name]:
             call.fail("revoked", why)
@@ -227,7 +226,7 @@ class BridgeServer:
         opened = functools.partial(self._open_call, grant, self.scope(grant))
         hello = Hello(grant, self._guesses[grant.name], lambda: self.cli, lambda: self.config.limits.idle, self._note)
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: ClientConnection(hello, self._scheduler, self._sayer, self._connections, opened), accepted
+            lambda: ClientConnection(hello, self._scheduler, self._server_log, self._connections, opened), accepted
         )
         count = self._scheduler[grant.name].connections
         if count > self.config.limits.connections:
@@ -250,7 +249,7 @@ class BridgeServer:
     def _open_call(self, grant: Grant, terms: Scope, channel: Channel, fields: Fields) -> Call:
         """Make a call of a channel that a client has opened. It is refused, or it waits for its turn."""
         context = CallContext(
-            grant, terms, self._pool, self._scheduler, self._sayer, self._note, self._launch, self._on_over
+            grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch, self._on_over
         )
         call = Call(channel, fields, context)
         self._calls[call] = None

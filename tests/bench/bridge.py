@@ -16,7 +16,8 @@ import docker
 from bridge.policy.argv import rewrite
 from bridge.policy.environment import build
 from bridge.policy.terms import WORKSPACE, Scope
-from bridge.server.host.grants import Grant, State
+from bridge.server.host.grants import Grant
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.sandbox.bubblewrap import SandboxSpec, sandboxed
 from pipeline.build.image import VARIANTS
 from tests.bench.figures import Figure, paired, seconds
@@ -109,7 +110,7 @@ def _directly(state: Path, place: Place) -> float:
         begun = time.monotonic()
         plan = rewrite(ASKED, scope)
         spec = SandboxSpec(grant, FAKE_CLI, plan.argv, build([], {}), WORKSPACE, b"", None, plan.project, scratch)
-        command = sandboxed(spec, State(state), scope)
+        command = sandboxed(spec, StateDirectory(state), scope)
         process = subprocess.Popen(
             command.argv,
             env=command.env,

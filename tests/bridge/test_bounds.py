@@ -23,7 +23,8 @@ from bridge.policy.argv import rewrite
 from bridge.policy.project_policy import MAX_FILES, read
 from bridge.protocol.frames import Frame, record
 from bridge.server.host.acceptor import Acceptor
-from bridge.server.host.grants import Grant, State
+from bridge.server.host.grants import Grant
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.host.trees import DIRECTORY, remove
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.pipes import InputPump
@@ -48,7 +49,7 @@ def skill(number: int, head: str) -> bytes:
 
 
 def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = State(tmp_path / "state")
+    state = StateDirectory(tmp_path / "state")
     state.prepare()
     (tmp_path / "workspace").mkdir()
     os.chown(tmp_path / "workspace", OWNER, OWNER)

@@ -16,9 +16,10 @@ import pytest
 
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
-from bridge.server.host.grants import Grant, State
+from bridge.server.host.grants import Grant
 from bridge.server.host.places import Place as Pinned
 from bridge.server.host.places import PlaceError
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.sandbox import bubblewrap
 from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host
 from tests.support.bridge_raw import RawClient
@@ -157,7 +158,7 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
     tmp_path: Path, vault: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The moment between both can be met by chance alone, so the server is made to open the wrong directory here."""
-    state = State(tmp_path / "state")
+    state = StateDirectory(tmp_path / "state")
     state.prepare()
     granted = Grant.of("one", folder(tmp_path / "ws"))
     plan = rewrite(["-p", "touch /workspace/planted"], Scope(hands=True))

@@ -13,7 +13,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,29 +104,6 @@ def test_stop_removes_its_own_sockets_only(host_per_test: HostMaker) -> None:
     assert host.end() == 0
     assert not (one.mount / "claude-bridge.sock").exists()
     assert path.read_text() == "not the server's"
-
-
-def test_socket_activation(tmp_path_factory: pytest.TempPathFactory) -> None:
-    tmp_path = tmp_path_factory.mktemp("host")
-    host = BridgeHost(tmp_path)
-    place = host.grant("one")
-    activate = (
-        "import os, socket, sys; os.umask(0); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(8);"
-        "os.dup2(s.fileno(), 3); os.set_inheritable(3, True);"
-        "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
-        "os.execv(sys.executable, sys.argv[2:])"
-    )
-    path = str(place.mount / "claude-bridge.sock")
-    command = [sys.executable, "-c", activate, path, *host.command("serve")]
-    with subprocess.Popen(command, cwd=ROOT, env=host.environment(), stdout=subprocess.PIPE) as process:
-        try:
-            wait_until(Path(path).exists, 10, "the socket")
-            assert place.run("-p", "out x").stdout == b"x"
-            process.terminate()
-            assert process.wait(10) == 0
-            assert Path(path).exists(), "the socket is the service manager's"
-        finally:
-            process.kill()
 
 
 def test_install_writes_a_unit_whose_command_serves_every_grant(tmp_path_factory: pytest.TempPathFactory) -> None:

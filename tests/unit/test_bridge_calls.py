@@ -17,7 +17,7 @@ from bridge.protocol.link import CLIENT, SERVER, Link
 from bridge.server.call import Call, CallContext, CallState
 from bridge.server.channel import Channel, Handler
 from bridge.server.host.grants import Grant
-from bridge.server.host.log import Sayer
+from bridge.server.host.log import ServerLog
 from bridge.server.host.places import Place
 from bridge.server.launch import LaunchRequest, Listener
 from bridge.server.paths import PathTranslator
@@ -92,7 +92,7 @@ class Played:
         (event,) = self.connection.link.receive(b"\x89magents-bridge\n" + opening)
         place = Place("/nowhere", 0, 0, 0)
         context = CallContext(
-            Grant("g", place, (0, 0)), Scope(), PolicyPool(Path("/nowhere")), Scheduler(), Sayer(),
+            Grant("g", place, (0, 0)), Scope(), PolicyPool(Path("/nowhere")), Scheduler(), ServerLog(),
             lambda *_, **__: None, self.launch, self.over.append,
         )  # fmt: skip
         self.call = Call(Channel(self.connection, event.channel), event.fields, context)

@@ -33,8 +33,9 @@ from bridge.server.host.audit import (
 )
 from bridge.server.host.config import Config
 from bridge.server.host.disk_usage import OVER, SMALLEST, taken
-from bridge.server.host.grants import State, StateError
-from bridge.server.host.log import PER_MINUTE, Sayer
+from bridge.server.host.grants import StateError
+from bridge.server.host.log import PER_MINUTE, ServerLog
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.host.trees import DIRECTORY, Removal, Walk
 from bridge.server.policy_pool import PolicyPool, is_small
 from bridge.server.policy_worker import answer, scope_as_json
@@ -54,7 +55,7 @@ class Log:
         self.now = 0.0
         self.size = size
         self.path = directory / "audit.jsonl"
-        self.audit = Audit(self.path, size, Sayer(), lambda: self.now)
+        self.audit = Audit(self.path, size, ServerLog(), lambda: self.now)
 
     def lines(self) -> list[dict[str, Any]]:
         paths = sorted(self.path.parent.glob("audit.jsonl*"), reverse=True)
@@ -233,9 +234,9 @@ def test_outline_shows_no_value_that_could_be_a_secret() -> None:
 
 
 def test_server_says_so_many_lines_in_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
-    sayer = Sayer()
+    server_log = ServerLog()
     for _ in range(1000):
-        sayer.say("x\x1b" * 1000)
+        server_log.line("x\x1b" * 1000)
     said = capsys.readouterr().err
     assert said.count("\n") <= 2 * PER_MINUTE  # a minute may end in between
     assert "\x1b" not in said
@@ -478,7 +479,7 @@ def test_removal_follows_no_directory_that_was_moved(tree: Path) -> None:
 
 @pytest.mark.parametrize("where", ["private/alpha", "grants/alpha", "scratch/c1"])
 def test_tree_of_any_depth_is_removed_and_no_link_in_it_followed(tree: Path, where: str) -> None:
-    state = State(tree / "state")
+    state = StateDirectory(tree / "state")
     state.prepare()
     (tree / "precious").write_text("kept")
     place = state.root / where
@@ -492,7 +493,7 @@ def test_tree_of_any_depth_is_removed_and_no_link_in_it_followed(tree: Path, whe
 
 
 def test_what_cannot_be_removed_is_one_line(tree: Path) -> None:
-    state = State(tree / "state")
+    state = StateDirectory(tree / "state")
     state.prepare()
     kept = state.root / "private" / "alpha" / "kept"
     kept.mkdir(parents=True)
@@ -507,6 +508,6 @@ def test_what_cannot_be_removed_is_one_line(tree: Path) -> None:
 
 
 def test_grant_that_never_called_is_forgotten_without_a_word(tmp_path: Path) -> None:
-    state = State(tmp_path / "state")
+    state = StateDirectory(tmp_path / "state")
     state.prepare()
     state.forget("alpha")

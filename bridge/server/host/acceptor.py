@@ -1,4 +1,4 @@
-"""A listening socket whose connections are taken in, and which waits when the process has no descriptor left."""
+"""Accepts the connections of a listening socket, and pauses while the process has no descriptor left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 RETRY_S = 0.1
-"""Until the next look, when accept() fails: a listener stays readable, and asking at once again would be all we do."""
+"""Pause after a failed accept(). The listener stays readable, so that trying at once would take all the time."""
 
 
 class Acceptor:

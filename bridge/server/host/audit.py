@@ -1,10 +1,10 @@
-"""Who called what, as JSON lines; never a word of a prompt, never a secret.
+"""The audit log: who called what, as JSON lines, without a word of a prompt and without a secret.
 
-The log is for all grants together, so that one of them must not push out what is known of another. Files are moved
-aside when they have grown to their size; a line has an end; and each grant may have so many bytes in a while written,
-as a share of the files' size. What comes beyond is counted, and the count is written: nothing is left out silently.
+All grants share the log, and none may push out the lines of another. So files are rotated at a size, a line has a
+largest length, and each grant may write so many bytes in a time, as a share of the files' size. Lines beyond that are
+counted, and the count is written: nothing is left out silently.
 
-What that holds: with four grants that write all that they may, from the first moment on, the line of an earlier call is
+What follows: with four grants that write all that they may, from the first moment on, the line of an earlier call is
 there for a working day (DAY_S); with eight such grants for three hours, with one for forty. It holds for logs of
 LEAST_SIZE_FOR_A_DAY a file and more (the default is four times that); in smaller ones LEAST_BURST and LEAST_PER_SECOND
 are more than the share, so that a small log still shows something.
@@ -29,7 +29,7 @@ from bridge.policy.flags import BY_NAME, CLOSED
 from bridge.policy.project_policy import MODES_WITH_HANDS
 from bridge.policy.terms import printable
 from bridge.server.host.config import MIB
-from bridge.server.host.log import Sayer
+from bridge.server.host.log import ServerLog
 
 MAX_LINE = 2048
 """Bytes of one line."""
@@ -86,11 +86,11 @@ TELLING = {
 class Audit:
     """The log."""
 
-    def __init__(self, path: Path, size: int, sayer: Sayer, clock: Callable[[], float] = time.monotonic) -> None:
-        """`sayer` is told when nothing can be written."""
+    def __init__(self, path: Path, size: int, log: ServerLog, clock: Callable[[], float] = time.monotonic) -> None:
+        """What cannot be written is reported to `log`."""
         self._size = size
         self._clock = clock
-        self._files = _Files(path, size, sayer)
+        self._files = _Files(path, size, log)
         self._measures: dict[tuple[str, str], _Measure] = {}
 
     def write(self, event: str, **facts: Any) -> None:
@@ -139,12 +139,12 @@ class Audit:
 class _Files(RotatingFileHandler):
     """The file and its predecessors. It is open for one line at a time: who moves it away gets a new one made."""
 
-    def __init__(self, path: Path, size: int, sayer: Sayer) -> None:
+    def __init__(self, path: Path, size: int, log: ServerLog) -> None:
         super().__init__(path, maxBytes=size, backupCount=KEPT, encoding="ascii", delay=True)
-        self._sayer = sayer
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; what goes wrong is reported to `sayer`."""
+        """Write one line; a failure is reported to the server's log."""
         super().emit(record)
         stream, self.stream = self.stream, None
         if stream is not None:
@@ -157,7 +157,7 @@ class _Files(RotatingFileHandler):
         if not isinstance(error, OSError):
             raise
         text = f"audit log {self.baseFilename}: {error}; lines are lost, make room or name another in bridge.yaml"
-        self._sayer.say(text)
+        self._log.line(text)
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="ascii", opener=_opener)

@@ -1,4 +1,4 @@
-"""The host's Claude Code: where it is, and what it says about itself, asked once for each file it is."""
+"""Finds the host's Claude Code, and caches its version and help until its file changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USUAL_PLACES = (
 
 
 class HostCli:
-    """The program, and its version and help as answered to clients without starting it again."""
+    """The program, its version and its help. Clients are answered from here; it is not started for them."""
 
     def __init__(self, configured: str | None) -> None:
         self.configured = configured
@@ -31,7 +31,7 @@ class HostCli:
 
     @property
     def told(self) -> str:
-        """The problem as the container hears it, without a path of the host's."""
+        """The problem in the words for the container: without a path of the host."""
         return "bridge.yaml names a Claude Code that is no program" if self._is_misnamed else self.problem
 
     def find(self) -> Path | None:
@@ -49,7 +49,7 @@ class HostCli:
 
     @property
     def is_current(self) -> bool:
-        """Whether what is known was said by the file that is there now."""
+        """Whether version and help come from the file that is there now."""
         return self._seen == self._look()
 
     async def ask(self) -> None:

@@ -1,4 +1,4 @@
-"""bridge.yaml: every key optional, every mistake one line."""
+"""Reads bridge.yaml. Every key is optional; every mistake is one line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ MIB = 1024 * 1024
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text is one line that names the key, the value and what is
-    allowed."""
+    """The configuration cannot be used. The text is one line: the key, the value, what is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The operator's word."""
+    """What bridge.yaml says."""
 
     claude: str | None = None
     credentials: str = "auto"
@@ -134,8 +133,7 @@ def _text(mapping: dict[str, Any], key: str, prefix: str = "") -> str | None:
 
 
 def _choice(mapping: dict[str, Any], key: str, choices: tuple[str, ...]) -> str:
-    # YAML reads an unquoted `none` as text, but `null` and `no` as something else: only the word itself
-    # counts.
+    # YAML reads an unquoted `none` as text, but `null` and `no` as something else: only the word itself counts.
     value = mapping.get(key, choices[0])
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; allowed are {', '.join(choices)}")

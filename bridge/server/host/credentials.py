@@ -1,5 +1,4 @@
-"""Where the host's credentials come from. They leave this process through one file descriptor of the
-CLI's."""
+"""Finds the host's credentials. They leave this process by one file descriptor, which the CLI inherits."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ ELSEWHERE = (
     "CLAUDE_CODE_USE_FOUNDRY",
     "ANTHROPIC_AUTH_TOKEN",
 )
-"""With one of these in the operator's environment, the CLI needs nothing of ours."""
+"""With one of these in the operator's environment, the CLI needs no credential from this module."""
 
 
 class NoCredentialsError(Exception):

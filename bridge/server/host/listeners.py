@@ -1,4 +1,4 @@
-"""Sockets that appear at once, complete, and are removed only by who made them."""
+"""Listening sockets. Each appears at its path when it is ready, and only its maker removes it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from bridge.server.host.grants import SOCKET_NAME, StateError
 BACKLOG = 128
 
 
-class Published:
+class Listener:
     """A listening socket at a path."""
 
-    def __init__(self, path: Path, listener: socket.socket, adopted: bool = False) -> None:
+    def __init__(self, path: Path, sock: socket.socket) -> None:
         self.path = path
-        self.listener = listener
-        self._adopted = adopted
+        self.socket = sock
         found = path.lstat()
         self._identity = (found.st_dev, found.st_ino)
 
@@ -31,15 +30,15 @@ class Published:
             return False
         return stat.S_ISSOCK(found.st_mode) and (found.st_dev, found.st_ino) == self._identity
 
-    def withdraw(self) -> None:
-        """Stop listening. The path is removed if it is still ours, and not the service manager's."""
-        self.listener.close()
-        if not self._adopted and self.is_there():
+    def close(self) -> None:
+        """Stop listening. The path is removed if it is still this socket's."""
+        self.socket.close()
+        if self.is_there():
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
 
 
-def publish(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Published:
+def listen(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Listener:
     """Listen at directory/name, which takes the place of a dead socket there; StateError for anything else.
 
     1. bind under a temporary name, with the mode from the start; 2. listen; 3. rename into place: whoever
@@ -61,11 +60,11 @@ def publish(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Publ
         os.close(place)
     listener.listen(BACKLOG)
     temporary.rename(path)
-    return Published(path, listener)
+    return Listener(path, listener)
 
 
 def _refuse_what_lives(path: Path) -> None:
-    """A socket file proves nothing: only a connection tells whether someone listens."""
+    """Refuse to replace anything but a dead socket. Only a connection shows whether a server listens."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -87,30 +86,16 @@ def _refuse_what_lives(path: Path) -> None:
     raise StateError(f"another server listens at {path}")
 
 
-def adopt(environment: dict[str, str]) -> dict[Path, Published]:
-    """The sockets that a service manager has opened for this process, by their paths."""
-    if environment.get("LISTEN_PID") != str(os.getpid()):
-        return {}
-    adopted = {}
-    for fd in range(3, 3 + int(environment.get("LISTEN_FDS", "0"))):
-        os.set_inheritable(fd, False)
-        listener = socket.socket(fileno=fd)
-        listener.setblocking(False)
-        path = Path(listener.getsockname())
-        adopted[path] = Published(path, listener, adopted=True)
-    return adopted
-
-
-def point(link: Path, target: Path) -> None:
-    """Make a symbolic link, in place of nothing or of a link of our own kind."""
+def link(path: Path, target: Path) -> None:
+    """Make a symbolic link at `path`, in place of nothing or of another link; StateError for anything else."""
     try:
-        found = link.lstat()
+        found = path.lstat()
     except FileNotFoundError:
         found = None
     if found and not stat.S_ISLNK(found.st_mode):
-        raise StateError(f"{link} is not a link of the bridge's; move it away")
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+        raise StateError(f"{path} is not a link of the bridge's; move it away")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     temporary.symlink_to(target)
-    temporary.rename(link)
+    temporary.rename(path)

@@ -1,7 +1,7 @@
-"""What the server itself says on standard error: few lines, short ones, and never a client's words.
+"""The server's own lines on standard error: few and short, and never a client's words.
 
-A client must not be able to fill the operator's disk with it, so that lines beyond a measure are counted only, and a
-log file that the server was given (`serve --log`) is moved aside when it has grown.
+No client may fill the operator's disk with them. Lines beyond a limit are counted and not written, and a log file that
+the server was given (`serve --log`) is moved aside when it has grown.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ MAX_LOG = 1024 * 1024
 """Bytes of the log file, of which one predecessor is kept."""
 
 
-class Sayer:
-    """Speaks on standard error."""
+class ServerLog:
+    """Writes lines on standard error."""
 
     def __init__(self) -> None:
         self._minute = 0
-        self._said = 0
-        self._swallowed = 0
+        self._written = 0
+        self._left_out = 0
 
-    def say(self, text: str) -> None:
-        """One line, unless there were too many in this minute."""
+    def line(self, text: str) -> None:
+        """Write one line, unless there were too many in this minute."""
         minute = int(time.monotonic() // 60)
         if minute != self._minute:
-            self._minute, self._said = minute, 0
-            if self._swallowed:
-                swallowed, self._swallowed = self._swallowed, 0
-                self.say(f"{swallowed} further lines were not written")
-        self._said += 1
-        if self._said > PER_MINUTE:
-            self._swallowed += 1
+            self._minute, self._written = minute, 0
+            if self._left_out:
+                left_out, self._left_out = self._left_out, 0
+                self.line(f"{left_out} further lines were not written")
+        self._written += 1
+        if self._written > PER_MINUTE:
+            self._left_out += 1
         else:
-            with contextlib.suppress(OSError):  # ignored because there is nobody else to be told
+            with contextlib.suppress(OSError):  # ignored because there is no other place for it
                 print(f"bridge: {printable(text, 500)}", file=sys.stderr, flush=True)
 
     def fault(self, what: str, error: BaseException) -> None:
-        """A fault of the server's own: its kind and its place, without the words that it was about."""
-        self.say(f"{what}: {place_of(error)}; please report it")
+        """Report a fault of the server: its kind and place, and no word of a client's."""
+        self.line(f"{what}: {place_of(error)}; please report it")
 
     def unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop's own way to tell of an exception that nobody took."""
+        """The loop's handler of exceptions that nobody caught."""
         error = context.get("exception")
         if error is None:
-            self.say(str(context.get("message")))
+            self.line(str(context.get("message")))
         else:
             self.fault("a fault of the server's", error)
 

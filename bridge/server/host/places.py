@@ -1,7 +1,7 @@
-"""Directories of the host that a grant opens to containers: pinned when they are granted.
+"""The directories of the host that a grant opens to containers. They are pinned when they are granted.
 
-A place is a path together with what was there when the operator named it: device, inode and owner. Whoever can write a
-directory above it can put something else under that path later, a link for one. So a place is opened from the root
+A place is a path and what was there when the operator named it: device, inode and owner. A program that can write a
+directory above it can later put something else at that path, such as a link. So a place is opened from the root
 down, one name at a time, and no link is followed; what is found there must be what was granted. The server keeps it
 open, and each call uses that descriptor, never the path.
 """

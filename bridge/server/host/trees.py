@@ -1,9 +1,9 @@
-"""Going through directories that a container has filled, however deep: to count what is there, or to remove it.
+"""Walks through directories that a container has filled, at any depth, to count or to remove what is there.
 
-All is done relative to open directories, because a path has an end (4,095 bytes) and a tree has none, and so that
-somebody who renames things meanwhile cannot lead the walk elsewhere. Links are not followed, other devices not entered.
-At any depth a few descriptors are open: the way up is "..", which must lead to the very directory (device and inode)
-from which the way down was. Where it does not, somebody has moved a directory, and the walk begins anew.
+Each step is relative to an open directory. A path may have 4,095 bytes and a tree may be deeper than that. It also
+means that a program that renames directories meanwhile cannot lead the walk elsewhere. Links are not followed, and
+other devices are not entered. A few descriptors are open at any depth: the walk goes up by "..", which must be the same
+directory (device and inode) as on the way down. If it is another one, a directory was moved, and the walk begins anew.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 TRIES = 5
-"""Walks; who moves directories about for so long wants to disturb."""
+"""Walks. A program that still moves directories after so many does it on purpose."""
 
 MOVED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 """Errors of opening a directory that was listed and is none any more."""
 
 
 class Walk:
-    """One way through a tree. Subclasses say what is done on it."""
+    """A walk through a tree. Subclasses define what is done with the entries."""
 
     def begin(self) -> None:
         """The first walk begins, or another one after a directory was moved."""

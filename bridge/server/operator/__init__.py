@@ -1,1 +1,1 @@
-"""The operator's side: the command, the socket that it speaks to, the doctor."""
+"""What an operator uses: the command line, its API, the socket to the running server, the doctor."""

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from bridge.server.host.grants import State, StateError
-from bridge.server.host.listeners import Published, publish
+from bridge.server.host.grants import StateError
+from bridge.server.host.listeners import Listener, listen
+from bridge.server.host.state_directory import StateDirectory
 
 ANSWER_LIMIT_S = 10.0
 START_LIMIT_S = 45.0
@@ -39,20 +40,20 @@ class AdminSocket:
     def __init__(self, server: Server, directory: Path) -> None:
         self._bridge = server
         self._directory = directory
-        self._published: Published | None = None
+        self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Listen. StateError when another server does."""
-        self._published = publish(self._directory, 0o600, "control.sock")
-        self._server = await asyncio.start_unix_server(self._answer, sock=self._published.listener)
+        self._listener = listen(self._directory, 0o600, "control.sock")
+        self._server = await asyncio.start_unix_server(self._answer, sock=self._listener.socket)
 
     def close(self) -> None:
         """Listen no more."""
         if self._server:
             self._server.close()
-        if self._published:
-            self._published.withdraw()
+        if self._listener:
+            self._listener.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -73,7 +74,7 @@ class AdminSocket:
             writer.close()
 
 
-def ask(state: State, question: str) -> dict[str, Any] | None:
+def ask(state: StateDirectory, question: str) -> dict[str, Any] | None:
     """Ask the running server, one that is starting when it is ready; None when none runs.
 
     StateError when one runs and does not answer.
@@ -87,26 +88,28 @@ def ask(state: State, question: str) -> dict[str, Any] | None:
         time.sleep(0.02)
 
 
-def _ask(state: State, question: str) -> dict[str, Any] | None:
+def _ask(state: StateDirectory, question: str) -> dict[str, Any] | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(ANSWER_LIMIT_S)
     with sock:
         try:
-            sock.connect(str(state.control))
+            sock.connect(str(state.admin_socket))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            raise StateError(f"{state.control}: {error.strerror}; run it as the user that runs the server") from None
+            raise StateError(
+                f"{state.admin_socket}: {error.strerror}; run it as the user that runs the server"
+            ) from None
         try:
             sock.sendall(json.dumps({"do": question}).encode() + b"\n")
             with sock.makefile("rb") as answer:
                 found: dict[str, Any] = json.loads(answer.readline())
                 return found
         except (OSError, ValueError):
-            raise StateError(f"the server behind {state.control} does not answer") from None
+            raise StateError(f"the server behind {state.admin_socket} does not answer") from None
 
 
-def reload(state: State, name: str | None = None) -> None:
+def reload(state: StateDirectory, name: str | None = None) -> None:
     """Have a running server read everything anew; StateError when it cannot, or cannot serve grant `name`."""
     answer = ask(state, "reload")
     problem = answer and (answer["problem"] or answer["grants"].get(name))

@@ -21,8 +21,10 @@ from bridge.protocol.errors import SERVE
 from bridge.server.host import config
 from bridge.server.host.cli import HostCli
 from bridge.server.host.credentials import is_key
-from bridge.server.host.grants import SOCKET_NAME, State, StateError, default_root, replace_file
-from bridge.server.host.listeners import point
+from bridge.server.host.files import replace_file
+from bridge.server.host.grants import SOCKET_NAME, StateError
+from bridge.server.host.listeners import link
+from bridge.server.host.state_directory import StateDirectory, default_root
 from bridge.server.operator import admin_socket, doctor, foreground, report, systemd
 from bridge.server.sandbox import bubblewrap
 
@@ -75,7 +77,7 @@ class Operator:
 
     def __init__(self, root: Path | None = None, config_path: Path | None = None) -> None:
         """Without `root` or `config_path` it is the usual place."""
-        self._state = State((root or default_root()).absolute())
+        self._state = StateDirectory((root or default_root()).absolute())
         self._config_path = config_path
         self._is_usual_place = root is None
 
@@ -124,7 +126,7 @@ class Operator:
         if workspace is not None:
             directory = self._add_default(workspace, user)
             if os.geteuid() == 0 and self._is_usual_place:
-                point(WELL_KNOWN, directory / SOCKET_NAME)
+                link(WELL_KNOWN, directory / SOCKET_NAME)
         foreground.run(self._state, lambda: config.load(self._config_path), log)
 
     @_as_operator_errors()
@@ -167,7 +169,7 @@ class Operator:
             wanted = dataclasses.replace(wanted, shares=known.shares)
             if known == wanted:
                 return self._state.prepare_mount(name)
-        directory = self._state.add(wanted, own=self._own_paths())
+        directory = self._state.add(wanted, protected=self._protected_paths())
         admin_socket.reload(self._state, name)
         return directory
 
@@ -274,9 +276,9 @@ class Operator:
         return tuple(share.target for share in grants[grant].shares)
 
     def _add_default(self, workspace: Path, user: str | None) -> Path:
-        return self._state.add(self._state.renewed("default", workspace, user=user), own=self._own_paths())
+        return self._state.add(self._state.renewed("default", workspace, user=user), protected=self._protected_paths())
 
-    def _own_paths(self) -> Iterable[Path]:
+    def _protected_paths(self) -> Iterable[Path]:
         """What no container may write: the configuration, the CLI and this program."""
         cli = HostCli(config.load(self._config_path).claude).find()
         configuration = self._config_path or config.default_path()

@@ -13,7 +13,7 @@ from bridge import __version__
 from bridge.policy import PolicyError
 from bridge.policy.terms import printable
 from bridge.server.host import config
-from bridge.server.host.grants import default_root
+from bridge.server.host.state_directory import default_root
 from bridge.server.operator.api import FAILED, USAGE, Operator, OperatorError
 
 OK, REFUSED = 0, 126

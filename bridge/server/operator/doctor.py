@@ -1,4 +1,4 @@
-"""Everything that a call needs, looked at one by one, each with the way to mend it."""
+"""Checks everything that a call needs, one thing at a time, and says how to mend it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from bridge.protocol.errors import SERVE
 from bridge.server.host import credentials
 from bridge.server.host.cli import HostCli
 from bridge.server.host.config import Config
-from bridge.server.host.grants import SOCKET_NAME, State, StateError
+from bridge.server.host.grants import SOCKET_NAME, StateError
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.operator import admin_socket
 from bridge.server.sandbox import bubblewrap, proxy
 
@@ -33,9 +34,9 @@ class Result(NamedTuple):
         return f"{'ok  ' if self.good else 'FAIL'} {printable(self.what)}: {printable(self.detail)}"
 
 
-def examine(state: State, chosen: Config) -> list[Result]:
+def examine(state: StateDirectory, chosen: Config) -> list[Result]:
     """Look at everything; no check keeps another from being made."""
-    checks: list[Callable[[State, Config], Iterator[Result]]] = [
+    checks: list[Callable[[StateDirectory, Config], Iterator[Result]]] = [
         _python,
         _cli,
         _login,
@@ -53,18 +54,18 @@ def examine(state: State, chosen: Config) -> list[Result]:
     return results
 
 
-def _python(_state: State, _chosen: Config) -> Iterator[Result]:
+def _python(_state: StateDirectory, _chosen: Config) -> Iterator[Result]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield Result("python", sys.version_info >= (3, 11), f"{version}; 3.11 or newer is needed")
 
 
-def _cli(_state: State, chosen: Config) -> Iterator[Result]:
+def _cli(_state: StateDirectory, chosen: Config) -> Iterator[Result]:
     cli = HostCli(chosen.claude)
     asyncio.run(cli.ask())
     yield Result("claude", bool(cli.version), f"{cli.version} at {cli.find()}" if cli.version else cli.problem)
 
 
-def _login(state: State, chosen: Config) -> Iterator[Result]:
+def _login(state: StateDirectory, chosen: Config) -> Iterator[Result]:
     try:
         found = credentials.find(chosen.credentials, state.token, os.environ, chosen.environment)
     except credentials.NoCredentialsError as error:
@@ -73,7 +74,7 @@ def _login(state: State, chosen: Config) -> Iterator[Result]:
         yield Result("credentials", True, f"from {found.source if found else 'the environment in bridge.yaml'}")
 
 
-def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
+def _confinement(_state: StateDirectory, chosen: Config) -> Iterator[Result]:
     if chosen.confinement == "none":
         text = "none, as bridge.yaml wants it: containers reach what the grant's user can reach"
         yield Result("confinement", True, text)
@@ -92,7 +93,7 @@ def _confinement(_state: State, chosen: Config) -> Iterator[Result]:
             yield Result("secrets", False, str(error))
 
 
-def _network(_state: State, chosen: Config) -> Iterator[Result]:
+def _network(_state: StateDirectory, chosen: Config) -> Iterator[Result]:
     if chosen.confinement == "none":
         yield Result("network", True, "the host's own, since confinement is none")
         return
@@ -113,7 +114,7 @@ def _network(_state: State, chosen: Config) -> Iterator[Result]:
             yield Result("certificates", False, f"{name} cannot be read; SSL_CERT_FILE or NODE_EXTRA_CA_CERTS names it")
 
 
-def _server(state: State, _chosen: Config) -> Iterator[Result]:
+def _server(state: StateDirectory, _chosen: Config) -> Iterator[Result]:
     answer = admin_socket.ask(state, "status")
     if answer is None:
         yield Result("server", False, f"none runs in {state.root}; start one with {SERVE}")
@@ -121,7 +122,7 @@ def _server(state: State, _chosen: Config) -> Iterator[Result]:
         yield Result("server", True, f"process {answer['pid']}, {answer['running']} running, {answer['queued']} queued")
 
 
-def _grants(state: State, _chosen: Config) -> Iterator[Result]:
+def _grants(state: StateDirectory, _chosen: Config) -> Iterator[Result]:
     for name, grant in state.registered().items():
         if isinstance(grant, StateError):
             yield Result(f"grant {name}", False, str(grant))

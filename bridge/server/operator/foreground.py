@@ -10,13 +10,13 @@ from pathlib import Path
 
 from bridge.policy.terms import printable
 from bridge.server.host.config import Config
-from bridge.server.host.grants import State
 from bridge.server.host.log import LogFile
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.operator.admin_socket import AdminSocket
 from bridge.server.server import BridgeServer
 
 
-def run(state: State, load: Callable[[], Config], log: Path | None = None) -> None:
+def run(state: StateDirectory, load: Callable[[], Config], log: Path | None = None) -> None:
     """Serve until TERM or INT; HUP reads configuration and grants anew. `log` is a file for the server's own lines."""
     server = BridgeServer(state, load)
     if log is not None:

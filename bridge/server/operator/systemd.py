@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from bridge.server.host.grants import replace_file
+from bridge.server.host.files import replace_file
 
 NAME = "claude-code-bridge.service"
 

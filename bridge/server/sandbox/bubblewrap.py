@@ -38,8 +38,9 @@ from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE
 from bridge.server.host.cli import files_of, interpreters_of
 from bridge.server.host.credentials import Credential
-from bridge.server.host.grants import KEPT, Grant, State
+from bridge.server.host.grants import Grant
 from bridge.server.host.places import Place
+from bridge.server.host.state_directory import KEPT, StateDirectory
 from bridge.server.sandbox import proxy
 
 MEMORY_LIMIT = 64 * 1024 * 1024
@@ -140,7 +141,7 @@ class SandboxSpec:
     """What the interface says at its start."""
 
 
-def sandboxed(spec: SandboxSpec, state: State, scope: Scope) -> Command:
+def sandboxed(spec: SandboxSpec, state: StateDirectory, scope: Scope) -> Command:
     """The spec under bubblewrap."""
     env = environment.through_proxy(spec.env, proxy.PORT)
     command = Command([b"bwrap"], env, scratch=spec.scratch, terminal=spec.interactive)
@@ -152,7 +153,7 @@ def sandboxed(spec: SandboxSpec, state: State, scope: Scope) -> Command:
     return command
 
 
-def _confine(command: Command, spec: SandboxSpec, state: State, scope: Scope) -> None:
+def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: Scope) -> None:
     visible, program = files_of(spec.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
     python, binds = interpreter()
@@ -218,7 +219,7 @@ def loaders() -> list[str]:
     return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
 
 
-def unconfined(spec: SandboxSpec, state: State, call_id: str) -> Command:
+def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Command:
     """The spec as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
     uid, gid = spec.grant.user
     scratch = spec.scratch
@@ -348,7 +349,7 @@ def _identity(command: Command, spec: SandboxSpec) -> list[str | bytes]:
     return [*words, "--perms", "0777", "--dir", environment.TMP]
 
 
-def _configuration(command: Command, spec: SandboxSpec, state: State, scope: Scope) -> list[str | bytes]:
+def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, scope: Scope) -> list[str | bytes]:
     words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(spec))]
     words.append(f"{CONFIG_AT}/.claude.json")
     # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.

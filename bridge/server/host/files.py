@@ -1,0 +1,36 @@
+"""Files and directories of the bridge's own, made so that nobody else can have planted or seen them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from bridge.server.host.grants import StateError
+
+
+def own_directory(path: Path, mode: int, or_else: int | None = None) -> None:
+    """Make a directory, or make sure that an existing one is really ours; never follow a link."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise StateError(f"{path} is not a directory; move it away")
+    if found.st_uid != os.geteuid():
+        raise StateError(f"{path} belongs to user {found.st_uid}; move it away or choose another with --state")
+    if stat.S_IMODE(found.st_mode) not in (mode, or_else):
+        path.chmod(mode)
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file so that a reader sees the old or the new one, and nobody else ever sees it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    temporary.replace(path)
