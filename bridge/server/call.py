@@ -196,7 +196,7 @@ class Call:
 
     def look_at_pipes(self) -> None:
         """Let the CLI go where it waits at a pipe of the workspace's, or end the call."""
-        if self._session is not None:
+        if self._session is not None and self._session.code is None:
             self._session.look_at_pipes()
 
     # From the client
