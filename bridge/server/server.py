@@ -18,7 +18,7 @@ from typing import Any
 
 from bridge.policy import Scope
 from bridge.protocol.frames import Fields
-from bridge.server.call import Call, CallContext, CallState
+from bridge.server.call import Call, CallState
 from bridge.server.channel import Channel
 from bridge.server.connection import ClientConnection
 from bridge.server.guess_limit import GuessLimit
@@ -38,6 +38,7 @@ from bridge.server.queue import FairQueue, QueueFullError
 from bridge.server.sandbox.process import CliProcess
 from bridge.server.sandbox.stuck_pipes import LOOK_EVERY_S
 from bridge.server.scheduler import Scheduler
+from bridge.server.session import CallContext
 from bridge.server.tool_calls import ToolCalls
 
 MAX_WAITING = 16 * MIB
@@ -248,10 +249,8 @@ class BridgeServer:
 
     def _open_call(self, grant: Grant, terms: Scope, channel: Channel, fields: Fields) -> Call:
         """Make a call of a channel that a client has opened. It is refused, or it waits for its turn."""
-        context = CallContext(
-            grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch, self._on_over
-        )
-        call = Call(channel, fields, context)
+        context = CallContext(grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch)
+        call = Call(channel, fields, context, self._on_over)
         self._calls[call] = None
         if self._is_stopping:
             call.fail("stopping", STOPPING)

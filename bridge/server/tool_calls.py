@@ -78,7 +78,7 @@ class ToolCalls:
         self._acceptor = Acceptor(self._listener, self._take)
 
     def close(self) -> None:
-        """End all executions and the network: the call is over."""
+        """End all executions and the network: the call is over. A second time changes nothing."""
         self._acceptor.close()
         self._listener.close()
         for execution in list(self._executions):

@@ -14,7 +14,7 @@ import pytest
 from bridge.policy import Scope
 from bridge.protocol.frames import Event, Fields, Frame
 from bridge.protocol.link import CLIENT, SERVER, Link
-from bridge.server.call import Call, CallContext, CallState
+from bridge.server.call import Call, CallState
 from bridge.server.channel import Channel, Handler
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
@@ -24,6 +24,7 @@ from bridge.server.paths import PathTranslator
 from bridge.server.policy_pool import PolicyPool
 from bridge.server.sandbox.process import CliProcess
 from bridge.server.scheduler import Scheduler
+from bridge.server.session import CallContext
 from bridge.server.tool_calls import Execution, ToolCalls
 from tests.support.waiting import next_turn
 
@@ -93,16 +94,17 @@ class Played:
         place = Place("/nowhere", 0, 0, 0)
         context = CallContext(
             Grant("g", place, (0, 0)), Scope(), PolicyPool(Path("/nowhere")), Scheduler(), ServerLog(),
-            lambda *_, **__: None, self.launch, self.over.append,
+            lambda *_, **__: None, self.launch,
         )  # fmt: skip
-        self.call = Call(Channel(self.connection, event.channel), event.fields, context)
+        self.call = Call(Channel(self.connection, event.channel), event.fields, context, self.over.append)
         self.connection.handlers.append(self.call)
         assert self.call.judge()
         self.call.wait(60)
         self.call.start()
 
     def launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
-        assert (request.plan.prompt, channel.is_open, listener) == ("hi", True, self.call)
+        assert (request.plan.prompt, channel.is_open) == ("hi", True)
+        self.listener = listener
         return cast("CliProcess", self.process), cast("ToolCalls", Tools())
 
 
@@ -117,7 +119,7 @@ def play(act: Callable[[Played], None]) -> Played:
 
 
 def exited(played: Played) -> None:
-    played.call.on_exit(0)
+    played.listener.on_exit(0)
     assert played.over == []  # its output is not delivered
     assert played.call.state is CallState.RUNNING
 
@@ -153,7 +155,7 @@ def test_call_is_over_when_its_process_is_gone_and_not_before() -> None:
         played.call.fail("revoked", "it was revoked")
         played.call.cancel()
         assert (played.call.state, played.over) == (CallState.ENDING, [])
-        played.call.on_exit(-9)
+        played.listener.on_exit(-9)
 
     played = play(act)
     assert (played.over, played.process.asked_to_end) == ([played.call], 1)

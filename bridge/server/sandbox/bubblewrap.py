@@ -1,22 +1,22 @@
-"""The namespace: what exists for the CLI of one call, and nothing else of the host's.
+"""The sandbox of one call: a bubblewrap namespace that holds what the CLI needs, and nothing else of the host.
 
     /workspace          the grant's workspace, the same path as in the container; its shares likewise
     /claude             configuration of this call alone, in memory; what a conversation leaves is bound into it
-    /usr, /etc          libraries, time zones and certificates, read-only; of programs there is none
+    /usr, /etc          libraries, time zones and certificates, read-only; no programs
     /tmp, /home/claude  empty and read-only: nothing is written where the container cannot see it
     /opt/claude         the CLI, read-only
-    /opt/bridge         the shell prefix and launcher (shim.py), and the socket of the call; /bin/sh and
-                        /bin/bash are the prefix, too: what the CLI gives to a shell goes to the container or nowhere
+    /opt/bridge         the shell prefix and launcher (shim.py), and the socket of the call. /bin/sh and /bin/bash are
+                        the prefix, too: what the CLI gives to a shell goes to the container or nowhere
     (no network but a loopback of its own, where the server's proxy answers: proxy.py)
 
-The launcher makes sure that the workspace and the shares are what was granted, becomes the grant's user, and has
-Landlock allow nothing but the CLI and the prefix to be run, and no file of /proc to be read.
+The launcher makes sure that the workspace and the shares are what was granted, and becomes the grant's user. By
+Landlock, nothing but the CLI and the prefix can be run from then on, and no file of /proc can be read.
 
-The configuration is made anew for each call and thrown away after it: two calls that start at once cannot
-corrupt it, and what a call writes there (hooks, servers, keys of its own) is never read by another.
+The configuration is made for each call and removed after it. So two calls that start at once cannot corrupt it, and
+what a call writes there (hooks, servers, keys of its own) is never read by another.
 
-As root, bubblewrap makes the namespaces itself and shim.py becomes the grant's user there; else the kernel has
-to allow user namespaces to this user.
+As root, bubblewrap makes the namespaces itself, and shim.py becomes the grant's user there. Otherwise the kernel has to
+allow user namespaces to the server's user.
 """
 
 from __future__ import annotations
@@ -75,19 +75,19 @@ CONFIG_AT = environment.CONFIG.decode()
 
 
 class ConfinementError(Exception):
-    """The call cannot be confined as the operator wants it; the text says what to do."""
+    """A call cannot be confined as the operator wants it; the text says what to do."""
 
 
 @dataclasses.dataclass
 class Command:
-    """A program to start, and the descriptors that go with it; whoever starts it closes them."""
+    """A program to start, and the descriptors that it inherits. Whoever starts it closes them."""
 
     argv: list[bytes]
     env: dict[bytes, bytes]
     directory: str = "/"
     descriptors: list[int] = dataclasses.field(default_factory=list)
     status: int | None = None
-    """Where bubblewrap tells which process is the namespace's first."""
+    """Descriptor on which bubblewrap reports the first process of the namespace."""
     scratch: Path | None = None
     """To be removed after the call."""
     identity: tuple[int, int] | None = None
@@ -123,7 +123,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class SandboxSpec:
-    """One call as it is to be run: everything has been judged."""
+    """What is to be run in the sandbox of one call. The policy has judged all of it."""
 
     grant: Grant
     program: Path
@@ -138,11 +138,11 @@ class SandboxSpec:
     hands: bool = False
     interactive: bool = False
     offer: str = ""
-    """What the interface says at its start."""
+    """What the interface shows at its start."""
 
 
 def sandboxed(spec: SandboxSpec, state: StateDirectory, scope: Scope) -> Command:
-    """The spec under bubblewrap."""
+    """The command that runs a call under bubblewrap; ConfinementError, OSError, PlaceError."""
     env = environment.through_proxy(spec.env, proxy.PORT)
     command = Command([b"bwrap"], env, scratch=spec.scratch, terminal=spec.interactive)
     try:
@@ -187,7 +187,7 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
 
 
 def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
-    """The directories of a grant: what, where, and how it is bound."""
+    """The directories of a grant: the place, its path in the namespace, and the option that binds it."""
     yield grant.place, WORKSPACE, "--bind"
     for share in grant.shares:
         yield share.source, share.target, "--ro-bind" if share.readonly else "--bind"
@@ -199,7 +199,7 @@ def hand(python: str) -> bytes:
 
 
 def interpreter() -> tuple[str, list[str]]:
-    """A Python for the namespace, and what has to be bound for it. It is at no place where programs are looked for."""
+    """The path of a Python in the namespace, and the options that bind it. It is in no directory of PATH."""
     if SYSTEM_PYTHON.exists():  # its library is in /usr/lib
         inside = f"{PYTHON_AT}/bin/{SYSTEM_PYTHON.resolve().name}"
         return inside, ["--ro-bind", str(SYSTEM_PYTHON.resolve()), inside]
@@ -215,12 +215,12 @@ def interpreter() -> tuple[str, list[str]]:
 
 @functools.cache
 def loaders() -> list[str]:
-    """What loads programs with shared libraries: the kernel starts it first."""
+    """The dynamic loaders: the kernel starts them for every program with shared libraries."""
     return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
 
 
 def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Command:
-    """The spec as the grant's user, with nothing of the host hidden: the operator asked for it by name."""
+    """The command that runs a call as the grant's user, with nothing of the host hidden: `confinement: none`."""
     uid, gid = spec.grant.user
     scratch = spec.scratch
     private = state.private(spec.grant)
@@ -255,13 +255,13 @@ def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Comman
 
 
 MARK = b"CLAUDE_BRIDGE_CALL"
-"""A variable by which the processes of a call without a namespace are found again."""
+"""A variable that marks the processes of a call without a namespace, so that they can be found."""
 
 
 def _first_start(spec: SandboxSpec, *more: str) -> bytes:
-    """What the CLI would ask a person at its first start, answered: the operator has done so with the grant.
+    """The answers to the CLI's questions at a first start: the operator has given them with the grant.
 
-    `more` are directories beside those of the namespace.
+    `more` are trusted directories beside those of the namespace.
     """
     trusted = {"hasTrustDialogAccepted": True, "hasCompletedProjectOnboarding": True}
     answers: dict[str, object] = {
@@ -277,7 +277,7 @@ def _first_start(spec: SandboxSpec, *more: str) -> bytes:
 
 
 def _settings(spec: SandboxSpec) -> bytes:
-    """The project's settings; with hands also that nobody has to accept the mode in which nothing is asked."""
+    """The project's settings. Where tools run in the container, the bypass mode needs no further confirmation."""
     own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.hands else {}
     if spec.offer:
         own["companyAnnouncements"] = [spec.offer]
@@ -335,7 +335,7 @@ def _system(command: Command) -> list[str | bytes]:
 
 
 def _identity(command: Command, spec: SandboxSpec) -> list[str | bytes]:
-    """The names of the one user that there is, and directories of his."""
+    """The one user of the namespace, and its directories."""
     uid, gid = spec.grant.user
     users = f"claude:x:{uid}:{gid}:Claude:{environment.HOME.decode()}:/bin/sh\n".encode()
     groups = f"claude:x:{gid}:\n".encode()
@@ -373,12 +373,12 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
 
 
 _IMPORT = re.compile(r"(^|[\s\ufeff])@(?=[./~])")
-"""How CLAUDE.md imports a file by a path that could lead out of where it is. The client has done so already, in the
-container: a word joiner keeps the CLI from doing it again, by what the path leads to in here."""
+"""An import in CLAUDE.md, by a path. The client has read such files already, in the container. A word joiner keeps the
+CLI from reading them again, in the namespace."""
 
 
 def managed_settings(scope: Scope) -> dict[str, object]:
-    """Settings that the CLI holds above all others: a second layer behind the policy's first."""
+    """The settings with the highest precedence in the CLI: a second layer behind the policy."""
     permissions: dict[str, object] = {"deny": list(scope.denials)}
     settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []}
     if not scope.hands:
@@ -388,7 +388,7 @@ def managed_settings(scope: Scope) -> dict[str, object]:
 
 
 CLOSED_SINCE = (2, 1, 332)
-"""The version of the CLI whose own file tools read nothing in /proc, however they are led there."""
+"""From this version of the CLI on, its file tools read nothing in /proc, whatever link leads there."""
 
 SECRET = re.compile(r"SECRET|PASSWORD|(?:^|_)(?:TOKEN|KEY)(?:_|$)|CREDENTIAL|CUSTOM_HEADERS")
 
@@ -400,7 +400,7 @@ def has_landlock() -> bool:
 
 
 def refuse_what_could_be_read(environment: Mapping[str, str], version: str) -> None:
-    """Without Landlock an older CLI can be led to its own variables: refuse secrets there; ConfinementError."""
+    """Refuse secrets in the variables of an older CLI without Landlock, which could read them; ConfinementError."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     named = next((name for name, value in environment.items() if value and SECRET.search(name)), None)
     if named and numbers < CLOSED_SINCE and not has_landlock():

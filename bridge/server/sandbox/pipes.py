@@ -1,4 +1,4 @@
-"""Pipes of a child, moved as fast as the other side takes it and no faster."""
+"""Pumps between the pipes of a process and a channel, no faster than the other side takes the bytes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 
 class OutputPump:
-    """Reads one pipe of the child while there is credit for it.
+    """Reads one pipe while there is credit for it.
 
-    `allowance` tells how many bytes may be delivered now. `deliver` gets them, and nothing at the end.
+    `allowance` returns how many bytes may be delivered now. `deliver` gets them; no bytes are the end.
     """
 
     def __init__(self, fd: int, allowance: Callable[[], int], deliver: Callable[[bytes], None]) -> None:
@@ -59,7 +59,7 @@ class OutputPump:
 
 
 class InputPump:
-    """Writes to the child's stdin; `drained` is called when nothing is left to write."""
+    """Writes to one pipe or file; `drained` is called when nothing is left to write."""
 
     def __init__(self, fd: int | None, drained: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -72,11 +72,11 @@ class InputPump:
 
     @property
     def pending(self) -> int:
-        """Bytes that the child has not taken yet."""
+        """Bytes that are not written yet."""
         return len(self._buffer)
 
     def write(self, data: bytes) -> None:
-        """Write when the child takes it; without a child that listens, forget it, as a closed pipe would."""
+        """Write when the pipe takes it. When its reader has gone, drop it."""
         if self._fd is not None and not self._ended:
             self._buffer += data
             if not self._writing:
@@ -85,7 +85,7 @@ class InputPump:
             self._drained()
 
     def end(self) -> None:
-        """Close the child's stdin once everything is written."""
+        """Close the pipe once everything is written."""
         self._ended = True
         if not self._buffer:
             self.close()

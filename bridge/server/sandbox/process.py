@@ -1,4 +1,4 @@
-"""One process of the CLI: started, fed, signalled, and gone with everything that it started."""
+"""The process of one CLI: its start, its pipes or terminal, signals, and its end with everything that it started."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bridge.server.host import trees
 from bridge.server.sandbox.bubblewrap import MARK, Command
 
 KILL_AFTER_S = 1.0
-"""From TERM to KILL when nobody waits for the answer any more: all is gone within 2 s, as promised."""
+"""From TERM to KILL when nobody waits for the answer: all is gone within 2 s, as promised."""
 
 MOST_PASSES = 50
-"""Over /proc, some 5 ms each, until one finds nothing. Only a call that forks without end needs them all."""
+"""Passes over /proc, some 5 ms each, until one finds nothing. Only a call that forks without end needs them all."""
 
 NAMED = {
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
@@ -41,7 +41,7 @@ class CliProcess:
         self._on_exit = on_exit
         self._first: int | None = None
         self._cli: int | None = None
-        """The CLI's process once it is known, as a descriptor: signals may come by the thousand."""
+        """A descriptor of the CLI's process, once it is known: signals may come by the thousand."""
         self._reported = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
@@ -148,14 +148,14 @@ class CliProcess:
         return None
 
     def _namespace_first(self) -> int | None:
-        """What bubblewrap tells: the first process of the namespace, with which everything in it dies."""
+        """The first process of the namespace, as bubblewrap reports it. Everything in the namespace dies with it."""
         self._listen()
         if self._first is None and b"\n" in self._reported:
             self._first = int(json.loads(self._reported.split(b"\n")[0])["child-pid"])
         return self._first
 
     def _listen(self) -> None:
-        """Read what bubblewrap has told so far: one JSON object a line."""
+        """Read what bubblewrap has reported so far: one JSON object a line."""
         if self._command.status is not None:
             os.set_blocking(self._command.status, False)
             with contextlib.suppress(BlockingIOError):
@@ -201,7 +201,7 @@ class CliProcess:
                 return
 
     def _kill_listed(self, needle: bytes) -> bool:
-        """Kill all that /proc lists with this variable; whether there could be more by now."""
+        """Kill all processes that have this variable; whether there could be more by now."""
         more = False
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():

@@ -1,15 +1,15 @@
-"""The network of the CLI's namespace: one proxy of the server's, and what it connects to.
+"""The HTTP proxy through which the CLI of one call reaches the network.
 
-The namespace has a loopback of its own and nothing else. A listener made there is handed to the server
-(bridge/server/sandbox/shim.py), which answers on it as an HTTP proxy. It connects
+The namespace has a loopback of its own and no other network. The launcher (bridge/server/sandbox/shim.py) hands a
+listener on it to the server, which answers there as an HTTP proxy. The proxy connects
 
 - to the gateways that the operator named, each by a name of this call's alone and for the API's requests alone
   (bridge/policy/gateways.py), with TLS of its own where they have it; or to the API, by a tunnel;
 - with `network: web`, to public addresses, on the ports of the web and those that the operator added.
 
-A name is resolved here, its addresses are judged, and the connection goes to the very address that was judged: an
-answer that changes a moment later changes nothing. Each redirect is a request of its own, so it is judged as well.
-A connection carries one request: what comes behind it is never passed on.
+A name is resolved here, its addresses are judged, and the connection goes to the very address that was judged. So an
+answer that changes a moment later has no effect. Each redirect is a request of its own and is judged as well. A
+connection carries one request; what comes behind it is never passed on.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Rules:
 
 
 class Proxy:
-    """The proxy of one call. `note` is told what was connected to and what was refused, for the audit log."""
+    """The proxy of one call. `note` writes connections and refusals to the audit log."""
 
     def __init__(self, listener: socket.socket, rules: Rules, note: Callable[..., None]) -> None:
         """Serve on a listening TCP socket of the namespace's; ValueError when it is none."""

@@ -1,4 +1,4 @@
-"""What runs in the CLI's namespace beside the CLI: read-only there, and alone, without the rest of the package.
+"""The program beside the CLI in its namespace: launcher, shell prefix and shell. It cannot import the rest of bridge.
 
     shim.py COMMAND               the CLI's shell prefix: hands COMMAND over and ends as it ended
     bash -c 'shim.py COMMAND'     the same: there is no shell in the namespace, this program stands where the CLI
@@ -13,9 +13,9 @@
         --only PROGRAM            the same; and run no other program (but those of further --only)
         --tty                     make the terminal the CLI's own, and tell when the CLI has stopped (Ctrl-Z)
 
-A message is one packet of fields that end with NUL, the first of which says what is wanted; descriptors travel
-beside it. The server answers a command with `exit N` or `signal N` and the directory in which it ended. When this
-process is killed, its connection closes, and the server ends the command where it runs.
+A message to the server is one packet of fields that end with NUL. The first field is its kind; descriptors travel with
+it. The server answers a command with `exit N` or `signal N`, and the directory in which it ended. When this process is
+killed, its connection closes, and the server ends the command in the container.
 """
 
 # ruff: noqa: PTH109 - pathlib would cost every command 5 ms
@@ -28,7 +28,7 @@ import sys
 
 SOCKET = os.environ.get("CLAUDE_BRIDGE_HANDS", "/opt/bridge/hands")
 PASSED = (b"CLAUDECODE", b"CLAUDE_CODE_ENTRYPOINT", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_PROJECT_DIR", b"GIT_EDITOR")
-"""What the CLI tells its commands about itself, and no secret is among it."""
+"""Variables that the CLI sets for its commands. None holds a secret."""
 
 PLACE = b" && pwd -P >| "
 SCM_RIGHTS = 1
@@ -197,10 +197,10 @@ def enter(directory: str, shared: list[str]) -> None:
 
 
 def fail(why: bytes) -> None:
-    """Tell the server why the CLI is not started."""
+    """Report to the server why the CLI is not started, and end."""
     sock = connect()
     send(sock, [b"failed", why])
-    sock.recv(16)  # until the server has heard it, and hangs up
+    sock.recv(16)  # until the server has received it, and hangs up
     os._exit(125)
 
 
@@ -238,7 +238,7 @@ def libc(name: str, *arguments: int | bytes | None) -> int:
 
 
 def become(uid: int, gid: int) -> None:
-    """Be this user for good, without capabilities. Root without them is a user like others, but for its own files."""
+    """Become this user for good, without capabilities. Root without them is like any user, but for its own files."""
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     for capability in range(LAST_CAPABILITY + 1):

@@ -1,8 +1,8 @@
-"""Pipes in a workspace: the CLI's file tools wait for somebody at their other end, and the call with them, for ever.
+"""Frees calls from named pipes in a workspace, at which the CLI's file tools would wait for ever.
 
-A thread that waits in the opening of a pipe is let go: the server opens the other end for a moment, and what the tool
-reads is an empty file. A pipe that is open and stays so (a writer keeps silent, or the CLI asks again and again) cannot
-be taken away from it; that call ends.
+A thread that waits while it opens a pipe is freed: the server opens the other end for a moment, and the tool reads an
+empty file. A pipe that is open and stays open (its writer is silent, or the CLI opens it again and again) cannot be
+taken away from the CLI. That call ends.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ LOOK_EVERY_S = 1.0
 """At 25 threads a call, a look costs half a millisecond."""
 
 PATIENCE = 5
-"""Looks at which the same pipe is open, before the call ends."""
+"""Looks at which the same pipe may be open before the call ends."""
 
 _OPEN = {"x86_64": {2: 0, 257: 1, 437: 1}, "aarch64": {56: 1, 437: 1}}.get(platform.machine(), {})
 """System calls that open a file, and which argument is its name."""
 AT_FDCWD = -100
 MAX_PROCESSES = 256
-"""Of one call, that are looked at: more than it can have hooks and servers."""
+"""Processes of one call that are looked at: more than it can have hooks and servers."""
 
 MAX_OPENING = 32
-"""Threads in the middle of an opening, in one look: a name can be made to take long."""
+"""Threads that are opening a file, in one look: a name can be made to take long."""
 
 OPENAT2, RESOLVE_IN_ROOT = 437, 0x10
 
 
 class Watch:
-    """Of one call: its processes, look after look."""
+    """The pipes that the processes of one call hold, over several looks."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, str], int] = {}
 
     def look(self, top: int) -> bool:
-        """Let go what waits in the opening of a pipe, below one process; whether a pipe has been open for too long."""
+        """Free the threads below a process that wait for a pipe; whether a pipe has been open for too long."""
         held: dict[tuple[int, str], int] = {}
         opening = 0
         for pid in itertools.islice(_processes(top), MAX_PROCESSES):
             with contextlib.suppress(OSError, ValueError):  # ignored because it may have gone on, or ended
                 for thread in Path(f"/proc/{pid}/task").iterdir():
                     if opening < MAX_OPENING:
-                        opening += _tried(pid, thread)
+                        opening += _freed(pid, thread)
                 for name in _pipes(pid):
                     held[pid, name] = self._held.get((pid, name), 0) + 1
         self._held = held
@@ -74,15 +74,15 @@ def _pipes(pid: int) -> Iterator[str]:
             yield target
 
 
-def _tried(pid: int, thread: Path) -> bool:
-    """Let a thread go, if it can be; whether it opens anything."""
+def _freed(pid: int, thread: Path) -> bool:
+    """Free a thread if it waits for a pipe; whether it is opening anything."""
     with contextlib.suppress(OSError, ValueError):  # ignored because it may have gone on, or ended
-        return _let_go(pid, (thread / "syscall").read_text())
+        return _free(pid, (thread / "syscall").read_text())
     return True
 
 
-def _let_go(pid: int, doing: str) -> bool:
-    """Let a thread go that opens a pipe; `doing` is its system call. Whether it opens anything."""
+def _free(pid: int, doing: str) -> bool:
+    """Free a thread that opens a pipe; `doing` is its system call. Whether it is opening anything."""
     number, *words = doing.split()
     at = _OPEN.get(int(number)) if number.isdigit() else None
     if at is None:
