@@ -108,7 +108,7 @@ def parity_tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bridge_tests(session: nox.Session) -> None:
     """Test the host's Claude for containers: calls, attacks, both SDKs, load."""
-    _run(session, "pytest", "tests/bridge", "-n", "3", *session.posargs)
+    _run(session, "pytest", "tests/bridge", "-n", "3", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(venv_backend="none")

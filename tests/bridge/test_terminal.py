@@ -11,7 +11,7 @@ import pytest
 from tests.support.bridge_host import Place
 from tests.support.fake_messages_api import Say, Use, in_turn
 from tests.support.real_host import RealHost
-from tests.support.screen import READY, SHELL, Screen, ask, begin, play_session
+from tests.support.screen import SHELL, Screen, ask, begin, play_session
 from tests.support.tool_calls import FREE
 from tests.support.waiting import wait_until
 
@@ -43,14 +43,17 @@ def test_command_of_a_session_runs_in_the_container(real: RealHost, place: Place
 
 
 def test_ctrl_z_and_fg(screen: Screen) -> None:
+    """With words in the prompt: until they show, the CLI keeps letters for later and drops a Ctrl-Z."""
     before = screen.settings()
     begin(screen)
+    screen.type("hello")
+    screen.wait("hello")
     screen.type("", "C-z")
     screen.wait("Stopped")
     assert screen.settings() == before
     screen.type("fg", "Enter")
-    screen.wait(READY)
-    ask(screen, "hello again")
+    screen.wait("hello")
+    ask(screen, " again")
     screen.wait("heard: hello again")
 
 

@@ -46,7 +46,7 @@ def recovered(agent: Agent, times: int = 1) -> None:
 def test_session_runs_a_login_shell_in_the_workspace(agents: Agents) -> None:
     agent = agents.healthy()
     where = agent.tmux("display-message", "-p", "-t", "=agent:", "#{pane_current_path} #{pane_start_command}")
-    assert where == '/workspace "/bin/bash -l"'
+    assert where == "/workspace /bin/bash -l"
 
 
 def test_login_shell_keeps_the_containers_path(agents: Agents) -> None:

@@ -121,6 +121,13 @@ def confined_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         yield host
 
 
+@pytest.fixture(scope="module")
+def newest_attacked_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """For rows in which the policy decides before any CLI is started: it is the same for every version."""
+    with real_server(tmp_path_factory.mktemp("real"), NEWEST, environment=OPERATOR) as host:
+        yield host
+
+
 @pytest.fixture
 def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file that everyone on the host can read, and nobody in a container."""
@@ -149,6 +156,12 @@ def field(attacked_host: RealHost, secret: Path) -> Iterator[Range]:
 @pytest.fixture
 def confined(confined_host: RealHost, secret: Path) -> Iterator[Range]:
     with _range(confined_host, secret) as found:
+        yield found
+
+
+@pytest.fixture
+def newest(newest_attacked_host: RealHost, secret: Path) -> Iterator[Range]:
+    with _range(newest_attacked_host, secret) as found:
         yield found
 
 
