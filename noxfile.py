@@ -22,6 +22,7 @@ VARIANTS = ["prod", "dev"]  # held to pipeline.build.image.VARIANTS by tests/uni
 PYTHON_FILES = [
     "agent",
     "bridge",
+    "commands",
     "healthcheck",
     "pipeline",
     "tests",
