@@ -103,11 +103,12 @@ def test_home(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "group"), [("/workspace", 1000), ("/agent", 1000), ("/agent/home", 1000), ("/shared", 61000)]
+    ("place", "owner", "group"),
+    [("/workspace", 1000, 1000), ("/agent", 1000, 1000), ("/agent/home", 1000, 1000), ("/shared", 0, 61000)],
 )
-def test_place_belongs_to_the_agent_and_can_be_written(host: Host, place: str, group: int) -> None:
+def test_place_belongs_to_the_agent_and_can_be_written(host: Host, place: str, owner: int, group: int) -> None:
     found = host.file(place)
-    assert (found.is_directory, found.uid, found.gid) == (True, 1000, group)
+    assert (found.is_directory, found.uid, found.gid) == (True, owner, group)
     assert host.run(f"touch {place}/.probe && rm {place}/.probe").rc == 0
 
 

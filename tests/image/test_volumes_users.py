@@ -14,7 +14,7 @@ import pytest
 from docker.models.containers import Container
 
 from agent import shared
-from pipeline.agents import compose
+from pipeline.agents import compose, ps
 from pipeline.agents.workspace import Owner
 from pipeline.build.image import Variant
 from tests.support.containers import Agent, Agents
@@ -319,8 +319,7 @@ def test_up_of_another_users_agent_takes_nothing_from_the_first(
         said = first.exec_run(["sh", "-c", script]).output.split()
         assert said == [b"first", b"second", b"new", b"third", b"0", b"1000", b"1001"]
     finally:
-        for container in running:
-            container.remove(force=True)
+        compose.down(client, [str(container.labels[ps.LABEL]) for container in running], print)
         for volume in client.volumes.list(filters={"name": f"magents-{mark}"}):
             volume.remove(force=True)
 
@@ -340,3 +339,7 @@ class TheImage(Variant):
 def test_init_volumes_refuses_in_one_line(agents: Agents, argv: list[str], user: str, code: int) -> None:
     found, _, err = init_volumes(agents, *argv, user=user)
     assert (found, err.count("\n")) == (code, 1)
+
+
+def test_shared_of_a_plain_run_is_the_agents_and_the_groups(agents: Agents) -> None:
+    assert agents.once("stat", "-c", "%u:%g %a", "/shared")[:2] == (0, "1000:61000 2777\n")

@@ -9,10 +9,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, NotFound
 
+from pipeline.agents.compose import PROJECT_LABEL
 from tests.support.containers import LABEL
-
-PROJECT_LABEL = "com.docker.compose.project"
-"""Compose labels volumes and networks with this alone."""
 
 
 def is_orphan(session: str) -> bool:
@@ -33,6 +31,8 @@ def remove_orphans() -> list[str]:
     removed = [_removed(container, force=True, v=True) for container in orphans]
     for project in projects:
         label = f"{PROJECT_LABEL}={project}"
+        left = engine.containers.list(all=True, ignore_removed=True, filters={"label": label})
+        removed += [_removed(container, force=True, v=True) for container in left]
         removed += [_removed(volume, force=True) for volume in engine.volumes.list(filters={"label": label})]
         removed += [_removed(network) for network in engine.networks.list(filters={"label": label})]
     for volume in engine.volumes.list(filters={"label": LABEL}):

@@ -1,0 +1,62 @@
+"""The tasks: one list of build options, thin modules over a library that knows nothing of Invoke."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import fields
+
+import pytest
+from invoke import Context
+
+import tasks
+from pipeline.build import image
+from pipeline.errors import Problem
+from pipeline.files import ROOT
+from pipeline.release import hub, tags
+
+
+@pytest.mark.parametrize("task", ["up", "build.all", "build.prod", "build.dev"])
+def test_task_that_builds_has_every_option_of_a_build(task: str) -> None:
+    explained = {argument.name.replace("_", "-"): argument.help for argument in tasks.namespace[task].get_arguments()}
+    wanted = {each.name.replace("_", "-"): each.metadata["help"] for each in fields(image.Options)}
+    assert wanted.items() <= explained.items()
+
+
+def test_options_of_a_build_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[tuple[str, image.Options]] = []
+    monkeypatch.setattr(image, "build", lambda _, variant, options, __: got.append((variant.name, options)))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    monkeypatch.setattr("docker.DockerClient", Engine)
+    defaults = {each.name: each.default for each in fields(image.Options)}
+    tasks.namespace["build.dev"](Context(), **{**defaults, "node": "22", "pull": True})
+    assert got == [("dev", image.Options(node="22", pull=True))]
+
+
+class Engine:
+    """Stands for a client of an engine."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_library_imports_no_invoke() -> None:
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] in {"invoke", "commands", "tasks"}], path
+
+
+def test_newest_release_leaves_out_what_is_none() -> None:
+    assert tags.newest(["1.2.3", "1.10.0", "2.0.0-rc.1"]) == "v1.10.0"
+    assert tags.newest([]) == "main"
+
+
+def test_description_names_every_variable_that_is_not_set() -> None:
+    assert hub.credentials({hub.USER: "u", hub.TOKEN: "t"}) == ("u", "t")
+    with pytest.raises(Problem, match=f"^{hub.USER} and {hub.TOKEN} must be set") as caught:
+        hub.credentials({hub.TOKEN: ""})
+    assert caught.value.code == 64
