@@ -397,7 +397,8 @@ def test_slow_client_is_told_and_silent_one_is_left(monkeypatch: pytest.MonkeyPa
         assert ask(port, b"") == b""
 
 
-def test_oldest_of_too_many_connections_is_dropped() -> None:
+def test_oldest_of_too_many_connections_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("healthcheck.server.PATIENCE_S", 60)  # so that it is not this limit which ends it
     with served(PAGE) as port, contextlib.ExitStack() as held:
         waiting = [
             held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
