@@ -9,7 +9,8 @@ import uuid
 import docker
 import pytest
 
-from tests.support.cleanup import PROJECT_LABEL, remove_orphans
+from pipeline.agents.compose import PROJECT_LABEL
+from tests.support.cleanup import remove_orphans
 from tests.support.containers import LABEL, SESSION
 
 
