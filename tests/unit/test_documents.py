@@ -58,6 +58,14 @@ def test_file_of_tests_exists(name: str) -> None:
     assert list((ROOT / "tests").rglob(name))
 
 
+ROOMS = "agent|bridge|commands|docker|docs|healthcheck|pipeline|tests"
+
+
+@pytest.mark.parametrize("path", sorted(named(rf"`((?:{ROOMS})/[\w./-]*)`")))
+def test_path_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
 @pytest.mark.parametrize("field", dataclasses.fields(config.Limits), ids=lambda field: str(field.name))
 def test_limit_is_in_the_reference_with_its_default(field: dataclasses.Field[int]) -> None:
     assert f"| `limits.{field.name}` | {field.default} |" in CONFIGURATION
