@@ -6,6 +6,7 @@ that is generated for what the template has no value for: names, labels, a folde
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -34,6 +35,7 @@ SERVICE_LABEL = "com.docker.compose.service"
 HASH_LABEL = "com.docker.compose.config-hash"
 SHARED_VOLUME = "magents-shared"
 HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need their time
+PORT_TAKEN = re.compile("port is already allocated|address already in use")
 STOP_S = 30  # as the template's stop_grace_period
 
 
@@ -77,6 +79,10 @@ class Project:
     def part(self) -> Part:
         """What the template calls it."""
         return PARTS[self.variant]
+
+    def at_any_port(self) -> Project:
+        """Return the same project with a free port of the engine's choice for health."""
+        return dataclasses.replace(self, values={**self.values, f"{self.part.values}_PORT": "0"})
 
     def up(self) -> None:
         """Create what is missing or changed, start it and wait until it is healthy; a `Problem` is Compose's error."""
@@ -262,7 +268,12 @@ def _port(before: Container | None) -> str:
 def _start(client: docker.DockerClient, project: Project, name: str) -> None:
     """Start the project; a `Problem` tells what failed of it."""
     try:
-        project.up()
+        try:
+            project.up()
+        except Problem as problem:
+            if not PORT_TAKEN.search(str(problem)):
+                raise
+            project.at_any_port().up()  # it was free a moment ago: another `up` was faster
     except Problem as problem:
         raise Problem(_what_failed(client, project, name, str(problem))) from problem
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -170,3 +171,10 @@ def test_agent_that_cannot_be_started_is_told_why(person: Person, broken: str) -
         expected = f"could not be started: .*{workspace}"
     with pytest.raises(Problem, match=expected):
         person.up(workspace)
+
+
+def test_port_that_another_took_in_the_meantime_is_no_obstacle(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr(compose, "_port", lambda _before: str(port))
+        assert ps.published_port(person.up()) not in {0, port}
