@@ -83,7 +83,7 @@ def with_hands(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Accept the modes in which the model does without asking only what is safe for the host."""
+    """Accept the modes in which everything that the model does without asking is safe for the host."""
     if not set(values) <= MODES_WITH_HANDS:
         raise PolicyError("the value {} is no permission mode", values[0])
     if {"bypassPermissions", "auto"} & set(values):

@@ -102,8 +102,8 @@ KINDS = {
         for signal in ("TRACES", "METRICS", "LOGS")
     },
 }
-"""The requests of each CLI version were observed in real runs; those for Bedrock, Vertex and others also via the
-CLI's SDKs."""
+"""The requests were observed by running both versions of the CLI. Those for Bedrock, Vertex and others were also
+observed with the SDKs inside the CLI."""
 
 CALL = b"X-Bridge-Call"
 """The header field that carries the placeholder if the operator has no secret for a gateway."""

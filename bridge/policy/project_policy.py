@@ -93,8 +93,8 @@ class Project:
 def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: str = "project,local") -> Project:
     """Return the project from what a client sent.
 
-    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. Invalid parts are left out with
-    a note.
+    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. What is not allowed
+    is left out with a note; files larger than MAX_FILE are ignored.
     """
     project = Project()
     if not scope.hands:
@@ -435,8 +435,10 @@ def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
 
 
 def _top(kept: Json, body: str) -> str:
-    """Return the head for the CLI, one field a line. It is empty if the CLI could otherwise take the body's start
-    for a head."""
+    """Return the head for the CLI, one field a line.
+
+    Without fields there is no head. But if the CLI could take the start of the body for a head, an empty head is added.
+    """
     if not kept and not _BEGINS_LIKE_A_HEAD.match(body):
         return ""
     fields = "".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n" for key, value in kept.items())

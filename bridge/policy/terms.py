@@ -157,8 +157,7 @@ class Scope:
     def contains(self, path: str) -> bool:
         """Return whether an absolute path is in a directory that container and namespace share, judged by its name.
 
-        Symbolic links need no check here: they are resolved inside the namespace, which contains no other
-        directories.
+        Symbolic links need no check here: they are resolved inside the namespace, which hides the rest of the host.
         """
         path = posixpath.normpath(path)
         roots = (WORKSPACE, *self.shares)
