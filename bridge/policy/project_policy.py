@@ -374,7 +374,7 @@ class _Heads:
         try:
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_LOADER)):
                 raise ValueError("it repeats itself by name")  # aliases in aliases grow without limit
-            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C where there is one
+            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C if available
         except yaml.YAMLError:
             # People write `description: does this: that`, and the CLI accepts it.
             lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]

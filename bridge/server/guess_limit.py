@@ -1,6 +1,6 @@
 """Limits how fast the clients of one grant can guess workspaces.
 
-A client that names a workspace of another grant is counted. Each wrong name delays the next answer.
+A client that names a wrong workspace is counted. Each wrong name delays the next answer.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def _confine() -> None:
     """Limit the resources of this worker."""
     for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_NOFILE, 16)):
         resource.setrlimit(name, (most, most))
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - pathlib reads it no better
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - pathlib has no advantage here
         data = int(file.read().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, data + MEMORY))
 

@@ -142,8 +142,7 @@ class BridgeServer:
             await asyncio.sleep(0.02)
 
     def reload(self) -> str:
-        """Read configuration and grants again. An error changes nothing and is returned as one line; otherwise
-        returns ""."""
+        """Read configuration and grants again. An error changes nothing, and is returned as one line of text."""
         try:
             self._use(self._load())
             self.refresh()

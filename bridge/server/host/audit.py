@@ -50,7 +50,7 @@ call that is cancelled while it waits counts as asked, but not as ran. So thousa
 budget for calls that ran."""
 
 OF_SERVER = frozenset({"revoked"})
-"""Events of a grant that the operator causes. They are not limited."""
+"""Events of a grant that its containers do not cause. They are not limited."""
 
 DAY_S = 8 * 3600.0
 """Seconds that a call's line is kept while four grants write as much as they may."""

@@ -91,7 +91,7 @@ async def _output(program: str, argument: str) -> bytes:
         return b""
     try:
         output, _ = await asyncio.wait_for(process.communicate(), PROBE_LIMIT_S)
-    except asyncio.TimeoutError:  # noqa: UP041 - an alias only since the Python that runs this
+    except asyncio.TimeoutError:  # noqa: UP041 - an alias of TimeoutError since Python 3.11
         process.kill()
         await process.wait()
         return b""

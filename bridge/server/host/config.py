@@ -31,7 +31,7 @@ class Limits:
     connections: int = 128
     """Open connections of one grant. A client that only asks for the hello needs one as well."""
     wait: int = 600
-    """Seconds until a waiting call fails. Claude's own tools wait as long at most."""
+    """Seconds until a waiting call fails. Claude's own tools wait no longer than that."""
     idle: int = 300
     """Seconds until a connection without a call is closed. Clients that keep a connection ping more often."""
     stop_grace: int = 5

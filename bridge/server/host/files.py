@@ -28,7 +28,7 @@ def own_directory(path: Path, mode: int, or_else: int | None = None) -> None:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file: readers see the old or the new one, and no other user can read it unless `mode` allows it.
-    OSError."""
+    Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()

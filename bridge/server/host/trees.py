@@ -1,6 +1,6 @@
 """Walks through directories that a container has filled, at any depth, to count or to remove their contents.
 
-Each step is relative to an open directory, because a path is limited to 4,095 bytes and a tree may be deeper. So a
+Each step is relative to an open directory, because a path is limited to 4,095 bytes and a tree may be deeper. Also, a
 program that renames directories meanwhile cannot lead the walk elsewhere. Links are not followed, and other devices
 are not entered. Only a few descriptors are open at any depth: the walk goes up by "..", which must be the same
 directory (device and inode) as on the way down. If it is another one, a directory was moved, and the walk starts

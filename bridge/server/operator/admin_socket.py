@@ -31,7 +31,7 @@ class Server(Protocol):
         """Return what runs and what waits."""
 
     def reload(self) -> str:
-        """Read configuration and grants again. Returns why that is not possible, or ""."""
+        """Read configuration and grants again. Returns why that is not possible; empty if it is done."""
 
 
 class AdminSocket:

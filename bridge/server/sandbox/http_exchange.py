@@ -36,8 +36,10 @@ def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, by
 
 
 async def exchange(client: Pair, server: Pair, request: Request, head: bytes, of_gateway: bool = False) -> None:
-    """Move one request and its answer. If the client closes the connection, the exchange ends. Raises FailedError,
-    OSError."""
+    """Move one request and its answer. If the client closes the connection, the exchange ends.
+
+    Raises FailedError, OSError and the errors of asyncio's streams.
+    """
     server[1].write(head)
     asking = asyncio.create_task(_send_body(client[0], server[1], request.length))
     answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway))
