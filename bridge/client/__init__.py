@@ -1,1 +1,1 @@
-"""What runs in the container: the client, and the commands that Claude runs there. Standard library only."""
+"""The part that runs in the container: the client, and the commands that Claude runs there. Standard library only."""

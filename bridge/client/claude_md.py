@@ -1,7 +1,7 @@
-"""The project's CLAUDE.md files, read inside the container.
+"""Reads the project's CLAUDE.md files inside the container.
 
-The host's Claude does not load them itself: it would follow whatever the workspace says on the host. Read
-here, a link leads to a file of the container's, and the text travels with the call. (No pathlib: it costs
+The host's Claude does not load these files itself, because it would follow the workspace's symbolic links on the
+host. Here a link leads to a file of the container. The text is sent with the call. (pathlib is not used: it costs
 the client 5 ms.)
 """
 
@@ -16,12 +16,14 @@ WORKSPACE = b"/workspace"
 NAMES = (b"CLAUDE.md", b".claude/CLAUDE.md", b"CLAUDE.local.md")
 
 MAX_DEPTH = 5
-"""Imports within imports, as in the CLI."""
+"""Levels of nested imports, the same as in the CLI."""
 
 
 def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> bytes:
-    """The text of the files that count in this directory, the outermost first; nothing outside the
-    workspace."""
+    """Return the text of the CLAUDE.md files that apply to `cwd`, the outermost first.
+
+    Directories outside of the workspace give no text. The result is cut at MAX_MEMORY bytes.
+    """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return b""
     parts: list[bytes] = []
@@ -35,7 +37,7 @@ def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> bytes:
 
 
 def _read(path: bytes, parts: list[bytes], seen: set[bytes], depth: int) -> None:
-    """Add a file, and after it those that it imports."""
+    """Add a file, and after it the files that it imports."""
     if depth == 0 or path in seen or len(seen) > 200:
         return
     seen.add(path)
@@ -62,7 +64,7 @@ def _text(path: bytes) -> bytes | None:
 
 
 def _imports(text: bytes, path: bytes) -> list[bytes]:
-    """Paths that follow an @ outside of code, relative to the file."""
+    """Return the paths that follow an @ outside of code blocks, relative to the file."""
     found = []
     in_code = False
     base = path.rpartition(b"/")[0]

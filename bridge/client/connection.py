@@ -1,11 +1,11 @@
-"""A connection that is kept: for programs in the container that ask the host's Claude more than once.
+"""A connection that stays open, for programs in the container that call the host's Claude more than once.
 
     with Connection("/host/claude-bridge.sock") as bridge:
         print(bridge.about().text("cli"))
         answer = bridge.call([b"-p", b"hello"])
 
-It is opened when it is first needed, and anew when the server went away in between. A call that was begun is never
-repeated: only its caller knows whether that does harm. One thread at a time.
+The connection is opened when it is first needed. It is opened again if the server closed it in between. A call that
+has begun is never repeated: only the caller knows whether a second run does harm. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """How a call ended: exit code, standard output and standard error."""
+    """The result of a call: exit code, standard output and standard error."""
 
     __slots__ = ("code", "stderr", "stdout")
 
@@ -36,7 +36,10 @@ class Answer:
 
 
 class Connection:
-    """The bridge behind the socket at `path`. `limit_s` bounds the way to the server and back, and no call."""
+    """A connection to the bridge's socket at `path`.
+
+    `limit_s` limits the time to connect and to get an answer from the server, in seconds. It does not limit a call.
+    """
 
     def __init__(self, path: str, limit_s: float | None = None) -> None:
         self._path = path
@@ -56,25 +59,25 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Hang up; the next question opens it anew."""
+        """Close the connection; the next request opens it again."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None
 
     def about(self) -> Fields:
-        """Return what the server said of itself in its hello: `server`, `cli`, `problem`, `grant`, limits."""
+        """Return the server's hello: `server`, `cli`, `problem`, `grant`, limits. Raises FaultError."""
         self._open()
         return self._greeting
 
     def ping(self) -> Fields:
-        """Make sure that the server answers now; returns its hello. FaultError."""
+        """Check that the server answers now, and return its hello. Raises FaultError."""
         kept = self._sock is not None
         try:
             self._ask_for_pong()
         except FaultError as fault:
             if not kept or fault.kind != "lost":
                 raise
-            self._ask_for_pong()  # it was restarted, or had closed a connection that was idle
+            self._ask_for_pong()  # the server was restarted, or had closed an idle connection
         return self._greeting
 
     def call(
@@ -84,7 +87,7 @@ class Connection:
         env: Mapping[bytes, bytes] | None = None,
         cwd: bytes = b"/workspace",
     ) -> Answer:
-        """Run the host's CLI to its end. FaultError when it cannot be run, or the end is not known."""
+        """Run the host's CLI until it ends. Raises FaultError if it cannot be run, or if its end is not known."""
         if self._sock is not None:
             self.ping()
         sock = self._open()
@@ -97,7 +100,7 @@ class Connection:
         sock.settimeout(None)
         return self._finish(sock, number, memoryview(stdin))
 
-    # How
+    # Internals
 
     def _open(self) -> _socket.socket:
         if self._sock is not None and not self._link.leaving:
@@ -143,7 +146,7 @@ class Connection:
                 return Answer(code, bytes(output[Frame.STDOUT]), bytes(output[Frame.STDERR]))
 
     def _feed(self, sock: _socket.socket, number: int, stdin: memoryview) -> memoryview:
-        """Send as much as there is credit for, and the end after the last of it."""
+        """Send as many bytes as the credit allows. After the last byte, send the end of stdin."""
         while stdin and (size := self._link.allowance(number, Frame.STDIN)):
             send(sock, self._link.data(number, Frame.STDIN, bytes(stdin[:size])))
             stdin = stdin[size:]
@@ -152,7 +155,7 @@ class Connection:
         return stdin
 
     def _next(self, sock: _socket.socket) -> Event:
-        """Return the next frame that says something to this side."""
+        """Return the next frame for the caller. Answers PING itself. Raises FaultError."""
         while True:
             if not self._events:
                 self._events = self._read(sock)

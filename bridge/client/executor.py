@@ -1,14 +1,14 @@
-"""Runs commands of the host's Claude in this container, each in a tree of processes that ends with the call.
+"""Runs commands of the host's Claude in this container, each in a process tree that ends with the call.
 
-    client                        takes in the orphans of a reaper that was killed, and ends them
-      reaper of a command         takes in its orphans; ends them all when asked to, or when the client has gone
-        bash -c COMMAND           a session of its own; its directory and environment are the agent's
+    client                        adopts the orphans of a reaper that was killed, and kills them
+      reaper of a command         adopts the command's orphans; ends them all on request, or when the client exits
+        bash -c COMMAND           in its own session, with the agent's directory and environment
 
-A command is over when its bash is. What it left in the background lives on for later commands of the same call and is
-ended with the call: nothing that Claude started outlives it.
+A command is over when its bash exits. Background processes stay alive for later commands of the same call and are
+ended with the call. No process that Claude started outlives the call.
 
-Every command has a thread of the client's, which moves its bytes within the credit that the host gives. This module is
-loaded with the first command, so that calls without one start as fast as ever.
+Each command has its own thread in the client, which moves the bytes within the credit that the host grants. This
+module is loaded with the first command, so that calls without commands start just as fast.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from bridge.protocol.link import Link
 
 PIPE_SIZE = 64 * 1024
-"""Bytes that a pipe of Linux holds, unless somebody makes it larger."""
+"""Default capacity of a Linux pipe, bytes."""
 
 
 class Executor:
-    """The executions of one connection. `send` takes frames from any thread; `lock` guards the link."""
+    """All executions of one connection. `send` accepts frames from any thread; `lock` guards the link."""
 
     def __init__(self, link: Link, send: Callable[[bytes], None], lock: _thread.LockType) -> None:
         self.link = link
@@ -45,7 +45,7 @@ class Executor:
         reaper.take_in_orphans()
 
     def on(self, event: Event) -> None:
-        """Take a frame of a channel that the host has opened."""
+        """Handle a frame of a channel that the host opened."""
         if event.kind != Frame.RUN:
             execution = self._executions.get(event.channel)
             if execution is not None:
@@ -68,7 +68,8 @@ class Executor:
         self.send(data)
 
     def left(self, pid: int, was_killed: bool) -> None:
-        """A reaper has ended. If it was killed, this process has its orphans, and ends them."""
+        """Handle the end of a reaper. If it was killed, its orphans are now children of this process, and are
+        killed."""
         self._reapers.discard(pid)
         if was_killed:
             reaper.end_all(os.getpid(), self._reapers)
@@ -79,7 +80,7 @@ class Execution:
     """One command, and the thread that serves it."""
 
     def __init__(self, executor: Executor, number: int, fields: Fields) -> None:
-        """Start it; OSError when the container can start nothing."""
+        """Start the command. Raises OSError if the container cannot start a process."""
         self._executor = executor
         self._number = number
         self._events: deque[Event] = deque()
@@ -108,7 +109,7 @@ class Execution:
             os.set_blocking(fd, False)
 
     def give(self, event: Event) -> None:
-        """Give the thread a frame from the host."""
+        """Pass a frame from the host to the thread."""
         self._events.append(event)
         self._nudge()
 
@@ -116,12 +117,12 @@ class Execution:
         try:
             os.write(self._wake, b"-")
         except OSError:
-            return  # ignored because the pipe is full, so the thread wakes anyway, or the command is over
+            return  # ignored because the pipe is full and wakes the thread anyway, or the command is over
 
     # The thread
 
     def serve(self) -> None:
-        """Move bytes until the command is over, and then drop them until its last process has gone."""
+        """Move bytes until the command is over. Then discard its output until its last process has exited."""
         self._send(self._grant(WINDOW))
         while self._status >= 0:
             for fd in self._wait():
@@ -162,7 +163,7 @@ class Execution:
             os.write(self._control, b"t")
 
     def _on_status(self) -> None:
-        """The reaper reports how bash ended, or has ended itself."""
+        """Handle the status pipe: the reaper reports how bash ended, or has exited itself."""
         reported = os.read(self._status, 64)
         if reported:
             self._code = int(reported)
@@ -199,7 +200,7 @@ class Execution:
         self._input = -1
 
     def _read(self, fd: int) -> int:
-        """Pass on what a pipe holds, within the credit; how many bytes."""
+        """Send what a pipe holds, within the credit. Returns the number of bytes read."""
         stream = next(stream for stream, mine in self._outputs.items() if mine == fd)
         size = MAX_DATA if self._over else self._allowance(stream)
         try:
@@ -218,15 +219,15 @@ class Execution:
         return len(data)
 
     def _finish(self) -> None:
-        """Bash has ended: what it wrote before goes first, then how it ended.
+        """Bash has exited: send the output that it wrote before, then EXIT.
 
-        What it left in the background may go on writing for ever, so no more is read than a pipe can have held.
+        Background processes may keep writing forever, so this reads at most the capacity of a pipe.
         """
         for stream, fd in self._outputs.items():
             while self._last[stream] > 0 and self._outputs[stream] >= 0 and (size := self._read(fd)):
                 self._last[stream] -= size
             if self._last[stream] > 0 and self._outputs[stream] >= 0 and not self._allowance(stream) and _readable(fd):
-                return  # there is more, for which there is no credit yet
+                return  # there is more output, but no credit for it yet
         self._over = True
         how = os.waitstatus_to_exitcode(self._code or 0)
         fields = {"signal": -how} if how < 0 else {"code": how}
@@ -251,7 +252,7 @@ class Execution:
 
 
 def _reap() -> None:
-    """Reap reapers and orphans that have ended."""
+    """Reap the reapers and orphans that have exited."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,4 +1,4 @@
-"""The first words between a client and the server: connect, hello, and what an answer can be instead."""
+"""The handshake between client and server: connect, hello, and the errors that can come instead."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bridge.protocol.link import Link
 # ruff: noqa: PTH116 - pathlib costs the start of the client 5 ms
 
 CONNECT_LIMIT_S = 5
-"""For the connection and the hello: a server that is alive answers in a millisecond."""
+"""Seconds for the connection and the hello. A running server answers within a millisecond."""
 
 CLI_ASKED_LIMIT_S = 30
-"""For a hello that comes right after the host's CLI was updated: the server asks it for its version first."""
+"""Seconds for a hello just after the host's CLI was updated: the server first runs the CLI to get its version."""
 
 
 def connect(path: str, limit_s: float = CONNECT_LIMIT_S) -> _socket.socket:
-    """The bridge's socket, connected; FaultError."""
+    """Return a socket that is connected to the bridge. `limit_s` is in seconds. Raises FaultError."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     sock.settimeout(limit_s)
     try:
@@ -35,7 +35,7 @@ def connect(path: str, limit_s: float = CONNECT_LIMIT_S) -> _socket.socket:
 
 
 def hello(link: Link, want: bytes = b"") -> bytes:
-    """What this side says first: who it is, and which directory its workspace is."""
+    """Return the client's hello: who it is, and which directory its workspace is."""
     try:
         found = os.stat("/workspace")
         workspace = f"{found.st_dev}:{found.st_ino}"
@@ -46,15 +46,19 @@ def hello(link: Link, want: bytes = b"") -> bytes:
 
 
 def send(sock: _socket.socket, data: bytes) -> None:
-    """Send everything, but for a peer that has gone: whoever closes the connection says why, and reading tells."""
-    try:  # contextlib costs the start of the client
+    """Send all bytes. Errors are ignored: if the peer has closed the connection, the next read finds the reason."""
+    try:  # contextlib would slow down the client's start
         sock.sendall(data)
     except OSError:
         return
 
 
 def await_hello(sock: _socket.socket, link: Link, limit_s: float = CLI_ASKED_LIMIT_S) -> list[Event]:
-    """The server's hello, and what came with it."""
+    """Return the server's hello, and the events that came with it.
+
+    `limit_s` is in seconds. Raises FaultError: no answer in time, connection closed, an ERROR, or another protocol
+    version.
+    """
     events: list[Event] = []
     sock.settimeout(limit_s)
     while not events:
@@ -79,7 +83,7 @@ def await_hello(sock: _socket.socket, link: Link, limit_s: float = CLI_ASKED_LIM
 
 
 def receive(link: Link, data: bytes) -> list[Event]:
-    """The events in what arrived; FaultError when it makes no sense."""
+    """Return the events in received bytes. Raises FaultError if the bytes break the protocol."""
     try:
         return link.receive(data)
     except ProtocolError as error:

@@ -1,11 +1,11 @@
-"""`claude-code` and `claude` in the container: the host's Claude Code, as if it were here.
+"""`claude-code` and `claude` in the container: run the host's Claude Code as if it were installed here.
 
-Rules of this file: it starts in a few milliseconds (Python's `-IS`, no imports that cost), it blocks rather
-than polls, and it ends with os._exit, because nothing here needs cleaning up.
+Rules of this file: it starts in a few milliseconds (Python's `-IS`, no expensive imports), it blocks instead of
+polling, and it ends with os._exit, because nothing needs cleaning up.
 
-Three threads share a call, and each blocks in one place only: this one reads the socket and writes stdout and
-stderr in the order in which they came; one reads stdin while the server grants credit for it; one waits for
-signals and sends them on. Commands that Claude runs here have threads of their own: bridge/client/executor.py.
+A call has three threads, and each blocks in one place only. This one reads the socket and writes stdout and stderr
+in the order of arrival. One reads stdin while the server grants credit for it. One waits for signals and sends them
+to the host. Commands that Claude runs here have their own threads: bridge/client/executor.py.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ DEFAULT_SOCKET = "/host/claude-bridge.sock"
 FORWARDED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 
 LAST_SIGNAL = 3
-"""With the third signal the client ends by itself, whatever the host does."""
+"""At the third signal the client exits by itself, even if the host does not answer."""
 
 MAX_VALUE = 256
-"""Bytes of a variable's value. None that the server passes on is longer, and what is longer stays here."""
+"""Longest value of an environment variable that is sent, bytes. The server accepts no longer value of any variable."""
 
 
 def main() -> None:
-    """Make the call that the arguments ask for, and end with its exit code."""
+    """Make the call with the command line's arguments, and exit with its exit code."""
     _open_standard_files()
     path = os.environ.get("CLAUDE_BRIDGE_SOCKET") or DEFAULT_SOCKET
     argv = [os.fsencode(word) for word in sys.argv[1:]]
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _open_standard_files() -> None:
-    """Give closed standard descriptors a meaning, before the socket becomes one of them."""
+    """Open /dev/null for closed standard descriptors, so that the socket does not get one of their numbers."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -75,7 +75,7 @@ _ANSWERED_BY_HELLO = {b"--version": b"", b"-v": b"", b"--help": b"help", b"-h": 
 
 
 def _answer_from_hello(path: str, word: bytes) -> int:
-    """Version and help of the host's CLI are part of the hello: no process is started for them."""
+    """Print the CLI's version or help. Both are part of the hello, so no process is started for them."""
     sock, link = connect(path), Link(CLIENT)
     want = _ANSWERED_BY_HELLO[word]
     send(sock, hello(link, want))
@@ -87,12 +87,12 @@ def _answer_from_hello(path: str, word: bytes) -> int:
 
 
 def _write_all(fd: int, data: bytes) -> bool:
-    """Write everything; False when nobody reads it any more."""
+    """Write all bytes. Returns False if the reader has gone."""
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BlockingIOError:  # whoever made us set the descriptor so
+        except BlockingIOError:  # another process made the descriptor non-blocking
             import select
 
             select.select([], [fd], [])
@@ -102,7 +102,7 @@ def _write_all(fd: int, data: bytes) -> bool:
 
 
 class _Call:
-    """One call, alone on its connection."""
+    """One call, the only one on its connection."""
 
     def __init__(self, path: str) -> None:
         self._link = Link(CLIENT)
@@ -119,7 +119,7 @@ class _Call:
         self._terminal: Terminal | None = None
 
     def run(self, argv: list[bytes]) -> int:
-        """Make the call; its exit code, or FaultError."""
+        """Make the call and return its exit code. Raises FaultError."""
         kind = _kind_of_stdin()
         try:
             cwd = _directory()
@@ -127,7 +127,7 @@ class _Call:
             self._number, call = self._link.open(argv, _variables(), project_files(cwd), **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
-        # All at once, so that the server can begin before this side has read its hello.
+        # Sent together, so that the server can begin before this side has read its hello.
         send(self._sock, hello(self._link) + call)
         events = await_hello(self._sock, self._link)
         self._watch_signals()
@@ -142,7 +142,7 @@ class _Call:
         return code
 
     def _follow(self, events: list[Event]) -> int:
-        """Act on what comes until the call is over."""
+        """Handle events until the call is over. Returns the exit code."""
         while True:
             for event in events:
                 code = self._on(event)
@@ -168,7 +168,7 @@ class _Call:
     # From the host
 
     def _on(self, event: Event) -> int | None:
-        """Act on a frame; an exit code ends the call."""
+        """Handle a frame. Returns the exit code if it ends the call."""
         if event.channel >= OF_SERVER:
             self._execute(event)
         elif event.kind in self._consumed:
@@ -188,7 +188,7 @@ class _Call:
 
     def _output(self, stream: int, data: bytes) -> None:
         if self._listening[stream]:
-            # Whoever reads may stop (`| head`): the call goes on, as it does with the host's own CLI.
+            # The reader may stop reading (`| head`). The call goes on, as with the host's own CLI.
             self._listening[stream] = _write_all(1 if stream == Frame.STDOUT else 2, data)
         self._consumed[stream] += len(data)
         if self._consumed[stream] >= WINDOW // 2:
@@ -196,7 +196,7 @@ class _Call:
             self._consumed[stream] = 0
 
     def _execute(self, event: Event) -> None:
-        """Hand a frame to the executor of the commands that Claude runs here."""
+        """Pass a frame to the executor of the commands that Claude runs here."""
         if self._executor is None:
             from bridge.client.executor import Executor
 
@@ -204,7 +204,7 @@ class _Call:
         self._executor.on(event)
 
     def _report_state(self, state: Fields) -> None:
-        """Act on where the call stands."""
+        """Handle the call's state: print notes, take the terminal, suspend, or show the queue."""
         for note in state.all("note"):
             _write_all(2, b"bridge: " + note + b"\n")
         if state.get("terminal"):
@@ -215,7 +215,7 @@ class _Call:
             self._report_queue(state)
 
     def _report_queue(self, state: Fields) -> None:
-        """Show a person, not a program, that the call waits."""
+        """Show on a terminal that the call waits in the queue. (Nothing is printed if stderr is no terminal.)"""
         if state.get("state") == b"queued" and (ahead := state.number("ahead")):
             self._has_reported = True
             calls = "call" if ahead == 1 else "calls"
@@ -240,10 +240,10 @@ class _Call:
         self._send(resize(self._number, *size()))
 
     def _suspend(self) -> None:
-        """Ctrl-Z: the CLI has stopped on the host, so this side stops for the shell that started it."""
+        """Handle Ctrl-Z: the CLI has stopped on the host, so this process stops too, and the shell takes over."""
         if self._terminal is not None:
             self._terminal.give_back()
-            os.kill(os.getpid(), _signal.SIGTSTP)  # returns when the shell says `fg`, or at once without a shell
+            os.kill(os.getpid(), _signal.SIGTSTP)  # returns after the shell's `fg`, or at once without a shell
             self._terminal.take()
             self._send(frame(Frame.SIGNAL, self._number, bytes([_signal.SIGCONT])))
             self._send_size()
@@ -255,12 +255,12 @@ class _Call:
     # stdin
 
     def _wake(self) -> None:
-        """Let the feeder look at its credit again."""
+        """Wake the stdin thread, so that it checks its credit again."""
         if self._credited.locked():
             self._credited.release()
 
     def _feed(self) -> None:
-        """In a thread: stdin to the host, within the credit, and its end."""
+        """Thread: send stdin to the host within the credit, and then its end."""
         data = b"-"
         while data:
             size = self._link.allowance(self._number, Frame.STDIN)
@@ -289,12 +289,12 @@ class _Call:
         os.set_blocking(writing, False)
         _signal.set_wakeup_fd(writing)
         for number in (*FORWARDED, _signal.SIGWINCH):
-            if _signal.getsignal(number) != _signal.SIG_IGN:  # nohup
+            if _signal.getsignal(number) != _signal.SIG_IGN:  # ignored signals stay ignored (nohup)
                 _signal.signal(number, _ignore)
         _thread.start_new_thread(self._forward, (reading,))
 
     def _forward(self, reading: int) -> None:
-        """In a thread: each signal to the host."""
+        """Thread: send each signal to the host."""
         count = 0
         while True:
             for number in os.read(reading, 64):
@@ -309,11 +309,11 @@ class _Call:
 
 
 def _ignore(number: int, where: object) -> None:
-    """Nothing: the thread that reads the wake-up pipe does the work."""
+    """Do nothing: the thread that reads the wake-up pipe handles the signal."""
 
 
 def _kind_of_stdin() -> str:
-    """The three cases: a terminal, something to read, or nothing at all."""
+    """Return the kind of stdin: `tty`, `file`, `pipe`, or `none`."""
     if os.isatty(0):
         return "tty"
     mode = os.fstat(0).st_mode
@@ -323,7 +323,7 @@ def _kind_of_stdin() -> str:
 
 
 def _variables() -> dict[bytes, bytes]:
-    """The environment; the server picks from it the few that mean no harm."""
+    """Return the environment. The server uses only the few variables that are safe."""
     return {name: value for name, value in os.environb.items() if len(value) <= MAX_VALUE}
 
 

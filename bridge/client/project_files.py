@@ -1,7 +1,7 @@
-"""The project's own settings, servers, agents, commands and skills, read inside the container.
+"""Reads the project's settings, MCP servers, agents, commands and skills inside the container.
 
-As with CLAUDE.md (claude_md.py), the host's Claude does not load them from the workspace itself. They travel with the
-call as text; the server's policy decides which of them are used.
+As with CLAUDE.md (claude_md.py), the host's Claude does not load them from the workspace itself. They are sent with
+the call as text, and the server's policy decides which of them are used.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ FOLDERS = (b".claude/agents", b".claude/commands", b".claude/skills")
 
 MAX_FILE = 128 * 1024
 MAX_TOTAL = 512 * 1024
-"""Bytes in all: half of what a call may have."""
+"""Bytes of all files together: half of what a call may have."""
 MAX_FILES = 256
 MAX_DEPTH = 4
 
 
 def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[bytes]:
-    """Each file as its name within the project, a line feed, and its text; the nearest to `cwd` counts.
+    """Return each file as its name within the project, a line feed, and its text.
 
-    What is no text, too large or a link out of the container's reach is left out.
+    If several directories have the same file, the one nearest to `cwd` is used. Files that hold a NUL byte, exceed
+    MAX_FILE bytes, or cannot be opened in the container are left out.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []

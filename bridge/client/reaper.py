@@ -1,7 +1,7 @@
-"""The reaper of one command: a forked process that starts the command and ends when its last process has gone.
+"""The reaper of one command: a forked process that starts the command and exits after the command's last process.
 
-It takes in the orphans of the command, so nothing of it is lost. It ends them all when the executor asks, or when the
-client has gone. It has only itself to rely on: it was forked from a process with threads, and uses nothing of theirs.
+It adopts the command's orphans, so that no process is lost. It ends all of them when the executor asks for it, or
+when the client exits. It was forked from a process with threads, so it uses no locks or objects of these threads.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from bridge.protocol.frames import Fields
 
 PLACE_FD = 99
-"""Where the command's last words, `pwd -P`, go: a number that no script uses for its own files."""
+"""Descriptor for the output of the final `pwd -P`. Scripts do not use such a high number themselves."""
 
 ASK_S = 0.7
-"""From TERM to KILL: all is gone within 2 s of a cancel, as promised."""
+"""Seconds between TERM and KILL. All processes must be gone within 2 s of a cancel."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def run(control: int, status: int, theirs: list[int], fields: Fields) -> NoReturn:
-    """Be the reaper of one command, in a process that was just forked, until the command's last process has gone.
+    """Run as the reaper of one command, in a process that was just forked. Does not return.
 
-    `control` is read: a byte asks for the end of the command. `status` is written: how the command's bash has ended.
-    `theirs` are the command's standard files and where its last directory goes. `fields` are those of the RUN.
+    `control` is read: a byte asks to end the command. `status` is written: the wait status of the command's bash.
+    `theirs` are the command's stdin, stdout, stderr and the pipe for its last directory. `fields` are those of the
+    RUN.
     """
     code = 70
     try:
@@ -54,7 +55,7 @@ def run(control: int, status: int, theirs: list[int], fields: Fields) -> NoRetur
 
 
 class Reaper:
-    """Waits for every process of a command. `first` is its bash."""
+    """Waits for all processes of a command. `first` is the pid of its bash."""
 
     def __init__(self, control: int, status: int, first: int) -> None:
         self._control = control
@@ -78,13 +79,13 @@ class Reaper:
                 os.read(self._died, 4096)
             if self._control in ready:
                 if not os.read(self._control, 64):
-                    poll.unregister(self._control)  # the client has gone
+                    poll.unregister(self._control)  # the client has exited
                 self._ask()
             if self._asked_at is not None and time.monotonic() - self._asked_at > ASK_S:
                 end_all(os.getpid())
 
     def _reap(self) -> bool:
-        """Reap the processes that have ended; whether any is left."""
+        """Reap the processes that have exited. Returns whether any process is left."""
         while True:
             try:
                 pid, how = os.waitpid(-1, os.WNOHANG)
@@ -96,7 +97,7 @@ class Reaper:
                 _report(self._status, b"%d\n" % how)
 
     def _ask(self) -> None:
-        """Ask all processes to end."""
+        """Send TERM to all processes, and CONT, so that stopped ones receive it."""
         if self._asked_at is None:
             self._asked_at = time.monotonic()
             for pid in _descendants(os.getpid()):
@@ -105,7 +106,7 @@ class Reaper:
 
 
 def _become(theirs: list[int], fields: Fields) -> NoReturn:
-    """Become the command."""
+    """Turn this process into the command."""
     code = 126
     try:
         os.setsid()
@@ -114,7 +115,7 @@ def _become(theirs: list[int], fields: Fields) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
         for fd, number in zip(theirs, (0, 1, 2, PLACE_FD), strict=True):
             os.dup2(fd, number)
-            os.set_inheritable(number, True)  # which dup2 leaves as it is where both are the same
+            os.set_inheritable(number, True)  # dup2 does not do this if both numbers are the same
         _close_all_but(0, 1, 2, PLACE_FD)
         environment = dict(os.environb)
         for entry in fields.all("env"):
@@ -138,14 +139,14 @@ def _become(theirs: list[int], fields: Fields) -> NoReturn:
 
 
 def take_in_orphans() -> None:
-    """Become the parent of descendants whose own parent ends."""
+    """Become the subreaper: orphaned descendants become children of this process."""
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_all(top: int, spared: Iterable[int] = ()) -> None:
-    """Kill everything below a process, but for `spared` and what is below these.
+    """Kill all descendants of `top`, except `spared` and their descendants.
 
-    All is stopped first, so that nothing forks meanwhile.
+    All are stopped first, so that none can fork meanwhile.
     """
     held: set[int] = set()
     while new := set(_descendants(top, spared)) - held:
@@ -157,7 +158,7 @@ def end_all(top: int, spared: Iterable[int] = ()) -> None:
 
 
 def _descendants(top: int, spared: Iterable[int] = ()) -> list[int]:
-    """All processes under one, except those under the spared ones."""
+    """Return all descendants of `top`, except the spared processes and their descendants."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -180,14 +181,14 @@ def _kill(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except OSError:
-        return  # it has gone
+        return  # it has exited
 
 
 def _report(fd: int, data: bytes) -> None:
     try:
         os.write(fd, data)
     except OSError:
-        return  # the client has gone
+        return  # the client has exited
 
 
 def _close_all_but(*kept: int) -> None:
@@ -196,4 +197,4 @@ def _close_all_but(*kept: int) -> None:
             try:
                 os.close(int(name))
             except OSError:
-                continue  # the listing's own
+                continue  # the descriptor of the listing itself

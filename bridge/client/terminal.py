@@ -1,4 +1,4 @@
-"""The client's terminal in an interactive session: raw while the session has it, as it was in every other moment."""
+"""Puts the terminal into raw mode for an interactive session, and restores it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import termios
 INPUT = 0
 
 LEAVE = (
-    b"\x1b[?1049l"  # the alternate screen
-    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1016l"  # the mouse
-    b"\x1b[?2004l\x1b[?1004l\x1b[?2031l"  # pasting, focus and colour scheme as events
-    b"\x1b[<u\x1b[>4;0m"  # the keyboard's extensions
-    b"\x1b[?25h\x1b[0m\r\n"  # the cursor, the colours
+    b"\x1b[?1049l"  # alternate screen
+    b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1016l"  # mouse
+    b"\x1b[?2004l\x1b[?1004l\x1b[?2031l"  # bracketed paste, focus events, colour scheme events
+    b"\x1b[<u\x1b[>4;0m"  # keyboard extensions
+    b"\x1b[?25h\x1b[0m\r\n"  # cursor, colours
 )
-"""Ends every mode that the interface may have left on, when it could not do so itself."""
+"""Resets every mode that the CLI's interface may have left on, for the case that it could not do so itself."""
 
 
 class Terminal:
@@ -25,7 +25,7 @@ class Terminal:
         self._raw = False
 
     def take(self) -> None:
-        """Pass every byte on as it is typed."""
+        """Put the terminal into raw mode: each byte is passed on as it is typed. Raises termios.error."""
         iflag, oflag, cflag, lflag, ispeed, ospeed, chars = termios.tcgetattr(INPUT)
         iflag &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.INPCK)
         iflag &= ~(termios.ISTRIP | termios.IXON | termios.PARMRK)
@@ -38,7 +38,7 @@ class Terminal:
         self._raw = True
 
     def give_back(self, was_cut_off: bool = False) -> None:
-        """Restore what was; if the interface was cut off in the middle, end its modes as well."""
+        """Restore the saved mode. `was_cut_off` also resets the modes that the CLI's interface has set."""
         if not self._raw:
             return
         self._raw = False
@@ -47,11 +47,11 @@ class Terminal:
                 os.write(1, LEAVE)
             termios.tcsetattr(INPUT, termios.TCSADRAIN, self._saved)
         except (OSError, termios.error):
-            return  # the terminal itself has gone
+            return  # ignored because the terminal itself has gone
 
 
 def size() -> tuple[int, int]:
-    """Rows and columns; 24 and 80 where the terminal does not know."""
+    """Return rows and columns; 24 and 80 if the terminal does not know them."""
     try:
         found = os.get_terminal_size(1)
     except OSError:

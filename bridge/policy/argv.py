@@ -1,4 +1,4 @@
-"""Arguments: read as the CLI's own parser would read them, judged by the table of flags, written anew."""
+"""Parses arguments as the CLI's own parser does, checks them against the table of flags, and writes new arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOKS_LIKE_A_FLAG = re.compile(r"-|[A-Za-z][\w+.-]*://")
 
 @dataclasses.dataclass
 class Plan:
-    """What is run in place of what was asked for."""
+    """The arguments that are run in place of the client's."""
 
     argv: list[str] = dataclasses.field(default_factory=list)
     decisions: list[Decision] = dataclasses.field(default_factory=list)
@@ -25,16 +25,16 @@ class Plan:
     prompt: str | None = None
     project: Project = dataclasses.field(default_factory=Project)
     told: str = ""
-    """What the bridge adds to the system prompt."""
+    """Text that the bridge adds to the system prompt."""
 
     @property
     def controls(self) -> bool:
-        """Whether stdin is a channel of control messages and has to be filtered."""
+        """Whether stdin is a channel of control messages, which has to be filtered."""
         return self.flags.get("--input-format", ["text"])[-1:] == ["stream-json"]
 
     @property
     def servers(self) -> set[str]:
-        """The names of the MCP servers in it."""
+        """The names of the call's MCP servers."""
         configured = [
             json.loads(value).get("mcpServers") or {} for value in self.flags.get("--mcp-config", []) if value
         ]
@@ -42,19 +42,19 @@ class Plan:
 
     @property
     def prints(self) -> bool:
-        """Whether the client asked for print mode itself, so that a terminal makes no difference."""
+        """Whether the client itself asked for print mode; then a terminal makes no difference."""
         return "--print" in self.flags or self.controls
 
     @property
     def sources(self) -> str:
-        """The sources of settings that the client wants to count."""
+        """The sources of settings that the client wants to use, separated by commas."""
         if {"--bare", "--safe-mode", "--restricted"} & self.flags.keys():
             return ""
         return self.flags.get("--setting-sources", ["user,project,local"])[-1]
 
     @property
     def reads_project(self) -> bool:
-        """Whether the project's CLAUDE.md counts: unless the client named sources without `project`."""
+        """Whether the project's CLAUDE.md is used. It is not if the client lists sources without `project`."""
         return "project" in self.sources.split(",")
 
 
@@ -67,10 +67,10 @@ def rewrite(
     env: Iterable[bytes] = (),
     interactive: bool = False,
 ) -> Plan:
-    """What to run for these arguments, the program's name left out; PolicyError when they are refused.
+    """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
-    `files` and `env` are the project's files and the variables as the client sent them. `interactive` says that
-    the client has a terminal, so that without `--print` the session has its interface.
+    `files` and `env` are the project's files and the variables, as the client sent them. `interactive` says that
+    the client has a terminal; then a session without `--print` shows the CLI's interface.
     """
     plan = Plan()
     prompts = _read(argv, plan, scope, cwd)
@@ -81,7 +81,7 @@ def rewrite(
 
 
 def _read(argv: list[str], plan: Plan, scope: Scope, cwd: str) -> list[str]:
-    """Go through the arguments from left to right; what is no flag and no value of one is returned."""
+    """Parse the arguments from left to right. Returns those that are neither flags nor values of flags."""
     rest = list(argv)
     prompts: list[str] = []
     while rest:
@@ -100,7 +100,7 @@ def _read(argv: list[str], plan: Plan, scope: Scope, cwd: str) -> list[str]:
 
 
 def _expand(word: str, rest: list[str]) -> list[str]:
-    """`--flag=value` as two words, the value marked as belonging to the flag; `-pc` as `-p -c`."""
+    """Split `--flag=value` into two words, and mark the value as belonging to the flag. Split `-pc` into `-p -c`."""
     name, equals, value = word.partition("=")
     if word.startswith("--"):
         return [name, _Value(value), *rest] if equals else [word, *rest]
@@ -113,7 +113,7 @@ def _expand(word: str, rest: list[str]) -> list[str]:
 
 
 class _Value(str):
-    """The value in `--flag=value`: it belongs to its flag even when it begins with a hyphen."""
+    """The value in `--flag=value`. It belongs to its flag even if it begins with a hyphen."""
 
     __slots__ = ()
 
@@ -136,7 +136,7 @@ def _flag(name: str, scope: Scope) -> Flag:
 
 
 def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
-    """The values of a flag, and what is left; counted as the CLI's own parser (commander) does."""
+    """Return a flag's values and the other words. Values are counted as by the CLI's own parser (commander)."""
     own = [rest.pop(0)] if rest and isinstance(rest[0], _Value) else None
     if flag.values == NONE:
         if own is not None:
@@ -148,7 +148,7 @@ def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]
         if not rest:
             raise PolicyError(f"{name} needs a value")
         return [rest[0]], rest[1:]
-    first = 1 if flag.values == MANY else 0  # the first value of many is taken whatever it looks like
+    first = 1 if flag.values == MANY else 0  # the first of many values may begin with a hyphen
     if len(rest) < first:
         raise PolicyError(f"{name} needs a value")
     words = enumerate(rest[first:], first)
@@ -180,7 +180,10 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
 
 
 def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
-    """Add what the bridge sets itself. --tools adds up in the CLI, so the client's own never gets there."""
+    """Add the arguments that the bridge sets itself.
+
+    The CLI combines all values of --tools, so the client's own --tools is never passed on.
+    """
     asked = plan.flags.get("--tools")
     tools = BY_NAME["--tools"].check(["default"] if asked is None else asked, scope, WORKSPACE)
     denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
@@ -222,7 +225,7 @@ def _reason(scope: Scope) -> str:
 
 
 def where_it_lives(scope: Scope) -> str:
-    """What Claude has to know of the place where it works, for its system prompt."""
+    """Return what Claude has to know about the container, for its system prompt."""
     shared = " and ".join([WORKSPACE, *scope.shares])
     return (
         "You work for a container. Your commands (the Bash tool, hooks, MCP servers) run inside it, as its user and "
@@ -247,10 +250,11 @@ def _add_prompt(plan: Plan, prompts: list[str]) -> None:
 
 
 def plain(prompt: str) -> str:
-    """The prompt, so that it can be nothing else.
+    """Return the prompt in a form that cannot be taken for a flag or a command.
 
-    The CLI looks for some flags in all of its arguments, also behind `--`, and by their beginning: a hyphen or an
-    address (cc://...) is kept from the beginning. A word alone could be a command that only the next version knows.
+    The CLI searches all of its arguments for some flags, even after `--`, by how they begin. So a prompt that
+    begins with a hyphen or an address (cc://...) gets a line feed in front. A prompt of one word gets a line feed
+    at its end: the word could be a command in the CLI's next version.
     """
     if LOOKS_LIKE_A_FLAG.match(prompt):
         return "\n" + prompt

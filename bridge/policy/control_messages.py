@@ -1,9 +1,9 @@
-"""Control messages: with --input-format stream-json, stdin is a remote control of the CLI, not a prompt.
+"""Control messages: with --input-format stream-json, stdin controls the CLI and is not a prompt.
 
-Each line is parsed, judged and written anew, so that the CLI never reads a byte that was not understood here
-(a second key of the same name, an odd line end, a number that two parsers read in two ways). A refused
-control request is answered in the CLI's place, as an error, so that the client's own library raises it
-where it was asked; a line that is no message at all ends the call, as it does in the CLI itself.
+Each line is parsed, checked and written again. So the CLI never reads bytes that were not understood here, such as
+a duplicate key, an unusual line end, or a number that two parsers read differently. A refused control request is
+answered with an error in the CLI's place, so that the client's own library raises the error where the request was
+made. A line that is not a message ends the call, as it does in the CLI itself.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from bridge.policy.project_policy import MODES, MODES_WITH_HANDS, servers
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
-"""Bytes of one message. The API takes 32 MiB for a request and an image may have 5 MiB, a third more as
-base64."""
+"""Size of one message, bytes. The API accepts requests of 32 MiB. An image may have 5 MiB, and base64 adds a third."""
 
 MAX_ID = 256
-"""Characters of a name or a number by which client and CLI know a request or a server."""
+"""Characters of a name or number that identifies a request or a server."""
 
 MAX_SERVERS = 1000
-"""Names of MCP servers that a call remembers."""
+"""MCP servers whose names a call remembers."""
 
 MAX_TOKENS = 300_000
-"""Strings and signs in one message: an object of some 300 bytes may need three, and 16 MiB could hold five million."""
+"""Strings and punctuation marks in one message. Three of them can make an object of some 300 bytes, and 16 MiB
+could hold five million."""
 
 MAX_UNCOUNTED = 64 * 1024
-"""Bytes of a line in which they need no counting."""
+"""Size of a line whose strings and marks need no counting, bytes."""
 
 Json = dict[str, Any]
 
@@ -45,7 +45,7 @@ MESSAGES = {
     "control_cancel_request": frozenset({"type", "request_id"}),
     "keep_alive": frozenset({"type"}),
 }  # fmt: skip
-"""Messages that are no requests, and the fields of each that are passed on; others are left out."""
+"""Messages that are not requests, with their fields that are passed on. Other fields are left out."""
 
 REQUESTS = {
     "interrupt": frozenset(),
@@ -75,36 +75,37 @@ REQUESTS = {
         "webSearchIsolationExemptMcpServers",
     }),
 }  # fmt: skip
-"""Control requests that are passed on, with their fields. Any other field that holds something is refused."""
+"""Control requests that are passed on, with their fields. Any other field is refused unless its value is empty."""
 
 
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{\[,:]', re.DOTALL)
-"""A string that never ends goes to the end of the line, so that each byte is looked at once."""
+"""Matches strings and punctuation marks. An unterminated string matches up to the end of the line, so that each
+byte is examined only once."""
 
 ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
 
 
 class ControlFilter:
-    """The stream of one call's stdin."""
+    """Filters the stdin of one call."""
 
     def __init__(self, scope: Scope, told: str = "", servers: Iterable[str] = ()) -> None:
-        """`told` is what the bridge adds to the system prompt, which a request of the client would replace; `servers`
-        are the names of the MCP servers that were judged with the arguments."""
+        """`told` is the text that the bridge adds to the system prompt. A request of the client could replace it,
+        so it is added there again. `servers` are the names of the MCP servers that were checked with the arguments."""
         self._scope = scope
         self.servers = set(servers)
-        """Names of all servers that were judged so far."""
+        """Names of all servers that were checked so far."""
         self.told = told
         self._rest = bytearray()
         self._searched = 0
         self.lines = 0
-        """How many were judged."""
+        """Number of lines that were checked."""
         self.refusals: list[tuple[str, str]] = []
-        """Sentences for the audit log: what was refused, and why."""
+        """For the audit log: what was refused, and why."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """What goes on to the CLI, and what is answered to the client in its place.
+        """Return the bytes for the CLI, and the answers to the client in the CLI's place.
 
-        PolicyError: the stream cannot go on.
+        Raises PolicyError if the stream cannot go on.
         """
         self._rest += data
         passed, answered = [], []
@@ -121,11 +122,11 @@ class ControlFilter:
         return b"".join(passed), b"".join(answered)
 
     def finish(self) -> tuple[bytes, bytes]:
-        """The last line, when it has no line feed."""
+        """Handle a last line without a line feed. Returns and raises the same as `feed`."""
         return self.feed(b"\n") if self._rest else (b"", b"")
 
     def judge(self, line: bytes) -> tuple[bytes, bytes]:
-        """The same for one whole line, its line feed left out."""
+        """Handle one whole line, without its line feed. Returns and raises the same as `feed`."""
         self.lines += 1
         if not line.strip():
             return b"", b""
@@ -180,7 +181,8 @@ class ControlFilter:
         return judged
 
     def _check_server(self, request: Json) -> None:
-        """A request about a server names one that was judged: the CLI would look for others where it pleases."""
+        """Remember the servers that a request adds. Refuse a request about any other server: the CLI would search
+        for it outside of this call."""
         if request["subtype"] == "mcp_set_servers":
             self.servers |= request["servers"].keys()
         elif request["subtype"] == "initialize":
@@ -196,7 +198,7 @@ class ControlFilter:
 
 
 def _narrow(request: Json, scope: Scope) -> Json:
-    """Judge the fields of a known request that can hold more than words."""
+    """Check the fields of a known request that can contain more than text."""
     if request.get("agents"):
         request["agents"] = agents(request["agents"])
     if request["subtype"] == "mcp_set_servers":
@@ -213,7 +215,8 @@ def _narrow(request: Json, scope: Scope) -> Json:
 
 
 def _line(message: Json) -> bytes:
-    """One line of ASCII. What cannot be written so was never a message (lone infinities, for one)."""
+    """Return the message as one line of ASCII. Raises PolicyError if JSON cannot express it (an infinite number,
+    for example)."""
     try:
         return json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
     except (ValueError, RecursionError):

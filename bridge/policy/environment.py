@@ -1,8 +1,8 @@
-"""The CLI's environment, made from nothing: a few words of the client's, the bridge's own, then the
+"""Builds the CLI's environment from nothing: some variables of the client, then the bridge's own, then the
 operator's.
 
-More than 1,500 names mean something to the CLI, and some of them mean "run this" or "send the key there". So
-nothing of the client's or the server's environment gets through by default, and what does is checked.
+The CLI uses more than 1,500 variables. Some of them make it run a program or send its key to an address. So by
+default no variable of the client or the server is passed on, and each exception is checked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FROM_CLIENT = {
     b"ANTHROPIC_MODEL": _MODEL,
     b"ANTHROPIC_SMALL_FAST_MODEL": _MODEL,
 }
-"""What a client may set, and how its value must look."""
+"""Variables that a client may set, and the pattern of their values."""
 
 _LOCALE = re.compile(rb"LC_[A-Z]{1,20}")
 
@@ -42,7 +42,7 @@ CONFIG = b"/claude"
 """The CLI's configuration directory inside the namespace."""
 
 TMP = CONFIG + b"/tmp"
-"""The CLI's own temporary files: the output of commands, for one. /tmp itself is the container's business."""
+"""Directory for the CLI's own temporary files, such as the output of commands. /tmp is left to the container."""
 
 OWN = {
     b"HOME": HOME,
@@ -51,14 +51,14 @@ OWN = {
     b"SHELL": b"/bin/bash",
     b"PATH": b"/usr/bin:/bin",
     b"TMPDIR": TMP,
-    # Ctrl-G would start the host's own editor in the namespace, and an editor starts anything.
+    # Ctrl-G would start the host's own editor in the namespace, and an editor can start any program.
     b"EDITOR": b"/bin/false",
     b"VISUAL": b"/bin/false",
     b"CLAUDE_CONFIG_DIR": CONFIG,
     b"DISABLE_AUTOUPDATER": b"1",
     b"DISABLE_INSTALLATION_CHECKS": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",
-    # The workspace's .git/config is the container's: git must not run what it names.
+    # The container writes the workspace's .git/config. git must not run programs that it names.
     b"GIT_CONFIG_NOSYSTEM": b"1",
     b"GIT_TERMINAL_PROMPT": b"0",
     b"GIT_CONFIG_COUNT": b"2",
@@ -67,7 +67,7 @@ OWN = {
     b"GIT_CONFIG_KEY_1": b"core.hooksPath",
     b"GIT_CONFIG_VALUE_1": b"/dev/null",
 }
-"""What the bridge sets itself; only the operator's word is stronger."""
+"""Variables that the bridge sets. They override the client's, and the operator's override them."""
 
 
 PROXIES = (b"HTTP_PROXY", b"HTTPS_PROXY", b"http_proxy", b"https_proxy", b"ALL_PROXY", b"all_proxy", b"NO_PROXY",
@@ -75,14 +75,14 @@ PROXIES = (b"HTTP_PROXY", b"HTTPS_PROXY", b"http_proxy", b"https_proxy", b"ALL_P
 
 
 def through_proxy(env: Mapping[bytes, bytes], port: int) -> dict[bytes, bytes]:
-    """The environment for a namespace whose one way out is the proxy at this port of its loopback."""
+    """Return the environment for a namespace whose only network access is the proxy at this port of its loopback."""
     url = b"http://127.0.0.1:%d" % port
     kept = {name: value for name, value in env.items() if name not in PROXIES}
     return {**kept, **dict.fromkeys(PROXIES[:4], url)}
 
 
 def build(client: Iterable[bytes], operator: Mapping[str, str]) -> dict[bytes, bytes]:
-    """The CLI's environment from the client's `NAME=value` strings and the operator's configuration."""
+    """Return the CLI's environment, from the client's `NAME=value` strings and the operator's configuration."""
     pairs = (entry.partition(b"=")[::2] for entry in client)
     passed = {name: value for name, value in pairs if _passes(name, value)}
     named = {name.encode(): value.encode() for name, value in operator.items()}

@@ -1,8 +1,7 @@
 """The flags of the host's CLI: those that a container may use, and why the others are closed.
 
-A row says how many values a flag takes, as the CLI's own parser sees it: a wrong count would read a prompt
-as a value, or a value as a prompt. `check` sees the values and returns those that are passed on, or raises
-PolicyError.
+A row says how many values a flag takes in the CLI's own parser. With a wrong count, a prompt would be taken for a
+value, or a value for a prompt. `check` gets the values and returns those that are passed on, or raises PolicyError.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ Check = Callable[[list[str], Scope, str], list[str]]
 
 
 def anything(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Text for the model, or a value that the CLI checks itself."""
+    """Accept text for the model, and values that the CLI checks itself."""
     return values
 
 
 def nothing(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """For flags that the bridge sets itself: what the client wanted is left out."""
+    """Drop the client's values, for flags that the bridge sets itself."""
     return []
 
 
 def matching(pattern: str) -> Check:
-    """Values of which each matches the whole pattern."""
+    """Return a check that accepts values which match the whole pattern."""
     compiled = re.compile(pattern)
 
     def check(values: list[str], scope: Scope, cwd: str) -> list[str]:
@@ -46,7 +45,7 @@ def matching(pattern: str) -> Check:
 
 
 def offered_tools(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Of the built-in tools that the client asks for, those on offer; none when there are none."""
+    """Return those of the client's built-in tools that are on offer; an empty value if there are none."""
     names, offered = _names(values), scope.tools
     if "default" in names:
         return [",".join(offered)]
@@ -54,13 +53,13 @@ def offered_tools(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def tool_rules(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Permission rules; those for tools that are not on offer would only mislead whoever reads them."""
+    """Return the permission rules, without rules for tools that are not on offer, because those would be misleading."""
     denied = frozenset(scope.denied_tools)
     return [rule for rule in _names(values) if rule.partition("(")[0] not in denied]
 
 
 def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Directories that exist in the namespace."""
+    """Accept directories that exist in the namespace."""
     for value in values:
         if not scope.contains(posixpath.join(cwd, value)):
             raise PolicyError("{} is not shared with the host; only /workspace and the grant's shares are", value)
@@ -68,7 +67,7 @@ def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def harmless_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """MCP servers in the client's own process, in its container or on the network, written anew."""
+    """Accept MCP servers in the client's own process, in its container or on the network. They are written again."""
     found: dict[str, Any] = {}
     for value in values:
         found |= servers(parse_object(value).get("mcpServers"), scope)
@@ -76,14 +75,15 @@ def harmless_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def with_hands(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """For what lets the model run commands unasked: harmless when they run in the container."""
+    """Accept flags that let the model run commands without asking, if commands run in the container. There they do
+    no harm to the host."""
     if not scope.hands:
         raise PolicyError("it lets the model do anything without being asked")
     return values
 
 
 def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Modes in which the model does unasked what is harmless to the host."""
+    """Accept the modes in which everything that the model does without asking is safe for the host."""
     if not set(values) <= MODES_WITH_HANDS:
         raise PolicyError("the value {} is no permission mode", values[0])
     if {"bypassPermissions", "auto"} & set(values):
@@ -92,12 +92,12 @@ def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Definitions of agents without hooks, servers or permissions of their own."""
+    """Accept agents that define no hooks, servers or permissions."""
     return [written(agents(parse_object(value))) for value in values]
 
 
 def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Settings that change no more than the conversation and what runs in the container."""
+    """Accept settings that affect only the conversation and what runs in the container."""
 
     def complain(what: str, why: str) -> None:
         raise PolicyError("the setting {}: {}", what, why)
@@ -107,7 +107,8 @@ def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The JSON object in a value; a file's name is none, because the file would be one of the host's."""
+    """Return the JSON object in a value. Raises PolicyError for anything else, also for a file's name: the CLI
+    would read the file on the host."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -124,7 +125,7 @@ AGENT_FIELDS = frozenset({
 
 
 def agents(definitions: object) -> dict[str, Any]:
-    """Agents of which every field is known to do no more than talk."""
+    """Return the agents. Raises PolicyError if one has a field that could do more than affect the conversation."""
     if not isinstance(definitions, dict) or not all(isinstance(a, dict) for a in definitions.values()):
         raise PolicyError("agents are given as an object of objects")
     for name, agent in definitions.items():
@@ -138,7 +139,7 @@ def agents(definitions: object) -> dict[str, Any]:
 
 
 def _names(values: list[str]) -> list[str]:
-    """Names in a list that is separated by commas or blanks outside of parentheses."""
+    """Return the names in a list that is separated by commas or blanks outside of parentheses."""
     found = []
     for value in values:
         at, last = 0, value.rfind(")")
@@ -225,8 +226,8 @@ FLAGS = (
 
 BY_NAME = {name: flag for flag in FLAGS for name in flag.names}
 
-# Flags that are closed: why, for the person who asked, and how many values they take, in case that the
-# operator opens one by its name.
+# Closed flags: the number of values, in case the operator allows the flag by its name, and the reason for the
+# person who asked.
 CLOSED = {
     "--plugin-dir": (ONE, "a plugin brings code that would run on the host"),
     "--plugin-dir-no-mcp": (ONE, "a plugin brings code that would run on the host"),
@@ -268,7 +269,7 @@ CLOSED = {
     "-h": (NONE, "ask for it alone"),
 }
 
-# Words that the CLI takes for one of its own commands when they come first. None of them is a prompt.
+# Words that the CLI takes for its own commands if they come first. They are not accepted as prompts.
 SUBCOMMANDS = frozenset({
     "agents", "attach", "auth", "auto-mode", "config", "daemon", "doctor", "gateway", "import", "install", "kill",
     "login", "logout", "logs", "mcp", "migrate-installer", "open", "plugin", "plugins", "purge", "remote-control",

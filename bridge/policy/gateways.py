@@ -1,9 +1,9 @@
-"""Gateways of the operator's: what a CLI asks them for, and how a call knows them.
+"""The operator's gateways: which requests the CLI sends them, and how they are hidden from a call.
 
-A gateway is a server that a variable of the operator's names and that the CLI speaks to as its API. The CLI is told
-another name for it, which exists for one call, and a placeholder for each secret. The server's proxy (see
-sandbox/proxy.py) speaks to the gateway itself: it passes what the tables below name and nothing else, demands
-the placeholder, and puts the secret in its place. So whoever learns the name can do nothing with it.
+A gateway is a server that the CLI uses as its API; a variable of the operator holds its URL. The CLI is given a
+random host name for it, valid for this call only, and a placeholder for each secret. The server's proxy
+(sandbox/proxy.py) connects to the gateway itself. It passes only the requests in the tables below, requires the
+placeholder, and replaces it with the secret. So the name alone is of no use to anyone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bridge.policy.http_head import Request
 
 
 class RefusedError(Exception):
-    """The proxy does not do that; the text is a sentence."""
+    """The proxy refuses a request; the text is a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A kind of request that passes: `path` is matched with its query, as it is sent on."""
+    """A kind of request that passes. `path` is a pattern for the path with its query, as it is sent on."""
 
     method: str
     path: str
@@ -39,14 +39,14 @@ _MODEL += rf"(?:{_COLON}[0-9a-z]{{1,8}})?"
 _QUERY = r"(?:\?(?:limit|after_id|before_id|beta)=[\w.-]{1,200}(?:&(?:limit|after_id|before_id|beta)=[\w.-]{1,200})*)?"
 
 MESSAGES = (
-    Row("POST", r"/v1/messages(?:\?beta=true)?"),  # what is said, in every mode; also titles and web searches
+    Row("POST", r"/v1/messages(?:\?beta=true)?"),  # conversations in every mode; also titles and web searches
     Row("POST", r"/v1/messages/count_tokens(?:\?beta=true)?"),  # /context and /compact
     Row("GET", rf"/v1/models{_QUERY}"),  # with CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY
-    Row("GET", rf"/v1/models/{_WORD}(?:\?beta=true)?"),  # the SDK in the CLI asks so for one model
+    Row("GET", rf"/v1/models/{_WORD}(?:\?beta=true)?"),  # the SDK in the CLI requests one model like this
 )
 BEDROCK = (
     Row("POST", rf"/model/{_MODEL}/(?:invoke|invoke-with-response-stream|count-tokens)"),
-    # Which models there are: at the start, by the SDK of AWS.
+    # The SDK of AWS lists the models at its start.
     Row("GET", r"/inference-profiles(?:\?(?:type|maxResults|nextToken|typeEquals)=[\w.%-]{1,2048}(?:&(?:type|maxResults"
                r"|nextToken|typeEquals)=[\w.%-]{1,2048})*)?"),
     Row("GET", rf"/inference-profiles/{_MODEL}"),
@@ -62,20 +62,22 @@ ONE_SIGNAL = (Row("POST", "/"),)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a variable means that names a gateway: the requests, and where the secrets for them stand."""
+    """The meaning of a variable that holds a gateway's URL: which requests pass, and which variables hold the
+    secrets."""
 
     rows: tuple[Row, ...]
     secrets: tuple[str, ...] = ()
     headers: tuple[str, ...] = ("ANTHROPIC_CUSTOM_HEADERS",)
-    """Variables with further fields for each request; the last one can tell the CLI of one."""
+    """Variables that add header fields to each request. The last one can also make the CLI send a placeholder."""
     skips: str = ""
-    """The variable that says that requests are not signed; without it, or a key, they are, as AWS wants it."""
+    """The variable that turns off the signing of requests. Without it, and without a key, the CLI signs them as AWS
+    requires."""
 
 
 API = ("api.anthropic.com", 443)
 PORTS = {"http": 80, "https": 443}
 LOGIN = ""
-"""In place of a variable's name: what the CLI logs in with, which travels by descriptor."""
+"""Used in place of a variable's name for the CLI's login credential, which is passed by descriptor."""
 TOKEN = "ANTHROPIC_AUTH_TOKEN"  # noqa: S105 - the name of a variable
 OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 KINDS = {
@@ -100,18 +102,19 @@ KINDS = {
         for signal in ("TRACES", "METRICS", "LOGS")
     },
 }
-"""What each CLI asks for was seen by running both; Bedrock, Vertex and the others also by the SDKs inside the CLI."""
+"""The requests were observed by running both versions of the CLI. Those for Bedrock, Vertex and others were also
+observed with the SDKs inside the CLI."""
 
 CALL = b"X-Bridge-Call"
-"""The field that carries the placeholder where the operator has no secret for a gateway."""
+"""The header field that carries the placeholder if the operator has no secret for a gateway."""
 
 TELLING = frozenset({b"alt-svc", b"content-location", b"link", b"location", b"refresh", b"set-cookie", b"via"})
-"""Fields of a gateway's answer that name places, and of which the CLI needs none."""
+"""Header fields of a gateway's answer that reveal addresses. The CLI needs none of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gateway:
-    """A gateway, as the proxy of one call knows it."""
+    """A gateway, as the proxy of one call sees it."""
 
     host: str
     port: int
@@ -119,18 +122,20 @@ class Gateway:
     prefix: str = dataclasses.field(repr=False)
     rows: tuple[Row, ...]
     secrets: Mapping[bytes, bytes] = dataclasses.field(default_factory=dict, repr=False)
-    """What stands for each placeholder."""
+    """Placeholder -> secret."""
     headers: tuple[tuple[bytes, bytes], ...] = dataclasses.field(default=(), repr=False)
-    """What the operator has put in, in place of what the CLI says."""
+    """Header fields that the operator has set. They replace the CLI's."""
     basic: bytes = dataclasses.field(default=b"", repr=False)
-    """The field Authorization of the name and password in the URL, for requests that carry no secret there."""
+    """The value of Authorization for the name and password in the URL. Used if a request has no secret in that
+    field."""
 
     def is_greeting(self, request: Request, path: str) -> bool:
-        """Whether a CLI warms up a connection with it (2.1.197); it carries nothing, and nobody needs the answer."""
+        """Return whether the request only warms up a connection (CLI 2.1.197). It carries no data, and its answer
+        is not used."""
         return request.method == "HEAD" and path == "/" and self.rows[0].path != "/"
 
     def judge(self, request: Request, path: str) -> tuple[str, list[tuple[bytes, bytes]]]:
-        """The path and the fields to send on, or RefusedError."""
+        """Return the path and the header fields to send on. Raises RefusedError."""
         if not any(row.method == request.method and re.fullmatch(row.path, path, re.ASCII) for row in self.rows):
             raise RefusedError(f"{request.method} {path[:80]} is nothing that Claude asks its gateway for")
         fields, carriers = [], set()
@@ -152,19 +157,19 @@ class Gateway:
 
 @dataclasses.dataclass(frozen=True)
 class Disguise:
-    """The operator's variables as one call is told them, and what the proxy needs to undo it."""
+    """The operator's variables with names and placeholders for one call, and what the proxy needs to replace these."""
 
     told: Mapping[str, str]
     gateways: Mapping[str, Gateway] = dataclasses.field(default_factory=dict)
-    """By the name that the CLI is told."""
+    """By the host name that the CLI is given."""
     signed: frozenset[tuple[str, int]] = frozenset()
-    """Addresses that the CLI has to know by name, since it signs its requests with it."""
+    """Addresses of gateways that the CLI must know by their real name, because it signs requests with it."""
     login: str = ""
-    """The placeholder of what the CLI logs in with; empty when it needs the real one."""
+    """The placeholder for the CLI's login credential; empty if the CLI needs the real one."""
 
 
 def disguise(environment: Mapping[str, str], login: str) -> Disguise:
-    """Names and placeholders for one call; `login` is the secret that the CLI is handed, or nothing."""
+    """Make the names and placeholders for one call. `login` is the CLI's login credential, or an empty string."""
     told, gateways, signed = dict(environment), {}, set()
     placeholders: dict[str, str] = {}
     for variable, kind in KINDS.items():
@@ -197,32 +202,32 @@ def disguise(environment: Mapping[str, str], login: str) -> Disguise:
 
 
 def _telling(variable: str, placeholder: str) -> str:
-    """The value of a variable that has the CLI send a placeholder."""
+    """Return a value for the variable with which the CLI sends the placeholder."""
     if variable.endswith("_HEADERS"):
         return f"{CALL.decode()}{'=' if variable.startswith('OTEL') else ': '}{placeholder}"
     return placeholder
 
 
 def _like(secret: str) -> str:
-    """A placeholder that the CLI takes for a secret of the same kind."""
+    """Return a placeholder that the CLI accepts as a secret of the same kind."""
     shape = re.match(r"sk-ant-[a-z]{3}\d\d-", secret)
     return (shape[0] if shape else "") + secrets.token_hex(32)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Address:
-    """Where a gateway is, by its URL."""
+    """The address of a gateway, parsed from its URL."""
 
     host: str
     port: int
     tls: bool
     prefix: str
     basic: bytes = dataclasses.field(repr=False)
-    """What the name and password in the URL are as a field; empty when there are none."""
+    """The value of Authorization for the name and password in the URL; empty if there are none."""
 
     @classmethod
     def read(cls, url: str) -> _Address | None:
-        """The address in a URL of the operator's; None when it is none."""
+        """Parse an operator's URL. Returns None if it is not one."""
         try:
             parts = urlsplit(url.strip())
             port = parts.port or PORTS.get(parts.scheme)
@@ -235,14 +240,14 @@ class _Address:
 
 
 def basic(name: str | None, password: str | None) -> bytes:
-    """Name and password of a URL, as the field Authorization has them; nothing when there are none."""
+    """Return the value of Authorization for a URL's name and password; empty if there are none."""
     if not name:
         return b""
     return b"Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password or '')}".encode())
 
 
 def _headers(environment: Mapping[str, str], kind: Kind) -> tuple[tuple[bytes, bytes], ...]:
-    """The fields that the operator has put into each request to a gateway."""
+    """Return the header fields that the operator adds to each request to a gateway."""
     found: dict[str, str] = {}
     for variable in kind.headers:
         telemetry = variable.startswith("OTEL")

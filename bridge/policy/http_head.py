@@ -1,7 +1,7 @@
-"""Heads of HTTP/1.1 messages, read strictly: what two readers could take for two things is refused.
+"""Parses heads of HTTP/1.1 messages strictly: a head that two parsers could read differently is refused.
 
-Nothing is repaired here. A request is sent on from what was read, never from its bytes, so whoever reads it next sees
-one request, with the length that was judged.
+Nothing is repaired here. A request is sent on from its parsed form, never as the received bytes. So the next parser
+reads the same request, with the same length.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _URL = re.compile(r"http://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\\\[\]]{1,255})(?::(\d{1,
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^/?#@:\\\[\]]{1,255}):(\d{1,5})", re.ASCII)
 
 OF_HOP = frozenset({b"connection", b"host", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
-"""Fields that hold for one connection alone, and the name that the other side of it is known by."""
+"""Fields that are valid for one connection only, and Host, which names the other end of a connection."""
 
 
 class HeadError(Exception):
-    """The bytes are no head; the text says why."""
+    """The bytes are not a valid head; the text says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request's head. `length` is that of the body in bytes; None for one that comes in chunks."""
+    """A request's head. `length` is the length of the body in bytes, or None if it is sent in chunks."""
 
     method: str
     target: str
@@ -38,7 +38,7 @@ class Request:
 
     @classmethod
     def parse(cls, head: bytes) -> Request:
-        """Read a head with its empty line; HeadError."""
+        """Parse a head with its empty line. Raises HeadError."""
         line, fields = _lines(head)
         found = _LINE.fullmatch(line)
         if not found:
@@ -46,13 +46,13 @@ class Request:
         return cls(found[1].decode(), found[2].decode(), fields, _length(fields))
 
     def passed(self) -> list[tuple[bytes, bytes]]:
-        """The fields that are meant for the one who answers."""
+        """Return the fields that are sent on to the server."""
         return _passed(self.fields)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer's head."""
+    """The head of an answer."""
 
     status: int
     line: bytes
@@ -60,7 +60,7 @@ class Answer:
 
     @classmethod
     def parse(cls, head: bytes) -> Answer:
-        """Read a head with its empty line; HeadError."""
+        """Parse a head with its empty line. Raises HeadError."""
         line, fields = _lines(head)
         found = _STATUS.fullmatch(line)
         if not found:
@@ -69,18 +69,18 @@ class Answer:
         return cls(int(found[1]), line, fields)
 
     def passed(self) -> list[tuple[bytes, bytes]]:
-        """The fields that are meant for the one who asked; its body is passed as it is, in chunks or not."""
+        """Return the fields that are sent on to the client. The body is passed on unchanged, in chunks or not."""
         coding = [(name, value) for name, value in self.fields if name.lower() == b"transfer-encoding"]
         return _passed(self.fields) + coding
 
 
 def written(line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of a head."""
+    """Return the bytes of a head."""
     return b"\r\n".join([line, *(name + b": " + value for name, value in fields), b"", b""])
 
 
 def chunk_size(line: bytes) -> int:
-    """The size in the line before a chunk; HeadError."""
+    """Return the size in the line before a chunk, bytes. Raises HeadError."""
     found = _CHUNK.fullmatch(line)
     if not found:
         raise HeadError("a chunk has no size")
@@ -88,7 +88,7 @@ def chunk_size(line: bytes) -> int:
 
 
 def split_url(target: str) -> tuple[str, int, str]:
-    """Host, port and path with query of what a proxy is asked for; HeadError."""
+    """Return host, port, and path with query, from the URL in a request to a proxy. Raises HeadError."""
     found = _URL.fullmatch(target)
     if not found:
         raise HeadError(f"{target[:80]!r} is no address of the web")
@@ -97,7 +97,7 @@ def split_url(target: str) -> tuple[str, int, str]:
 
 
 def split_authority(target: str) -> tuple[str, int]:
-    """Host and port of what a tunnel is asked for; HeadError."""
+    """Return host and port of a request for a tunnel. Raises HeadError."""
     found = _AUTHORITY.fullmatch(target)
     if not found:
         raise HeadError(f"{target[:80]!r} is no address")

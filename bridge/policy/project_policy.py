@@ -1,8 +1,8 @@
-"""The project's settings, servers, agents, commands and skills: what of them counts, and a line for what does not.
+"""Filters the project's settings, servers, agents, commands and skills, and writes a note for what is left out.
 
 They come as text from the container. What they start (hooks, stdio servers, commands in a skill) runs in the
-container, so that it is harmless; what the CLI would run or read for itself (helpers for keys, variables, plugins,
-a status line) is left out. Everything is parsed and written anew.
+container, so it is safe for the host. What the CLI would run or read on the host (key helpers, variables, plugins,
+a status line) is left out. Everything is parsed and written again.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ SCALARS = frozenset({
     "alwaysThinkingEnabled", "cleanupPeriodDays", "disableAllHooks", "effortLevel", "fastMode",
     "includeCoAuthoredBy", "language", "model", "outputStyle", "showThinkingSummaries", "spinnerTipsEnabled",
 })  # fmt: skip
-"""Settings that change no more than the conversation."""
+"""Settings that affect only the conversation."""
 
 OF_SERVERS = frozenset({"enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers"})
-"""Settings that choose among the servers of .mcp.json; the choice is made here."""
+"""Settings that choose among the servers of .mcp.json. They are applied here."""
 
 RULES = ("allow", "deny", "ask")
 MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
-"""Permission modes that are open without hands; with hands the next two are open as well."""
+"""Permission modes that are always allowed. The next two are allowed only if commands run in the container."""
 MODES_WITH_HANDS = MODES | {"bypassPermissions", "auto"}
 
 HOOKS = {
     "command": frozenset({"type", "command", "timeout", "async", "statusMessage", "once", "if"}),
     "prompt": frozenset({"type", "prompt", "timeout", "model", "statusMessage", "once", "if"}),
 }
-"""Kinds of hooks, and their fields. The field `args` would start a program without a shell, so it is none."""
+"""Kinds of hooks, and their fields. `args` is not among them: it would start a program without a shell, and so
+outside of the container."""
 
 OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
-"""Types of a hook's fields; the others are text."""
+"""Types of a hook's fields. Fields that are not listed are text."""
 
 OF_AGENT = frozenset({
     "background", "color", "description", "disallowedTools", "effort", "maxTurns", "model", "name", "skills", "tools",
@@ -57,38 +58,44 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})(?::-([^}${]{0,1024})
 
 MAX_FILES = 256
 MAX_FILE = 128 * 1024
-"""Of what a client sends: its own limits, which a client of somebody else's need not keep (project_files.py)."""
+"""Files, and bytes of one file, that a client may send. Our client keeps these limits (project_files.py); others
+may not."""
 MAX_HEAD = 8 * 1024
 MAX_HEADS = 32 * 1024
-"""Characters of YAML, of one file and of all: reading it costs a thousand times what reading JSON does."""
+"""Characters of YAML in one file and in all. Parsing YAML takes a thousand times as long as parsing JSON."""
 MAX_NOTES = 100
-"""Lines about what was left out: a client prints each of them."""
+"""Notes about what was left out. A client prints each of them."""
 MAX_VALUE = 256
-"""Bytes of a variable that may stand in a server's entry; the client sends none that is longer."""
+"""Bytes of a variable that is used in a server's entry. Our client sends no longer ones."""
 MAX_HOOKS = 64
-"""Of one file. All that are of one event run at once, and each holds a process of the host's for as long as it runs."""
+"""Hooks of one file. All hooks of one event run at the same time, and each needs a process on the host while it
+runs."""
 MAX_SERVER = 64 * 1024
-"""Characters of a server's entry, its variables put in."""
+"""Characters of a server's entry, with its variables replaced."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What PyYAML raises for heads that are none: dates that do not exist, numbers without end."""
+"""What PyYAML raises for invalid heads, such as impossible dates or endless numbers."""
 
 
 @dataclasses.dataclass
 class Project:
-    """What the CLI is given of a project."""
+    """The parts of a project that the CLI gets."""
 
     settings: Json = dataclasses.field(default_factory=dict)
     servers: Json = dataclasses.field(default_factory=dict)
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    """Agents, commands and skills, by their place in the CLI's configuration directory."""
+    """Agents, commands and skills, by their path in the CLI's configuration directory."""
     notes: list[str] = dataclasses.field(default_factory=list)
-    """A line for each thing that was left out."""
+    """One line for each thing that was left out."""
 
 
 def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: str = "project,local") -> Project:
-    """The project in what a client sent: each file as name, line feed and text; `env` as NAME=value."""
+    """Return the project from what a client sent.
+
+    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. What is not allowed
+    is left out with a note; files larger than MAX_FILE are ignored.
+    """
     project = Project()
     if not scope.hands:
         return project
@@ -137,7 +144,7 @@ def _object(text: bytes, name: str, project: Project) -> Json:
 
 
 def settings(value: Json, scope: Scope, complain: Any) -> Json:
-    """The settings that count; `complain` is told of each other one, by its name and with the reason."""
+    """Return the allowed settings. `complain` is called for each other one, with its name and the reason."""
     kept: Json = {}
     for name, entry in value.items():
         if (name in SCALARS and isinstance(entry, str | int | bool | float)) or (name in OF_SERVERS and scope.hands):
@@ -213,7 +220,7 @@ def _hook(hook: Any, event: str, complain: Any) -> Json | None:
 
 
 def _merge(project: Project, layers: list[Json]) -> None:
-    """One layer over the other: lists add up, single values of the later one win."""
+    """Merge layers of settings: lists are joined; for single values the later layer wins."""
     merged = project.settings
     for layer in layers:
         for name, value in layer.items():
@@ -256,14 +263,14 @@ def _bounded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
 
 
 def servers(value: object, scope: Scope) -> Json:
-    """The servers in a client's own configuration, or PolicyError."""
+    """Return the servers in a client's own configuration. Raises PolicyError."""
     if not isinstance(value, dict):
         raise PolicyError("the MCP configuration holds no object mcpServers")
     return {str(name): server(str(name), entry, scope) for name, entry in value.items()}
 
 
 def written(value: object) -> str:
-    """Judged JSON as text; PolicyError when it is nested so deeply that nobody could read it."""
+    """Return checked JSON as text. Raises PolicyError if it is nested too deeply."""
     try:
         return json.dumps(value)
     except RecursionError:
@@ -271,7 +278,10 @@ def written(value: object) -> str:
 
 
 def server(name: str, entry: object, scope: Scope) -> Json:
-    """One server, written anew so that it runs in the client or its container, or is reached by the network."""
+    """Return one server, rewritten so that it runs in the client or its container, or is reached over the network.
+
+    Raises PolicyError if that is not possible.
+    """
     kind = entry.get("type") or ("stdio" if "command" in entry else None) if isinstance(entry, dict) else None
     if not isinstance(entry, dict):
         raise PolicyError("the MCP server {} is no object", name)
@@ -297,7 +307,7 @@ def _stdio(name: str, entry: Json, scope: Scope) -> Json:
     for variable, value in env.items():
         if not _NAME.fullmatch(str(variable)) or not isinstance(value, str | int | float):
             raise PolicyError("the MCP server {} has a variable that is none: {}", name, variable)
-    # Its variables are set in the container, not in the CLI's process, where some mean "run this".
+    # Its variables are set in the container, not in the CLI's process, where some of them would start programs.
     pairs = [f"{variable}={value}" for variable, value in env.items()]
     words = ["env", *pairs, *texts] if pairs else texts
     return {"type": "stdio", "command": words[0], "args": words[1:]}
@@ -320,7 +330,8 @@ def _remote(name: str, kind: str, entry: Json, scope: Scope) -> Json:
 
 
 def _leads_nowhere(url: str) -> bool:
-    """Whether a URL is in .invalid, or none that everybody reads alike; the proxy, which decides, refuses both."""
+    """Return whether a URL is in .invalid or cannot be parsed with certainty. The proxy, which decides, refuses
+    both."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -329,7 +340,7 @@ def _leads_nowhere(url: str) -> bool:
 
 
 def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
-    """`${NAME}` and `${NAME:-default}` by the container's variables, as the CLI would do it by the host's."""
+    """Replace `${NAME}` and `${NAME:-default}` with the container's variables. The CLI would use the host's."""
 
     def look_up(match: re.Match[str]) -> str:
         found = env.get(match[1].encode())
@@ -350,29 +361,29 @@ def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
 
 
 class _Heads:
-    """Reads the heads of files, as far as their sizes add up."""
+    """Parses the heads of files, up to a total size."""
 
     def __init__(self) -> None:
         self._left = MAX_HEADS
 
     def read(self, head: str) -> Json:
-        """The fields of a head; one of _UNREADABLE when there are none."""
+        """Return the fields of a head. Raises one of _UNREADABLE if it cannot be parsed."""
         self._left -= len(head)
         if len(head) > MAX_HEAD or self._left < 0:
             raise ValueError("it is too long")
         try:
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_LOADER)):
-                raise ValueError("it repeats itself by name")  # each repetition may hold others, without end
-            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C where there is one
+                raise ValueError("it repeats itself by name")  # aliases in aliases grow without limit
+            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C if available
         except yaml.YAMLError:
-            # People write `description: does this: that`, and the CLI takes it.
+            # People write `description: does this: that`, and the CLI accepts it.
             lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]
             value = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
         return value if isinstance(value, dict) else {}
 
 
 def is_document(name: str) -> bool:
-    """Whether a name is that of an agent, a command or a skill in a project."""
+    """Return whether a name is that of an agent, a command or a skill in a project."""
     return bool(_FILE.fullmatch(name))
 
 
@@ -391,7 +402,8 @@ def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
 
 
 def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Project) -> bytes:
-    """The text with the fields of its head that count; one of _UNREADABLE when nobody can read that."""
+    """Return the text with only the known fields in its head. Raises one of _UNREADABLE if the head cannot be
+    parsed."""
     known = OF_AGENT if kind == "agents" else OF_COMMAND
     head, body = _front_matter(text, heads)
     kept = {key: value for key, value in head.items() if key in known}
@@ -413,7 +425,7 @@ _BEGINS_LIKE_A_HEAD = re.compile(r"[\s\ufeff]*---")
 
 
 def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
-    """The head between two lines of hyphens, and the rest, in each spelling that the CLI takes for one."""
+    """Return the head between two lines of hyphens, and the rest. Accepts every form that the CLI accepts."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     opening = _OPENING.match(text)
     closing = _CLOSING.search(text, opening.end()) if opening else None
@@ -423,7 +435,10 @@ def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
 
 
 def _top(kept: Json, body: str) -> str:
-    """The head as the CLI gets it, a line a field; an empty one where the rest could be taken for a head of its own."""
+    """Return the head for the CLI, one field a line.
+
+    Without fields there is no head. But if the CLI could take the start of the body for a head, an empty head is added.
+    """
     if not kept and not _BEGINS_LIKE_A_HEAD.match(body):
         return ""
     fields = "".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n" for key, value in kept.items())

@@ -1,4 +1,4 @@
-"""The terms that a call is judged by, and the words in which the judgement is told."""
+"""Policy settings of a grant, and the types that report a decision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 WORKSPACE = "/workspace"
-"""Where the workspace is, in the container and in the namespace alike."""
+"""Path of the workspace, in the container and in the namespace."""
 
 OFFERED_TOOLS = (
     "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob",
@@ -16,28 +16,27 @@ OFFERED_TOOLS = (
     "ReadMcpResourceTool", "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate",
     "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
 )  # fmt: skip
-"""Built-in tools that neither run a command nor speak to the network. A list of what is allowed: each
-version of the CLI brings tools of its own (Workflow, Monitor, Cron...), and none of them may appear here by
-itself."""
+"""Built-in tools that neither run commands nor use the network. This is a list of allowed tools: each version of
+the CLI adds tools (Workflow, Monitor, Cron...), and none of them may appear here automatically."""
 
 HANDS_TOOLS = ("Bash", "BashOutput", "KillBash", "KillShell", "Skill")
-"""Tools that run commands: on offer when the client runs them in its container."""
+"""Tools that run commands. On offer if the client runs the commands in its container."""
 
 WEB_TOOLS = ("WebFetch", "WebSearch")
-"""Tools that speak to the network: on offer when the namespace's only way there is the server's proxy."""
+"""Tools that use the network. On offer if the server's proxy is the namespace's only network access."""
 
 WITHHELD_TOOLS = (
     "CronCreate", "CronDelete", "CronList", "EnterWorktree", "ExitWorktree", "ListAgents", "Monitor",
     "PowerShell", "RemoteTrigger", "ScheduleWakeup", "SendMessage", "Workflow",
 )  # fmt: skip
-"""Tools that are also denied by name, as a second layer: a denial outlives a mistake in the list above.
-Only names that the CLI knows: it complains on stderr about any other."""
+"""Tools that are also denied by name, as a second layer in case of a mistake in the lists above. Only names that
+the CLI knows: it prints a warning on stderr for any other."""
 
 ALL_TOOLS = OFFERED_TOOLS + HANDS_TOOLS + WEB_TOOLS + WITHHELD_TOOLS
 
 
 def all_but(*names: str) -> Iterator[str]:
-    """Patterns, as in .gitignore, which together match every name but these."""
+    """Yield patterns, as in .gitignore, that together match every name except these."""
     prefixes = sorted({name[:end] for name in names for end in range(len(name) + 1)})
     for prefix in prefixes:
         following = sorted({name[len(prefix)] for name in names if name.startswith(prefix) and name != prefix})
@@ -47,7 +46,8 @@ def all_but(*names: str) -> Iterator[str]:
 
 
 def _any_but(letters: Iterable[str]) -> str:
-    """A class of all characters but these, in either case: the CLI knows no negated one, and minds no case."""
+    """Return a character class that matches all characters except these, in both cases. The CLI supports no negated
+    classes, and ignores case."""
     edges = sorted({ord(form) for letter in letters for form in (letter.lower(), letter.upper())})
     starts, ends = [1, *(edge + 1 for edge in edges)], [*(edge - 1 for edge in edges), 0xFFFF]
     return "[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True) if a <= b) + "]"
@@ -59,23 +59,24 @@ DENIED_PATHS = (
     f"Edit(//claude/projects/{_any_but('-')}*)",
     *(f"Edit(//claude/projects/*/{name})" for name in all_but("memory")),
 )  # fmt: skip
-"""Places of the namespace that are no business of the file tools: what the CLI's own process tells about the
-host (mounts, variables), and all of its own directory but what the model is meant to write there: plans, and what it
-remembers of a project. As few as can be: the CLI holds commands to the same rules, though they run elsewhere. What the
-container would not see cannot be written because it is mounted read-only."""
+"""Paths in the namespace that the file tools may not use. In /proc, the CLI's own process reveals facts about the
+host (mounts, variables). In the CLI's own directory, the model may write only plans and a project's memory. The
+list is as short as possible, because the CLI applies these rules to commands as well, although they run in the
+container. Files that the container would not see are mounted read-only, so they cannot be written."""
 
 
 MAX_SHOWN = 80
-"""Characters of a word of the client's that a sentence repeats."""
+"""Characters of a client's word that a sentence repeats."""
 
 MAX_SENTENCE = 1000
-"""Characters of a whole sentence: what a client is told goes into one record, and into one line of a terminal."""
+"""Characters of a sentence. A client gets it in one record, and prints it as one line of a terminal."""
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 
 def printable(text: object, limit: int = MAX_SENTENCE) -> str:
-    """Text for a terminal or a log: cut, with escapes in place of control characters and halves of characters."""
+    """Return text that is safe for a terminal or a log: shortened to `limit` characters, with unprintable
+    characters escaped."""
     whole = str(text)
     cut = whole if len(whole) <= limit else whole[: limit - 3] + "..."
     if cut.isprintable():
@@ -84,14 +85,15 @@ def printable(text: object, limit: int = MAX_SENTENCE) -> str:
 
 
 def shown(word: object, limit: int = MAX_SHOWN) -> str:
-    """A word of the client's, in quotes, as it may stand in a sentence."""
+    """Return a client's word in quotes, for use in a sentence."""
     return f"'{printable(word, limit)}'"
 
 
 class PolicyError(Exception):
     """The request is refused; the text is a sentence for the person who made it.
 
-    Each `{}` of the text stands for a word of the client's. `kind` is the sentence without them: for the audit log.
+    Each `{}` of the text is replaced with a word of the client. `kind` is the sentence without these words, for the
+    audit log.
     """
 
     def __init__(self, text: str, *words: object) -> None:
@@ -99,7 +101,7 @@ class PolicyError(Exception):
         self.kind: str = printable(_QUOTED.sub("'...'", text.replace("{}", "'...'") if words else text), 200)
 
     def of(self, flag: str) -> PolicyError:
-        """The same refusal, as that of a flag's value."""
+        """Return the same refusal, for a value of this flag."""
         other = PolicyError(f"{flag}: {self}")
         other.kind = f"{flag}: {self.kind}"
         return other
@@ -107,7 +109,7 @@ class PolicyError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What became of one part of a request: `verdict` is keep, add, drop, replace or refuse."""
+    """The decision on one part of a request. `verdict` is keep, add, drop, replace or refuse."""
 
     verdict: str
     what: str
@@ -116,11 +118,12 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """What holds for the calls of one grant.
+    """The policy settings for the calls of one grant.
 
-    `hands` says that commands run in the container, `web` that the network layer lets the public web be reached.
-    `shares` are the further directories that exist for it. `allowed` and `refused` are the operator's
-    changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request (`control:read_file`).
+    `hands` says whether commands run in the container. `web` says whether the public web can be reached, through
+    the proxy. `shares` are the paths of the shared directories besides the workspace. `allowed` and `refused` are
+    the operator's changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request
+    (`control:read_file`).
     """
 
     shares: tuple[str, ...] = ()
@@ -131,31 +134,30 @@ class Scope:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """Built-in tools on offer."""
+        """The built-in tools on offer."""
         offered = OFFERED_TOOLS + (HANDS_TOOLS if self.hands else ()) + (WEB_TOOLS if self.web else ())
         more = tuple(name for name in ALL_TOOLS if name in self.allowed and name not in offered)
         return tuple(name for name in offered + more if name not in self.refused)
 
     @property
     def denials(self) -> tuple[str, ...]:
-        """All that is denied, as rules of the CLI's."""
+        """Everything that is denied, as permission rules of the CLI."""
         return (*self.denied_tools, *DENIED_PATHS)
 
     @property
     def denied_tools(self) -> tuple[str, ...]:
-        """Built-in tools that are denied by name."""
+        """The built-in tools that are denied by name."""
         offered = self.tools
         return tuple(sorted({*ALL_TOOLS} - {*offered}))
 
     def permits(self, name: str, by_default: bool) -> bool:
-        """Whether the operator's word, or else the default, permits a flag or a control request."""
+        """Return whether a flag or a control request is allowed, by the operator's settings or else by default."""
         return name not in self.refused and (by_default or name in self.allowed)
 
     def contains(self, path: str) -> bool:
-        """Whether an absolute path lies in a directory that the container and the namespace share, by its
-        name.
+        """Return whether an absolute path is in a directory that container and namespace share, judged by its name.
 
-        Symbolic links are no concern here: they are resolved inside the namespace, where nothing else exists.
+        Symbolic links need no check here: they are resolved inside the namespace, which hides the rest of the host.
         """
         path = posixpath.normpath(path)
         roots = (WORKSPACE, *self.shares)

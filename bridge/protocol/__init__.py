@@ -1,1 +1,1 @@
-"""The protocol of the bridge, for both ends: frames, the order of frames, the errors. No I/O."""
+"""The bridge's protocol, for both ends: frames, their order, errors. No I/O."""

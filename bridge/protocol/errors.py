@@ -1,5 +1,4 @@
-"""What can go wrong between a container and the host's Claude, each with its own sentence and what to do
-next."""
+"""The errors between a container and the host's Claude: a sentence for each, and the steps that solve it."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ STEPS = {
 
 
 class FaultError(Exception):
-    """The call could not be made or finished: kind, sentence, exit code."""
+    """The call could not be made or finished. Holds the error's kind, its sentence and the exit code."""
 
     def __init__(self, kind: str, text: str, code: int = BRIDGE_FAILED) -> None:
         super().__init__(text)
@@ -59,12 +58,12 @@ class FaultError(Exception):
 
     @classmethod
     def from_frame(cls, fields: Fields) -> FaultError:
-        """The fault that the fields of an ERROR describe."""
+        """Make the error from the fields of an ERROR frame."""
         kind = fields.text("kind", "lost")
         return cls(kind, fields.text("text", "the server gave no reason"), fields.number("code", BRIDGE_FAILED) & 255)
 
     def report(self, path: str, as_json: bool) -> str:
-        """For people, the sentence and the steps; for programs, one JSON object on one line."""
+        """Return the sentence and the steps for people, or one JSON object on one line for programs."""
         steps = [step.format(directory=os.path.dirname(path) or "/") for step in STEPS.get(self.kind, ())]
         if as_json:
             import json
@@ -81,7 +80,7 @@ class FaultError(Exception):
 
 
 def not_connected(error: OSError, path: str) -> FaultError:
-    """Why the socket at the path could not be connected to."""
+    """Return the error for a failed connect to the socket at `path`."""
     import errno
 
     directory = os.path.dirname(path) or "/"
@@ -101,7 +100,7 @@ def not_connected(error: OSError, path: str) -> FaultError:
 
 
 def _is_selinux() -> bool:
-    """Whether this process is under SELinux, whose denials look like wrong permissions."""
+    """Return whether SELinux confines this process. Its denials look like wrong file permissions."""
     try:
         with open("/proc/self/attr/current", "rb") as file:
             label = file.read(256)

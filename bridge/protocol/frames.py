@@ -2,13 +2,13 @@
 
 Rules of this file:
 
-- It never decodes what it carries: an argument, a variable and a chunk of output are bytes on both ends.
-- It reads no clock, opens nothing and logs nothing; whoever owns the socket does.
-- It imports nothing but `struct`: the client in the container has 40 ms to start, and `dataclasses`, `enum`
-  or `typing` would each cost it a good part of that.
-- Whatever the peer sends, the outcome is an event or a `ProtocolError`; the limits below bound the memory.
+- It never decodes what it carries: arguments, variables and output are bytes on both ends.
+- It reads no clock, opens nothing and logs nothing. The owner of the socket does that.
+- It imports only `struct`. The client in the container has 40 ms to start, and each of `dataclasses`, `enum` and
+  `typing` would use a large part of that.
+- For any input from the peer, the result is an event or a `ProtocolError`. The limits below bound the memory.
 
-What may follow what is in bridge/protocol/link.py; docs/bridge.md tells it all to writers of other clients.
+bridge/protocol/link.py defines the order of the frames. docs/bridge.md describes the protocol for other clients.
 """
 
 from __future__ import annotations
@@ -20,54 +20,55 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 VERSION = 1
-"""Raised when an old peer would misunderstand a new one; a new field of a record is no such case."""
+"""Increased when an old peer would misunderstand a new one. A new field of a record is no reason."""
 
 PREFACE = b"\x89magents-bridge\n"
-"""The first bytes in each direction. Not text: a peer that speaks HTTP or a shell is recognised at once."""
+"""The first bytes in each direction. They are not text, so a peer that speaks HTTP or a shell is recognised at once."""
 
 HEADER = struct.Struct(">IBI")
 """Payload length, frame type, channel."""
 
 MAX_DATA = 256 * 1024
-"""Payload of one data frame, bytes: what asyncio reads from a socket at once. It is also what a slow peer can
-make the other side hold for each stream, so larger is not better."""
+"""Payload of one data frame, bytes: what asyncio reads from a socket at once. A slow peer can make the other side
+hold this much for each stream, so a larger value is not better."""
 
 MAX_CALL = 1024 * 1024
-"""Payload of a call, bytes. Linux itself allows 128 KiB for one argument and 2 MiB for all of them with the
-environment; eight of the largest arguments have never been seen in a real client."""
+"""Payload of a call, bytes. Linux allows 128 KiB for one argument, and 2 MiB for all arguments and the environment.
+No real client has been seen to send eight arguments of the largest size."""
 
 MAX_MEMORY = 256 * 1024
-"""The field `memory` of a call, bytes: the project's CLAUDE.md files. The CLI warns from 40,000 characters on."""
+"""Size of a call's field `memory` (the project's CLAUDE.md files), bytes. The CLI warns from 40,000 characters on."""
 
 MAX_RECORD = 64 * 1024
-"""Payload of any other record (hello, state, exit, error), bytes. One holds the host CLI's help, 20 kB."""
+"""Payload of any other record (hello, state, exit, error), bytes. The largest holds the host CLI's help, 20 kB."""
 
 MAX_PING = 64
 """Payload of a ping, bytes: enough for a nonce or a time."""
 
 MAX_SOCKET_PATH = 107
-"""Bytes of a socket's path that the kernel takes."""
+"""Longest socket path that the kernel accepts, bytes."""
 
 MAX_FIELDS = 8192
-"""Fields of one record. Each costs some 100 bytes of objects beside its text, so that a call of empty fields
-cannot take many times its own size."""
+"""Fields of one record. Each costs some 100 bytes of objects besides its text. The limit keeps a call of empty
+fields from using many times its own size."""
 
 MAX_CHANNELS = 64
-"""Calls open at once on one connection. The queue's limits are below it; this one only bounds the table."""
+"""Channels that each side may have open at once on one connection. It only bounds the table; the queue has lower
+limits."""
 
 WINDOW = 512 * 1024
-"""Bytes of one stream that may be on the way without having been consumed. Two frames, so that one travels
-while the other is written."""
+"""Bytes of one stream that may be sent but not yet consumed. This is two frames, so that one can be sent while the
+other is written."""
 
 MAX_CREDIT = 2**31 - 1
-"""Largest credit that adds up on one stream: a peer that goes on granting is broken or hostile."""
+"""Largest total credit of one stream. A peer that grants more is broken or hostile."""
 
 OF_SERVER = 2**31
-"""Channels from this number on are opened by the server, those below it by the client."""
+"""The server opens channels from this number on. The client opens those below it."""
 
 
 class Frame:
-    """Types of frames. 0x3x are of the terminal, and of commands that the host sends to the container."""
+    """Types of frames. 0x3x are for the terminal, and for commands that the host sends to the container."""
 
     HELLO = 0x01
     PING = 0x02
@@ -93,7 +94,7 @@ RECORDS = (Frame.HELLO, Frame.GOAWAY, Frame.CALL, Frame.RUN, Frame.STATE, Frame.
 _CREDIT = struct.Struct(">BI")
 _SIZE = struct.Struct(">HH")
 
-# type -> smallest and largest payload. A type that is not here does not exist.
+# Frame type -> smallest and largest payload, bytes. Other types do not exist.
 SIZES = {
     Frame.HELLO: (0, MAX_RECORD),
     Frame.PING: (0, MAX_PING),
@@ -115,11 +116,11 @@ SIZES = {
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol; the connection cannot go on."""
+    """The peer broke the protocol. The connection must be closed."""
 
 
 class Event:
-    """One frame, understood: its type, its channel and what it carries."""
+    """One parsed frame: its type, its channel and its content."""
 
     __slots__ = ("channel", "fields", "kind", "payload")
 
@@ -147,19 +148,19 @@ class Event:
 
     @property
     def credit(self) -> tuple[int, int]:
-        """Stream and number of bytes that a CREDIT frame grants."""
+        """The stream and the number of bytes that a CREDIT frame grants."""
         stream, size = _CREDIT.unpack(self.payload)
         return stream, size
 
     @property
     def rows_and_columns(self) -> tuple[int, int]:
-        """The terminal's size that a RESIZE frame tells."""
+        """The terminal size in a RESIZE frame: rows and columns."""
         rows, columns = _SIZE.unpack(self.payload)
         return rows, columns
 
 
 class Fields:
-    """A record: names and byte strings in order; a name may come again, as the arguments of a call do."""
+    """A record: names and byte strings, in order. A name may occur several times, as the arguments of a call do."""
 
     __slots__ = ("pairs",)
 
@@ -176,29 +177,29 @@ class Fields:
         return hash(self.pairs)
 
     def all(self, name: str) -> list[bytes]:
-        """Every value of the name, in order."""
+        """Return every value of the name, in order."""
         return [value for key, value in self.pairs if key == name]
 
     def get(self, name: str, default: bytes = b"") -> bytes:
-        """The last value of the name."""
+        """Return the last value of the name."""
         return next((value for key, value in reversed(self.pairs) if key == name), default)
 
     def text(self, name: str, default: str = "") -> str:
-        """The last value as text for people; what is no UTF-8 is shown escaped."""
+        """Return the last value as text for people. Bytes that are not UTF-8 are escaped."""
         return self.get(name, default.encode()).decode("utf-8", "backslashreplace")
 
     def number(self, name: str, default: int = 0) -> int:
-        """The last value as a decimal number of at most 18 digits, or the default."""
+        """Return the last value as a decimal number of at most 18 digits, or the default."""
         value = self.get(name)
         return int(value) if value.isdigit() and len(value) <= 18 else default
 
     def encode(self) -> bytes:
-        """As it travels: each field as name, equals sign, value, NUL."""
+        """Return the record's bytes: for each field the name, an equals sign, the value, NUL."""
         return b"".join(b"%s=%s\0" % (key.encode("ascii"), value) for key, value in self.pairs)
 
     @classmethod
     def decode(cls, payload: bytes) -> Fields:
-        """Read a record, or raise ProtocolError."""
+        """Parse a record. Raises ProtocolError."""
         if not payload:
             return cls(())
         if not payload.endswith(b"\0"):
@@ -215,26 +216,27 @@ def _field(part: bytes) -> tuple[str, bytes]:
     return name.decode("ascii"), value
 
 
-# Frames, ready to be sent
+# Frames to send
 
 
 def frame(kind: int, channel: int = 0, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Return one frame."""
     return HEADER.pack(len(payload), kind, channel) + payload
 
 
 def record(kind: int, channel: int = 0, /, **fields: bytes | str | int | None) -> bytes:
-    """A frame with a record of the fields that are not None; an underscore in a name travels as a hyphen."""
+    """Return a frame with a record of the fields that are not None. Underscores in names are sent as hyphens."""
     return frame(kind, channel, Fields(_pairs(fields)).encode())
 
 
 def credit(channel: int, stream: int, size: int) -> bytes:
-    """A frame that lets the peer send that many bytes more of the stream."""
+    """Return a frame that lets the peer send `size` more bytes of the stream."""
     return frame(Frame.CREDIT, channel, _CREDIT.pack(stream, size))
 
 
 def opening_state(channel: int, notes: Iterable[str], interactive: bool) -> bytes:
-    """The frame that says that a call has started: what was left out of its project, and whether it has a terminal."""
+    """Return the frame for the start of a call. `notes` are lines about what was left out of the project;
+    `interactive` says whether the call has a terminal."""
     pairs = [("state", b"started"), *(("note", note.encode("utf-8", "replace")[:500]) for note in list(notes)[:50])]
     if interactive:
         pairs.append(("terminal", b"1"))
@@ -242,7 +244,7 @@ def opening_state(channel: int, notes: Iterable[str], interactive: bool) -> byte
 
 
 def resize(channel: int, rows: int, columns: int) -> bytes:
-    """A frame that tells the size of the terminal."""
+    """Return a frame with the size of the terminal."""
     return frame(Frame.RESIZE, channel, _SIZE.pack(min(rows, 0xFFFF), min(columns, 0xFFFF)))
 
 
@@ -254,7 +256,7 @@ def opening(
     files: Iterable[bytes] = (),
     **fields: bytes | str | int | None,
 ) -> bytes:
-    """The frame that opens a CALL or a RUN; raises ProtocolError when it is larger than any peer takes."""
+    """Return the frame that opens a CALL or a RUN. Raises ProtocolError if it is larger than any peer accepts."""
     pairs = [("arg", value) for value in argv]
     pairs += [("env", name + b"=" + value) for name, value in env.items()]
     pairs += [("file", value) for value in files]
@@ -268,15 +270,15 @@ def _pairs(fields: Mapping[str, bytes | str | int | None]) -> Iterator[tuple[str
     for name, value in fields.items():
         if value is not None:
             data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-            # A NUL can only come from a sentence about hostile input: the sentence matters, not the byte.
+            # A NUL can only occur in a sentence that repeats hostile input. It is shown as an escape.
             yield name.replace("_", "-"), data.replace(b"\0", b"\\0")
 
 
-# Frames, received
+# Received frames
 
 
 class Decoder:
-    """Cuts the bytes of one direction into events; knows sizes and types, not what was said before."""
+    """Splits the bytes of one direction into events. It checks sizes and types, but not the order of frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -284,7 +286,7 @@ class Decoder:
         self._greeted = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
-        """The events that these bytes complete. Raises ProtocolError; the decoder is of no use after that."""
+        """Return the events that these bytes complete. Raises ProtocolError; after that the decoder cannot be used."""
         self.push(data)
         events: list[Event] = []
         while (event := self.next()) is not None:
@@ -292,14 +294,14 @@ class Decoder:
         return events
 
     def push(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep some bytes until `next` is asked for what they say."""
+        """Store bytes for later calls of `next`."""
         if self._at:
             del self._buffer[: self._at]
             self._at = 0
         self._buffer += data
 
     def next(self) -> Event | None:
-        """The first event that is complete, or None. Raises ProtocolError, as `feed` does."""
+        """Return the first complete event, or None. Raises ProtocolError, as `feed` does."""
         if not self._greeted and not self._preface():
             return None
         at = self._at + HEADER.size
@@ -319,11 +321,11 @@ class Decoder:
 
     @property
     def pending(self) -> int:
-        """Bytes that wait for the rest of their frame."""
+        """Number of bytes that are stored and not yet part of a returned event."""
         return len(self._buffer) - self._at
 
     def _preface(self) -> bool:
-        """Whether all of the preface has come."""
+        """Return whether the whole preface has arrived. Raises ProtocolError if other bytes came."""
         start = bytes(self._buffer[: len(PREFACE)])
         if not PREFACE.startswith(start):
             raise ProtocolError("the peer does not speak the bridge's protocol")

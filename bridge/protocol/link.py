@@ -1,26 +1,26 @@
-"""One connection as a state machine, without I/O: which frame may follow which, how much may be on its way.
+"""One connection as a state machine, without I/O: the order of the frames, and the flow control.
 
-Both ends use it, each in its own role. The owner of the socket hands it what arrives (`receive`), sends what
-the other methods return, and does nothing else to the connection's state.
+Both ends use it, each in its own role. The owner of the socket passes received bytes to `receive`, sends what the
+other methods return, and does not change the connection's state in any other way.
 
-States of the connection, and what moves them:
+States of the connection, and what changes them:
 
     fresh   -- HELLO, both ways --> open
-    open    -- GOAWAY from the server --> leaving: calls go on, none is opened
+    open    -- GOAWAY from the server --> leaving: open calls go on, new ones are not opened
     any     -- ERROR on channel 0 from the server --> closed
 
-States of a channel. The client opens channels for calls, the server for commands that run in the container
-(numbers from OF_SERVER on); each opens with a larger number than the one before, so that a frame for a number
-below the newest belongs to a channel that has ended (its frames crossed with the EXIT and are dropped), and
-one for a number above it is a fault:
+The client opens channels for calls. The server opens channels for commands that run in the container (numbers from
+OF_SERVER on). Each new channel has a larger number than the one before. So a frame for a number below the newest
+belongs to a channel that has ended: it crossed with the EXIT, and is dropped. A frame for a higher number is an
+error. Frames of a channel:
 
-    opener    CALL or RUN, then STDIN, CREDIT, CANCEL in any order (a client SIGNAL and RESIZE, too); an empty
+    opener    CALL or RUN, then STDIN, CREDIT, CANCEL in any order (a client also SIGNAL and RESIZE); an empty
               STDIN ends stdin and nothing else
     answerer  STATE, STDOUT, STDERR, CREDIT in any order; an empty one ends its stream; EXIT or ERROR ends the
               channel for both
 
-Flow control is per stream. stdout and stderr begin with WINDOW bytes of credit, stdin with none: who answers
-grants it when the program starts, so that a call which waits in the queue costs the server no memory.
+Flow control is per stream. stdout and stderr begin with WINDOW bytes of credit, stdin with none. The answerer
+grants credit for stdin when the program starts, so that a call which waits in the queue costs the server no memory.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 CLIENT, SERVER = "client", "server"
 
-# Who may send what: on the connection itself (channel 0), and on a channel by whether it has opened it.
+# Allowed frames per role: on the connection itself (channel 0), and on a channel for its opener and its answerer.
 ON_CONNECTION = {
     CLIENT: (Frame.HELLO, Frame.PING, Frame.PONG),
     SERVER: (Frame.HELLO, Frame.PING, Frame.PONG, Frame.GOAWAY, Frame.ERROR),
@@ -77,13 +77,13 @@ class Channel:
         self.ended: set[int] = set()
         output = {Frame.STDIN: 0, Frame.STDOUT: WINDOW, Frame.STDERR: WINDOW}
         self.credit = dict(output)
-        """What this side may still send of each of its streams."""
+        """Bytes that this side may still send, per stream."""
         self.granted = dict(output)
-        """What the peer may still send of each of its streams."""
+        """Bytes that the peer may still send, per stream."""
 
 
 class Link:
-    """A connection seen from one of its ends, `role` being this end."""
+    """One end of a connection. `role` is CLIENT or SERVER."""
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -96,23 +96,24 @@ class Link:
     # Received
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Event]:
-        """What the bytes say, late frames left out. Raises ProtocolError; only closing can follow that."""
+        """Return the events in the bytes, without late frames. Raises ProtocolError; then the connection must be
+        closed."""
         self.push(data)
         return [event for event in self.arrived() if event is not None]
 
     def push(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep bytes until `arrived` is asked for what they say."""
+        """Store bytes for `arrived`."""
         self._decoder.push(data)
 
     def arrived(self) -> Iterator[Event | None]:
-        """What has come, frame by frame, as far as someone goes on asking; None stands for a late one. Raises as
-        `receive` does."""
+        """Yield the stored events, one per frame; None stands for a late frame. Raises ProtocolError, as `receive`
+        does."""
         while (event := self._decoder.next()) is not None:
             yield event if self._admit(event) else None
 
     @property
     def pending(self) -> int:
-        """Bytes that were not asked for, or wait for the rest of their frame."""
+        """Number of stored bytes that `arrived` has not yielded, including the start of an incomplete frame."""
         return self._decoder.pending
 
     def _admit(self, event: Event) -> bool:
@@ -131,7 +132,7 @@ class Link:
         return True
 
     def _allowed(self, channel: int) -> tuple[int, ...]:
-        """What the peer may send on a channel."""
+        """Return the frames that the peer may send on a channel."""
         peer = PEER[self.role]
         if not channel:
             return ON_CONNECTION[peer]
@@ -146,7 +147,7 @@ class Link:
             opener = _opener(event.channel)
             if event.channel > self._newest[opener] or opener == self.role:
                 raise ProtocolError(f"a frame for channel {event.channel}, which is not open")
-            return False  # crossed with our EXIT
+            return False  # it crossed with our EXIT
         if event.kind in STREAMS:
             self._count(channel, event)
         elif event.kind == Frame.CREDIT:
@@ -182,10 +183,10 @@ class Link:
         self._newest[opener] = number
         self.channels[number] = Channel()
 
-    # Sent: each returns bytes for the socket
+    # Sending: each method returns bytes for the socket
 
     def hello(self, **fields: bytes | str | int | None) -> bytes:
-        """The first thing that each side says."""
+        """Return the first bytes that each side sends."""
         return PREFACE + record(Frame.HELLO, 0, **fields)
 
     def open(
@@ -195,7 +196,10 @@ class Link:
         files: Iterable[bytes] = (),
         **fields: bytes | str | int | None,
     ) -> tuple[int, bytes]:
-        """Open a channel, as a client for a call, as a server for a command: its number, and the frame."""
+        """Open a channel: a client for a call, a server for a command. Returns its number and the frame.
+
+        Raises ProtocolError: no numbers left, too many open channels, or the frame would be too large.
+        """
         number = self._newest[self.role] + 1
         if number > LAST_CHANNEL[self.role]:
             raise ProtocolError("no channel numbers are left on this connection")
@@ -204,7 +208,10 @@ class Link:
         return number, data
 
     def data(self, number: int, stream: int, payload: bytes) -> bytes:
-        """Some bytes of a stream, within its credit; none of them end it."""
+        """Return a data frame of a stream. An empty payload ends the stream.
+
+        Raises ValueError if the payload exceeds the credit or MAX_DATA, and KeyError if the channel has ended.
+        """
         channel = self.channels[number]
         if len(payload) > min(channel.credit[stream], MAX_DATA):
             raise ValueError("more than the peer has granted")
@@ -212,12 +219,12 @@ class Link:
         return frame(stream, number, payload)
 
     def allowance(self, number: int, stream: int) -> int:
-        """How many bytes `data` takes at once now; none when the channel has ended."""
+        """Return how many bytes `data` accepts now; 0 if the channel has ended."""
         channel = self.channels.get(number)
         return min(channel.credit[stream], MAX_DATA) if channel else 0
 
     def grant(self, number: int, stream: int, size: int) -> bytes:
-        """Let the peer send that many bytes more; nothing to send when the channel has ended."""
+        """Let the peer send `size` more bytes. Returns no bytes if the channel or the stream has ended."""
         channel = self.channels.get(number)
         if channel is None or stream in channel.ended:
             return b""
@@ -225,6 +232,6 @@ class Link:
         return credit(number, stream, size)
 
     def end(self, number: int, kind: int, /, **fields: bytes | str | int | None) -> bytes:
-        """EXIT or ERROR: the last frame of a channel."""
+        """Return an EXIT or ERROR, the last frame of a channel. Raises KeyError if the channel has ended."""
         del self.channels[number]
         return record(kind, number, **fields)

@@ -1,5 +1,4 @@
-"""The host's side of the bridge: who may call, in what order, as whom, in which confinement, and what is
-left.
+"""The bridge's side on the host: access, queue, confinement of the CLI, and cleaning up after it.
 
-Linux only: it leans on SO_PEERCRED, pidfds and, unless told otherwise, bubblewrap.
+Linux only: it needs SO_PEERCRED, pidfds and (unless the configuration turns it off) bubblewrap.
 """

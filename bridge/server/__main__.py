@@ -1,4 +1,4 @@
-"""`python -m bridge.server`: the operator's command, where it is not installed."""
+"""`python -m bridge.server`: the operator's command, if it is not installed."""
 
 import sys
 

@@ -6,9 +6,9 @@
       |
     RUNNING --the CLI has ended and its output is delivered, or it was not started--> OVER
       |
-    ENDING (cancelled, or the client has gone): the CLI is being ended, and nobody listens --> OVER
+    ENDING (cancelled, or the client is gone): the CLI is being ended, its output is dropped --> OVER
 
-A call counts as running until its last process is gone, so the limits hold whatever clients do.
+A call counts as running until its last process is gone, so clients cannot get around the limits.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from bridge.server.session import CallContext, CliSession
 from bridge.server.signals import SignalRelay
 
 LONG = 200
-"""Bytes of an argument from which on the audit log tells nothing but its length."""
+"""Arguments of at least so many bytes are logged by their length only."""
 
 CODES = {"policy": 126, "no-cli": 127}
-"""Exit codes of the client by kind of error; any other is 125."""
+"""The client's exit code by kind of error. All others are 125."""
 
 
 class CallState(enum.Enum):
-    """Where a call stands; `status` shows the value."""
+    """The state of a call. `status` shows the value."""
 
     JUDGED = "judged"
     WAITING = "waiting"
@@ -62,14 +62,14 @@ FOLLOWING = {
 
 
 class Call:
-    """The handler of a channel that a client has opened."""
+    """The handler of a channel that a client opened: one call."""
 
     def __init__(self, channel: Channel, fields: Fields, context: CallContext, on_over: Callable[[Call], None]) -> None:
         """`on_over` is called once, when the call is over and its processes are gone."""
         self.state = CallState.JUDGED
         self.grant = context.grant.name
         self.has_run = False
-        """Whether it had its turn."""
+        """Whether the call has left the queue to run."""
         self._channel = channel
         self._fields = fields
         self._context = context
@@ -80,7 +80,7 @@ class Call:
         self._terms = dataclasses.replace(context.terms, hands=fields.get("hands") == b"1")
         self._plan = Plan()
         self._packed = b""
-        """The plan as the policy worker returned it, until the call starts."""
+        """The plan as the policy worker returned it. Empty once the call starts."""
         self._position = -1
         self._wait_timer: asyncio.TimerHandle | None = None
         self._session: CliSession | None = None
@@ -88,7 +88,7 @@ class Call:
         self._has_credit = False
 
     def _become(self, state: CallState) -> bool:
-        """Change the state; false, and no change, where the new one may not follow."""
+        """Change the state. Returns False, and changes nothing, if the new state may not follow the current one."""
         if state not in FOLLOWING[self.state]:
             return False
         self.state = state
@@ -96,17 +96,17 @@ class Call:
 
     @property
     def age(self) -> float:
-        """Seconds since the client asked."""
+        """Seconds since the client's request."""
         return time.monotonic() - self._born
 
     @property
     def code(self) -> int | None:
-        """How the CLI has ended: its exit code, or minus a signal."""
+        """The CLI's exit code, or minus a signal; None while there is none."""
         return None if self._session is None else self._session.code
 
     @property
     def size(self) -> int:
-        """Bytes that it holds while it waits."""
+        """Bytes of memory that the call holds while it waits."""
         return len(self._packed) + sum(len(value) for _, value in self._fields.pairs)
 
     def note(self, event: str, **facts: str | int | float | list[str] | None) -> None:
@@ -114,18 +114,18 @@ class Call:
         self._context.note(event, **self._channel.client, **facts)
 
     def facts(self) -> dict[str, object]:
-        """What the operator is shown."""
+        """Return facts about the call for `status`."""
         return {"state": self.state.value, "age_s": round(self.age, 1), **self._channel.client}
 
-    # Judged
+    # Policy
 
     @property
     def is_small(self) -> bool:
-        """Whether it is judged on the loop."""
+        """Whether the request is small enough to be checked on the event loop."""
         return is_small(self._fields)
 
     def judge(self) -> bool:
-        """Judge at once; whether the call may go on. If not, it is over."""
+        """Check the request on the event loop. Returns whether the call may go on; if not, it is over."""
         try:
             self._plan = plan_of(self._fields, self._terms)
         except Exception as error:
@@ -133,7 +133,7 @@ class Call:
         return self.state is CallState.JUDGED
 
     async def judge_elsewhere(self) -> bool:
-        """The same in the grant's policy worker, while the loop goes on."""
+        """Check the request in the grant's policy worker, while the loop goes on. Returns the same as `judge`."""
         try:
             self._packed = await self._context.pool.call(self.grant, self._fields, self._terms)
         except Exception as error:
@@ -141,7 +141,7 @@ class Call:
         return self.state is CallState.JUDGED
 
     def reject(self, error: Exception) -> None:
-        """End the call: the policy refuses it or its stdin, or it could not be judged."""
+        """End the call because the policy refuses it or its stdin, or because it could not be checked."""
         if isinstance(error, PolicyError):
             judged = {"argv": self._outline} if self.state is CallState.JUDGED else {}
             self.note("refused", **judged, why=error.kind)
@@ -156,7 +156,7 @@ class Call:
     # Waiting
 
     def wait(self, limit: int) -> None:
-        """Wait for a turn, for so many seconds at most."""
+        """Wait for a turn, at most `limit` seconds."""
         if self._become(CallState.WAITING):
             in_plan = ("arg", "file")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
@@ -164,7 +164,7 @@ class Call:
             self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
 
     def report_position(self, position: int) -> None:
-        """Report how many calls come first, when that has changed."""
+        """Report to the client how many calls come first, if the number has changed."""
         if position != self._position:
             self._position = position
             self._channel.send_state(state="queued", ahead=position)
@@ -175,7 +175,7 @@ class Call:
     # Running
 
     def start(self) -> None:
-        """Start the CLI: it is this call's turn."""
+        """Start the CLI. If that fails, the call ends with an error."""
         self.has_run = self._become(CallState.RUNNING)
         if self._wait_timer:
             self._wait_timer.cancel()
@@ -184,7 +184,7 @@ class Call:
                 self._plan, self._packed = unpack(self._packed, self._terms), b""
             request = LaunchRequest(self._context.grant, self._terms, self._plan, self._fields)
             session = CliSession(self._channel, request, self._context, self)
-        except Exception as error:  # any error ends this call alone
+        except Exception as error:  # a failure ends this call only
             kind, sentence = failure_of(error, self._context.grant)
             self.note("failed", why=str(error))
             self.fail(kind, sentence)
@@ -195,14 +195,14 @@ class Call:
         self.kick()
 
     def look_at_pipes(self) -> None:
-        """Let the CLI go where it waits at a pipe of the workspace's, or end the call."""
+        """Free the CLI if it waits at a named pipe in the workspace, or end the call."""
         if self._session is not None and self._session.code is None:
             self._session.look_at_pipes()
 
     # From the client
 
     def on(self, event: Event) -> None:
-        """Take a frame of the channel."""
+        """Handle a frame of the channel."""
         if event.kind == Frame.STDIN:
             if self._session is not None:
                 self._session.take(event.payload)
@@ -214,19 +214,19 @@ class Call:
             self._signals.add_size(*event.rows_and_columns)
         elif event.kind == Frame.CANCEL:
             if self._session is not None:
-                self._session.close_tools()  # so that the client hears of its commands first
+                self._session.close_tools()  # first, so that the client gets the cancels of its commands before EXIT
             self._channel.end(Frame.EXIT, signal=int(signal.SIGTERM))
             self.cancel()
 
     def settle(self) -> None:
-        """Act on the credit, the signals and the size of this turn of the loop."""
+        """Apply the credit, the signals and the size that arrived in this turn of the loop."""
         if self._has_credit:
             self._has_credit = False
             self.kick()
         self._signals.flush()
 
     def kick(self) -> None:
-        """Look again at the output: credit has come, or the connection takes data again."""
+        """Check the output again: credit has arrived, or the connection accepts data again."""
         if self._session is not None:
             self._session.kick()
         self.on_progress()
@@ -245,7 +245,7 @@ class Call:
     # The end
 
     def cancel(self, grace: float = KILL_AFTER_S) -> None:
-        """End the call: nobody waits for it. The CLI has `grace` seconds between TERM and KILL."""
+        """End the call without a result. The CLI gets `grace` seconds between TERM and KILL."""
         if self.state is CallState.ENDING:
             return
         if self._session is None or self.code is not None:
@@ -255,13 +255,13 @@ class Call:
             self._session.terminate(grace)
 
     def fail(self, kind: str, sentence: str) -> None:
-        """End the call with an error of the bridge's."""
+        """End the call with an error of the bridge."""
         # The send can call `kick`, and so end this call, before it returns.
         self._channel.end(Frame.ERROR, kind=kind, text=printable(sentence), code=CODES.get(kind, 125))
         self.cancel()
 
     def on_progress(self) -> None:
-        """End the call if the process and its output have ended."""
+        """End the call if the process has ended and its output is delivered."""
         if self._session is None or self._session.code is None:
             return
         code = self._session.code

@@ -1,7 +1,7 @@
 """One client's connection: transport, link, hello, and a handler for each channel.
 
-The connection knows frames and channels. What a call is, it does not know: `opened` makes a handler for each channel
-that the client opens.
+The connection knows frames and channels, but not calls: `opened` makes a handler for each channel that the client
+opens.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from bridge.server.host.log import ServerLog
 from bridge.server.scheduler import Scheduler
 
 HELLO_LIMIT_S = 10.0
-"""From the connection to its hello. A client sends it at once, but the machine may be busy."""
+"""Seconds from the connection to its hello. Clients send it at once, but the machine may be busy."""
 
 HIGH_WATER = 2 * MAX_DATA
-"""Bytes that wait for a client that does not read. Beyond, the output of its calls stays in their pipes."""
+"""Bytes buffered for a client that does not read. Beyond that, the output of its calls stays in their pipes."""
 
 HIGH_WATER_ALONE = 64 * 1024
-"""The same for a connection without a running call: a grant may have 128 of them."""
+"""Bytes buffered for a connection without a running call. A grant may have 128 of them."""
 
 MUCH = 16 * 1024
-"""Bytes that have come and were not looked at. With more, the connection is not read until its grant's turn."""
+"""Received bytes that are not handled yet. With more, the connection is not read until its grant's turn."""
 
 CLOSED_WITHIN_S = 1.0
-"""A client has so long to read what was sent last."""
+"""Seconds that a client has to read the last bytes before its connection is closed."""
 
 _READ = memoryview(bytearray(64 * 1024))
-"""Where the bytes of every connection arrive: each takes them out before the next one is read."""
+"""Receive buffer of all connections. Each one copies its bytes out before the next one is read."""
 
 
 class ClientConnection(asyncio.BufferedProtocol):
     """A client's connection, on the socket of one grant.
 
-    It is in `connections` while it lives. `opened` gets each channel that the client opens, and the fields of its CALL.
+    It is in `connections` while it is open. `opened` gets each channel that the client opens, and the fields of its
+    CALL.
     """
 
     def __init__(
@@ -67,17 +68,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._connections = connections
         self._opened = opened
         self._handlers: dict[int, Handler] = {}
-        """By channel."""
+        """Handlers by channel number."""
         self._wide: set[int] = set()
-        """Channels for which more is buffered."""
+        """Channels that need a larger send buffer."""
         self._touched: dict[Handler, None] = {}
-        """Handlers that got a frame in this turn."""
+        """Handlers that got a frame in this turn of the loop."""
         self._has_more = False
         """Whether frames wait for the next turn of the loop."""
         self._is_deferred = False
-        """Whether frames wait for work that one before them began."""
+        """Whether frames wait for work that an earlier frame began."""
         self._unsent: bytearray | None = None
-        """Collects what is sent in this turn."""
+        """Collects what is sent in this turn of the loop."""
         self._is_admitted = False
         self._has_workspace = False
         self._is_leaving = False
@@ -87,7 +88,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     # The transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has opened the grant's socket."""
+        """Handle a new connection to the grant's socket."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_ALONE)
@@ -102,18 +103,18 @@ class ClientConnection(asyncio.BufferedProtocol):
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Keep bytes that have come until it is this grant's turn."""
+        """Store received bytes until it is this grant's turn."""
         self.link.push(_READ[:nbytes])
         if self.link.pending > MUCH:
             self._transport.pause_reading()  # until `look`
         self._scheduler.add_first(self.grant, self)
 
     def _go_on(self) -> None:
-        """Look at what has come, in the next turn of the loop."""
+        """Handle stored frames in the next turn of the loop."""
         self._scheduler.add(self.grant, self)
 
     def work(self, until: float) -> bool:
-        """Handle frames until a moment of `time.monotonic`; whether there are more."""
+        """Handle frames until `until` (a value of `time.monotonic`). Returns whether there are more."""
         self._has_more, self._unsent = False, bytearray()
         try:
             for event in self.link.arrived() if self._may_handle else ():
@@ -142,7 +143,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         return self.is_writable and not self._is_deferred and not self._transport.is_closing()
 
     def look(self) -> None:
-        """Read from the socket, unless enough has come already."""
+        """Read from the socket, unless enough bytes are stored already."""
         waits = self._has_more or self._is_deferred or not self.is_writable
         if waits or not self._schedule.has_place(self, self.link.pending):
             self._transport.pause_reading()
@@ -150,13 +151,13 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone: what it began ends."""
+        """Handle the end of the connection: its calls end."""
         self.is_writable = False
         self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         for number, handler in list(self._handlers.items()):
-            if number < OF_SERVER:  # a call ends the executions that it began
+            if number < OF_SERVER:  # a call ends its own executions
                 handler.cancel()
         self._connections.discard(self)
         self._schedule.connections -= 1
@@ -164,13 +165,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._scheduler.drop(self.grant, self)
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """The send buffer is full: the client does not read fast enough."""
         self.is_writable = False
         self._kick()
         self.look()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The send buffer has space again."""
         self.is_writable = True
         self._kick()
         self._go_on()
@@ -182,7 +183,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     # For the channels
 
     def send(self, data: bytes) -> None:
-        """Send frames; ignored when the client has gone."""
+        """Send frames. Ignored if the client is gone."""
         if self._unsent is not None:
             self._unsent += data
             if len(self._unsent) > HIGH_WATER_ALONE:
@@ -199,7 +200,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def open(
         self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, call: int, handler: Callable[[Channel], Handler]
     ) -> None:
-        """Open a channel for a command that the client runs for one of its calls; ProtocolError."""
+        """Open a channel for a command of one of the client's calls. Raises ProtocolError."""
         number, opening = self.link.open([command], env, cwd=cwd, call=call)
         self._handlers[number] = handler(Channel(self, number))
         self.send(opening)
@@ -219,7 +220,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._go_on()
 
     def widen(self, number: int) -> None:
-        """Buffer more for the client until the channel is released."""
+        """Use a larger send buffer until the channel is released."""
         self._wide.add(number)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
 
@@ -281,11 +282,11 @@ class ClientConnection(asyncio.BufferedProtocol):
             channel.end(Frame.ERROR, kind="workspace", text=text, code=125)
             return
         handler = self._opened(channel, event.fields)
-        if channel.is_open:  # else it has been refused, and is over
+        if channel.is_open:  # otherwise the call was refused, and is over
             self._handlers[event.channel] = handler
 
     def refuse(self, kind: str, sentence: str) -> None:
-        """End the connection, and say why."""
+        """Send an error and close the connection."""
         is_greeted = self.link.greeted and self._is_admitted
         hello = b"" if is_greeted else self.link.hello(**self._hello.answer(Fields(())))
         self.send(hello + record(Frame.ERROR, 0, kind=kind, text=printable(sentence), code=125))
@@ -298,20 +299,21 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.refuse("protocol", "no hello came; the client of the bridge is claude-code")
 
     def reap(self, idle: float) -> None:
-        """Close the connection when it has had no call and no frame for `idle` seconds."""
+        """Close the connection if it has had no call and no frame for `idle` seconds."""
         if not self._has_calls and time.monotonic() - self._quiet_since > idle:
             self.send(record(Frame.GOAWAY, 0, reason="idle"))
             self.close()
 
     def leave(self) -> None:
-        """Announce the end, and close when no call is left."""
+        """Send GOAWAY, and close once no call is left."""
         self._is_leaving = True
         self.send(record(Frame.GOAWAY, 0, reason="stopping"))
         if not self._has_calls:
             self.close()
 
     def close(self) -> None:
-        """Close. What was sent last still goes, as long as the client reads it."""
+        """Close the connection. Bytes already sent are still delivered if the client reads them within
+        CLOSED_WITHIN_S."""
         self._flush()
         self._transport.close()
         if self._transport.get_write_buffer_size():
@@ -319,15 +321,18 @@ class ClientConnection(asyncio.BufferedProtocol):
 
 
 def _credentials(sock: socket.socket) -> dict[str, Any]:
-    """The client's process as the kernel reports it. For the log, not for decisions: the user is 65534 under user
-    namespaces and 0 under gVisor."""
+    """Return the client's process as the kernel reports it.
+
+    Only for the log, not for decisions: the user is 65534 with user namespaces, and 0 with gVisor.
+    """
     size = struct.calcsize("3i")
     pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return {"uid": uid, "pid": pid, "container": _container(pid)}
 
 
 def _container(pid: int) -> str:
-    """The container's id in the process's control group, shortened as Docker does; nothing without one."""
+    """Return the id of the process's container from its control group, shortened as Docker does; empty if there is
+    none."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:

@@ -1,6 +1,6 @@
-"""A limit on clients of one grant that name a workspace which is not the grant's.
+"""Limits how fast the clients of one grant can guess workspaces.
 
-They are counted, and each makes the next answer slower.
+A client that names a wrong workspace is counted. Each wrong name delays the next answer.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 import time
 
 FREE = 3
-"""Wrong names that cost nothing: a container that was started with the wrong mount sends some."""
+"""Wrong names without a delay. A container that was started with the wrong mount sends some."""
 
 FIRST_S, MOST_S = 0.1, 5.0
-"""Seconds that the first wrong name beyond them costs, and the most that any costs. It doubles in between."""
+"""Delay of the first wrong name beyond FREE, and the longest delay, seconds. It doubles in between."""
 
 FORGET_S = 60.0
-"""Without a wrong name for so long, all are forgotten."""
+"""The count for the delay starts again after so many seconds without a wrong name."""
 
 
 class GuessLimit:
-    """The limit of one grant. Right and wrong clients wait alike, so the time reveals nothing."""
+    """The limit of one grant. All its clients wait equally long, so the time reveals nothing."""
 
     def __init__(self) -> None:
         self.count = 0
-        """Wrong names since the server started."""
+        """Number of wrong names since the server started."""
         self._lately = 0
         self._last = 0.0
         self._open_at = 0.0
 
     def wait(self, now: float | None = None) -> float:
-        """Seconds until the next client of the grant is answered."""
+        """Return the seconds until the next client of the grant is answered."""
         return max(0.0, self._open_at - (time.monotonic() if now is None else now))
 
     def count_wrong(self, now: float | None = None) -> None:

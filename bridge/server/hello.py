@@ -1,4 +1,4 @@
-"""Answers the hello of a client: does it speak our version, and does it belong to the grant?"""
+"""Answers the hello of a client: checks its protocol version and its workspace."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bridge.server.host.cli import HostCli
 from bridge.server.host.grants import Grant
 
 MAX_HELP = 48_000
-"""Bytes of the CLI's help in a hello: a record has 64 KiB."""
+"""Largest help text of the CLI in a hello, bytes. A record has 64 KiB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hello:
-    """What the clients of one grant are answered. `cli` and `idle` (seconds) change when the server reloads."""
+    """Answers the clients of one grant. `cli` and `idle` (seconds) can change when the server reloads."""
 
     grant: Grant
     guesses: GuessLimit
@@ -34,13 +34,13 @@ class Hello:
         return self.cli().is_current and not self.guesses.wait()
 
     async def prepare(self) -> None:
-        """Ask a CLI that has changed for its version, and wait as long as the grant's wrong guesses cost."""
+        """Read the CLI's version again if its file has changed, and wait until the guess limit allows an answer."""
         await self.cli().ask()
-        while wait := self.guesses.wait():  # noqa: ASYNC110 - other clients of the grant may prolong it
+        while wait := self.guesses.wait():  # noqa: ASYNC110 - other clients of the grant may extend it
             await asyncio.sleep(wait)
 
     def refusal(self, fields: Fields, client: dict[str, Any]) -> tuple[str, str] | None:
-        """Why a client may not go on, as kind and sentence; None when it may."""
+        """Return why a client is refused, as kind and sentence; None if it is accepted."""
         if fields.number("protocol") != VERSION:
             theirs = fields.text("protocol", "none")[:20]
             text = f"the client speaks protocol {theirs} and the server {VERSION}; bring both to one version"
@@ -55,13 +55,13 @@ class Hello:
         return "changed" if changed else "workspace", text
 
     def _is_elsewhere(self, fields: Fields) -> bool:
-        """Whether the client's /workspace is another directory than the one that was granted."""
+        """Return whether the client's /workspace is not the granted directory."""
         if not fields.get("workspace"):
-            return False  # it may greet; its connection lets it do no more
+            return False  # it may send a hello; the connection refuses its calls
         return fields.text("workspace") != "{}:{}".format(*self.grant.place.identity)
 
     def answer(self, fields: Fields) -> dict[str, bytes | str | int | None]:
-        """The fields of the server's own hello."""
+        """Return the fields of the server's hello."""
         cli = self.cli()
         return {
             "protocol": VERSION,

@@ -1,4 +1,4 @@
-"""Launches the CLI of one call: a request that the policy has judged goes in, a running process comes out."""
+"""Launches the CLI of one call: a checked request goes in, a running process comes out."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from bridge.server.tool_calls import ToolCalls
 
 @dataclasses.dataclass(frozen=True)
 class LaunchRequest:
-    """A call that the policy has judged, and whose turn it is."""
+    """A request that the policy has checked, and whose turn it is."""
 
     grant: Grant
     terms: Scope
     plan: Plan
     fields: Fields
-    """What the client sent, without arguments and project files: these are in the plan."""
+    """What the client sent, without arguments and project files: those are in the plan."""
 
     @property
     def cwd(self) -> str:
-        """The client's directory."""
+        """The client's working directory."""
         return directory_of(self.fields)
 
     @property
     def has_stdin(self) -> bool:
-        """Whether the client has something to read."""
+        """Whether the client's stdin has data to read."""
         return self.fields.get("stdin") in (b"pipe", b"file")
 
     @property
@@ -55,22 +55,22 @@ class LaunchRequest:
 
 
 class Listener(tool_calls.Listener, Protocol):
-    """What hears of a launched process."""
+    """Gets the events of a launched process."""
 
     def on_exit(self, code: int) -> None:
-        """The process has ended: its exit code, or minus a signal."""
+        """The process has ended. `code` is its exit code, or minus a signal."""
 
 
 class Launch(Protocol):
     """Launches the CLI for a call."""
 
     def __call__(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
-        """The running process and what serves its tool calls; any Exception when it cannot be started."""
+        """Return the running process, and the object that serves its tool calls. Can raise any Exception."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """Launches calls as one configuration of the server wants it."""
+    """Launches calls with one configuration of the server."""
 
     state: StateDirectory
     config: Config
@@ -78,11 +78,11 @@ class Launcher:
 
     @property
     def is_confined(self) -> bool:
-        """Whether calls run in a namespace, and so with a network of their own."""
+        """Whether calls run in a namespace, with their own network."""
         return self.config.confinement != "none"
 
     def launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
-        """See `Launch`. Nothing is left behind when it fails."""
+        """See `Launch`. Leaves nothing behind if it fails."""
         scratch = self.state.scratch()
         tools: ToolCalls | None = None
         try:
@@ -95,7 +95,7 @@ class Launcher:
         except BaseException:
             if tools is not None:
                 tools.close()
-            trees.remove(scratch)  # ignored when it fails because the next server removes it
+            trees.remove(scratch)  # ignored if it fails, because the next server removes it
             raise
 
     # The command
@@ -129,7 +129,7 @@ class Launcher:
         return bubblewrap.unconfined(spec, self.state, scratch.name)
 
     def _offer(self, request: LaunchRequest) -> str:
-        """What the interface shows above its first prompt when there is a conversation to resume."""
+        """Return the text that the interface shows above its first prompt if there is a conversation to resume."""
         if request.is_interactive and not {"--continue", "--resume"} & request.plan.flags.keys():
             project = re.sub("[^a-zA-Z0-9]", "-", request.cwd)
             if any(self.state.private(request.grant).glob(f"projects/{project}/*.jsonl")):
@@ -140,28 +140,28 @@ class Launcher:
 
     @property
     def _operator_environment(self) -> dict[str, str]:
-        """The operator's variables without the secrets, which go by descriptor."""
+        """The operator's variables without the secrets, which are passed by descriptor."""
         secrets = (credentials.TOKEN, credentials.KEY)
         return {name: value for name, value in self.config.environment.items() if name not in secrets}
 
     def _rules(self, request: LaunchRequest, credential: Credential | None) -> Rules:
-        """Where the call may connect to, and what its CLI gets in place of names and secrets."""
+        """Return the addresses that the call may connect to, and the names and placeholders that its CLI gets."""
         environment, web = self._operator_environment, request.terms.web
         return Rules.of(environment, web, self.config.web_ports, credential, request.grant.name)
 
     def _credential(self) -> Credential | None:
-        """What the CLI logs in with. It is read for each call, so a login counts at once."""
+        """Return the CLI's login credential. It is read for each call, so a new login is used at once."""
         return credentials.find(self.config.credentials, self.state.token, os.environ, self.config.environment)
 
 
 def failure_of(error: Exception, grant: Grant) -> tuple[str, str]:
-    """What the client is told when a launch fails: kind and sentence. Neither names a path of the host's."""
+    """Return the error for the client, as kind and sentence. Neither contains a path of the host."""
     if isinstance(error, NoCredentialsError):
         return "login", error.told
     if isinstance(error, PlaceError):
         return "changed", f"on the host, {grant.changed or error.what}"
     if isinstance(error, bubblewrap.ConfinementError):
         return "start", f"the host could not start Claude Code: {error}"
-    # Any other message may name paths of the host's: the audit log has it.
+    # Any other message may contain paths of the host. Only the audit log gets it.
     why = error.strerror if isinstance(error, OSError) else "`claude-bridge-server doctor` there says more"
     return "start", f"the host could not start Claude Code: {why}"

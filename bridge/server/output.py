@@ -1,6 +1,7 @@
-"""The output of one call: from the CLI's stdout and stderr to the client, as far as there is credit.
+"""The output of one call: from the CLI's stdout and stderr to the client, within the credit.
 
-Refused control requests are answered on stdout in the CLI's place, between two lines of the CLI's own output.
+Answers to refused control requests are sent on stdout in the CLI's place, between two lines of the CLI's own
+output.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from bridge.server.channel import Channel
 from bridge.server.sandbox.pipes import OutputPump
 
 MAX_ANSWERS = 64 * 1024
-"""Bytes of answers that may wait. A client that sends requests and does not read has to wait then."""
+"""Bytes of answers that may wait. A client that sends requests without reading is not served beyond that."""
 
 BUBBLEWRAP = b"bwrap: "
-"""How bubblewrap's own messages begin. They name paths of the host."""
+"""The start of bubblewrap's own messages. They contain paths of the host."""
 
 
 class Output:
     """Both output streams of a call.
 
-    `progressed` is called after each delivery and at the end of each stream, `answered` when waiting answers have gone.
+    `progressed` is called after each delivery and at the end of each stream. `answered` is called after waiting
+    answers were sent.
     """
 
     def __init__(
@@ -49,22 +51,22 @@ class Output:
 
     @property
     def owes_answers(self) -> bool:
-        """Whether so many answers wait that no further request may be answered."""
+        """Whether so many answers wait that no further request may be handled."""
         return len(self._answers) >= MAX_ANSWERS
 
     def kick(self) -> None:
-        """Look again at the pipes and at the answers."""
+        """Check again whether output and answers can be sent."""
         self._stdout.kick()
         self._stderr.kick()
         self._answer()
 
     def answer(self, data: bytes) -> None:
-        """Answer refused control requests in the CLI's place."""
+        """Send answers to refused control requests, in the CLI's place."""
         self._answers += data
         self._answer()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._stdout.close()
         self._stderr.close()
 
@@ -108,12 +110,12 @@ class Output:
         self._progressed()
 
     def read_bubblewrap(self) -> str:
-        """What bubblewrap wrote before it gave up, for the audit log."""
+        """Return what bubblewrap wrote before it failed, for the audit log."""
         self._stderr.read()  # its last message may still be in the pipe
         return self._held.decode("utf-8", "replace").strip()
 
     def flush(self) -> None:
-        """Send what was held back: the CLI itself has written it."""
+        """Send what was held back, because the CLI itself wrote it."""
         if self._held:
             held, self._held = self._held, b""
             self._write(Frame.STDERR, held[: self._channel.allowance(Frame.STDERR)])

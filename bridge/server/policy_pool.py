@@ -1,6 +1,6 @@
-"""The pool of policy workers: each grant has one, which answers one question at a time.
+"""The pool of policy workers. Each grant has one, which handles one request at a time.
 
-No grant's question waits for that of another grant, but for very large ones.
+No grant's request waits for another grant's, except very large ones.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from bridge.protocol.frames import Fields
 from bridge.server.policy_worker import DONE, LIMIT_S, scope_as_json
 
 SMALL = 16 * 1024
-"""Bytes of JSON that are judged on the loop: 0.8 ms at the worst."""
+"""Bytes of JSON that are checked on the event loop. This takes at most 0.8 ms."""
 
 FEW = 64
-"""Arguments that are judged on the loop: 0.5 ms at the worst."""
+"""Arguments that are checked on the event loop. This takes at most 0.5 ms."""
 
 IDLE_S = 10.0
-"""A worker without a question is kept for so long."""
+"""Seconds that an idle worker is kept."""
 
 LARGE = 1024 * 1024
-"""Bytes of a question that takes much memory: of those beyond, one is judged at a time, whoever asks."""
+"""Bytes of a request that needs much memory. Of larger ones, only one at a time is handled, across all grants."""
 
 MAX_ANSWER = 4 * 1024 * 1024
-"""Bytes of a worker's answer, which is read on the loop."""
+"""Bytes of a worker's answer, which is read on the event loop."""
 
 MAX_PLAN = 4 * 1024 * 1024
-"""Bytes of a plan. A program takes 2 MiB of arguments."""
+"""Bytes of a plan. A program accepts 2 MiB of arguments."""
 
 FORK_SERVER = """
 import sys
@@ -49,24 +49,25 @@ main(int(sys.argv[1]))
 
 
 class PolicyWorkerError(PolicyError):
-    """A worker died of a question or did not answer in time: the question is refused."""
+    """A worker died or did not answer in time. The request is refused."""
 
     def __init__(self) -> None:
         super().__init__("the bridge could not judge it within its limits of time and memory; make it smaller")
 
 
 def is_small(fields: Fields) -> bool:
-    """Whether a call is judged on the loop. The YAML heads of agents and skills cost 10 ms a kilobyte."""
+    """Return whether a call is checked on the event loop. The YAML heads of agents and skills take 10 ms per
+    kilobyte."""
     words, files = fields.all("arg"), fields.all("file")
     heads = any(file.partition(b"\n")[0].endswith(b".md") for file in files)
     return not heads and len(words) <= FEW and sum(map(len, words)) + sum(map(len, files)) <= SMALL
 
 
 class PolicyPool:
-    """Starts the policy workers and asks them."""
+    """Starts the policy workers and sends them requests."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory` is where temporary files are made."""
+        """`directory` is the directory for temporary files."""
         self._directory = directory
         self._fork_server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -74,7 +75,7 @@ class PolicyPool:
         self._large = asyncio.Semaphore(1)
 
     def start(self) -> None:
-        """Start the process from which workers are forked, unless it runs; OSError."""
+        """Start the process from which workers are forked, unless it runs. Raises OSError."""
         if self._fork_server is not None and self._fork_server.poll() is None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -103,11 +104,11 @@ class PolicyPool:
             self._fork_server.wait()
 
     def file(self) -> IO[bytes]:
-        """A file that nobody else sees, on the disk and not in memory."""
+        """Return a file that no other process sees, on disk and not in memory."""
         return tempfile.TemporaryFile(dir=self._directory)
 
     async def call(self, grant: str, fields: Fields, scope: Scope) -> bytes:
-        """Judge a call in the grant's worker: its plan, packed; PolicyError."""
+        """Check a call in the grant's worker. Returns its packed plan. Raises PolicyError."""
         with self.file() as material, self.file() as product:
             material.write(fields.encode())
             material.flush()
@@ -118,7 +119,11 @@ class PolicyPool:
             return product.read()
 
     async def line(self, grant: str, judged: ControlFilter, scope: Scope, line: IO[bytes], product: IO[bytes]) -> bytes:
-        """Judge a line of a control stream: `product` gets what is passed on; the answer is returned. PolicyError."""
+        """Check a line of a control stream. What is passed on is written to `product`. Returns the answer to the
+        client.
+
+        Raises PolicyError.
+        """
         known = {"told": judged.told, "servers": sorted(judged.servers), "lines": judged.lines}
         found = await self._ask(grant, {"what": "line", "scope": scope_as_json(scope), **known}, line, product)
         judged.lines += 1
@@ -129,7 +134,7 @@ class PolicyPool:
     async def _ask(self, grant: str, question: dict[str, Any], material: IO[bytes], product: IO[bytes]) -> Any:
         worker = self._workers.setdefault(grant, _Worker(self._fork))
         await worker.lock.acquire()
-        # The caller may be cancelled; the worker stays busy until it has answered.
+        # The caller may be cancelled. The worker stays busy until it has answered.
         asked = asyncio.get_running_loop().create_task(self._ask_worker(worker, question, material, product))
         asked.add_done_callback(lambda _: worker.lock.release())
         found = await asyncio.shield(asked)
@@ -153,11 +158,11 @@ class PolicyPool:
                         await worker.ask([file.fileno() for file in (asked, material, answered, product)])
                 answered.seek(0)
                 return json.loads(answered.read(MAX_ANSWER))
-            except (OSError, ValueError):  # a closed file among them
+            except (OSError, ValueError):  # also if a file was closed meanwhile
                 raise PolicyWorkerError from None
 
     def _fork(self) -> socket.socket:
-        """Fork a worker: the socket that it answers on."""
+        """Fork a worker. Returns the socket for its requests and answers."""
         self.start()
         assert self._control is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -168,7 +173,7 @@ class PolicyPool:
 
 
 class _Worker:
-    """The worker of one grant, forked when it is needed."""
+    """The worker of one grant. It is forked when it is needed."""
 
     def __init__(self, fork: Callable[[], socket.socket]) -> None:
         self.lock = asyncio.Lock()
@@ -177,7 +182,7 @@ class _Worker:
         self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, files: Iterable[int]) -> None:
-        """Send a question and wait for the answer; OSError when the worker dies."""
+        """Send a request and wait for the answer. Raises OSError if the worker dies."""
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
@@ -187,7 +192,7 @@ class _Worker:
         try:
             socket.send_fds(sock, [b"asked"], list(files))
             reply = await asyncio.wait_for(loop.sock_recv(sock, 16), LIMIT_S + 2)
-        except BaseException:  # also a cancelled wait: its answer must not be taken for that of the next question
+        except BaseException:  # also a cancelled wait: its answer must not be taken for the next request's
             self.drop()
             raise
         if reply != DONE:
@@ -196,7 +201,7 @@ class _Worker:
         self._timer = loop.call_later(IDLE_S, self.drop)
 
     def drop(self) -> None:
-        """End it; the next question forks another."""
+        """End the worker. The next request forks another."""
         if self._timer is not None:
             self._timer.cancel()
         if self._sock is not None:

@@ -1,12 +1,12 @@
-"""The process that judges what is too large for the server's loop: the project of a call, a long message.
+"""The process that checks what is too large for the server's event loop: the project of a call, or a long message.
 
     server -- starts --> fork server (this module, once) -- forks --> a policy worker for each grant that needs one
 
-The fork server has loaded every module, so a worker starts in a millisecond or two. It reads nothing that a client has
-sent. A worker holds no secret and no descriptor but those of its question. It gives up root, and its memory and time
-are limited. When it dies, one question fails: the server refuses that and has another worker forked.
+The fork server has loaded every module, so a worker starts in a millisecond or two. The fork server reads nothing
+that a client has sent. A worker holds no secret, and no descriptors except those of its request. It gives up root,
+and its memory and time are limited. If it dies, one request fails: the server refuses it and forks another worker.
 
-A question is a packet with four descriptors: the question (JSON), the client's bytes, and two files, for the answer
+A request is a packet with four descriptors: the request (JSON), the client's bytes, and two files for the answer
 (JSON) and for what is passed on. The worker replies `done`.
 """
 
@@ -31,13 +31,13 @@ from bridge.policy.terms import WORKSPACE, PolicyError, Scope
 from bridge.protocol.frames import Fields
 
 LIMIT_S = 10
-"""For one question; the longest take half a second on a calm machine."""
+"""Seconds for one request. The longest take half a second on an idle machine."""
 
 MEMORY = 192 * 1024 * 1024
-"""Bytes that a worker may add to what it begins with. A message of 16 MiB takes five times its size."""
+"""Bytes that a worker may allocate after its start. A message of 16 MiB takes five times its size."""
 
 FILE = 128 * 1024 * 1024
-"""Bytes that a worker may write: escaping can make a message six times as long."""
+"""Bytes of a file that a worker may write. Escaping can make a message six times as long."""
 
 CODECS = (
     "ascii",
@@ -51,27 +51,28 @@ CODECS = (
     "utf-32-le",
     "utf-32-be",
 )
-"""Codecs that `json` may need. They are loaded before root is given up: perhaps only root can read the library."""
+"""Codecs that `json` may need. They are loaded before root is given up, because only root may be able to read the
+library."""
 
 NOBODY = 65534
 NICE = 10
-"""Niceness of the workers: the server's loop goes first."""
+"""Niceness of the workers, so that the server's event loop comes first."""
 
 DONE = b"done"
 
 
 def directory_of(fields: Fields) -> str:
-    """The client's directory."""
+    """Return the client's working directory."""
     return os.fsdecode(fields.get("cwd") or WORKSPACE.encode())
 
 
 def has_terminal(fields: Fields, scope: Scope) -> bool:
-    """Whether the client offers a terminal for an interactive session."""
+    """Return whether the client offers a terminal for an interactive session."""
     return scope.hands and fields.get("stdin") == fields.get("stdout") == b"tty"
 
 
 def plan_of(fields: Fields, scope: Scope) -> Plan:
-    """Judge a call as the client sent it: what to run; PolicyError."""
+    """Check a call as the client sent it. Returns what to run. Raises PolicyError."""
     terminal, cwd = has_terminal(fields, scope), directory_of(fields)
     words = [os.fsdecode(word) for word in fields.all("arg")]
     plan = rewrite(words, scope, cwd, files=fields.all("file"), env=fields.all("env"), interactive=terminal)
@@ -82,11 +83,11 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
     return plan
 
 
-# Between the processes. The server takes nothing but JSON from a worker.
+# Between the processes. The server accepts only JSON from a worker.
 
 
 def scope_as_json(scope: Scope) -> dict[str, Any]:
-    """The terms of a grant, as JSON."""
+    """Return a grant's policy settings as a JSON object."""
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(scope).items()}
 
 
@@ -96,7 +97,7 @@ def _scope(data: dict[str, Any]) -> Scope:
 
 
 def pack(plan: Plan) -> bytes:
-    """A plan, as JSON."""
+    """Return a plan as JSON."""
     files = {name: text.decode("latin-1") for name, text in plan.project.files.items()}
     project = {"settings": plan.project.settings, "servers": plan.project.servers, "notes": plan.project.notes}
     parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "told": plan.told}
@@ -104,9 +105,10 @@ def pack(plan: Plan) -> bytes:
 
 
 def unpack(data: bytes, scope: Scope) -> Plan:
-    """Read a packed plan, which comes without its `decisions`; ValueError.
+    """Read a packed plan, without its `decisions`. Raises ValueError.
 
-    A worker reads what a client wrote, and could be taken over by it. So unknown files and flags are an error here.
+    A worker parses what a client wrote, and an attacker could take it over. So unknown files and flags are an error
+    here.
     """
     parts = json.loads(data)
     project = parts.pop("project")
@@ -127,7 +129,7 @@ def unpack(data: bytes, scope: Scope) -> Plan:
 
 
 def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], bytes]:
-    """Answer a question: the answer, and what is passed on."""
+    """Handle a request. Returns the answer, and what is passed on."""
     scope = _scope(question["scope"])
     try:
         if question["what"] == "call":
@@ -144,7 +146,7 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
 
 
 def _answer_all(sock: socket.socket) -> None:
-    """Answer questions until the server hangs up."""
+    """Handle requests until the server closes the socket."""
     while True:
         data, files, _, _ = socket.recv_fds(sock, 16, 4)
         if not data or len(files) != 4:
@@ -173,19 +175,19 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _confine() -> None:
-    """Limit what this worker can use."""
+    """Limit the resources of this worker."""
     for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_NOFILE, 16)):
         resource.setrlimit(name, (most, most))
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - pathlib reads it no better
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - pathlib has no advantage here
         data = int(file.read().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, data + MEMORY))
 
 
 def main(control: int) -> None:
-    """Fork a worker for each socket that comes, until the server has gone."""
+    """Fork a worker for each socket that the server sends, until the server exits."""
     os.nice(NICE)
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the server, too, which ends this process
+        signal.signal(number, signal.SIG_IGN)  # a terminal also sends them to the server, which ends this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that workers need not be waited for
     for name in CODECS:
         codecs.lookup(name)

@@ -1,10 +1,10 @@
-"""Who runs next: caps on what runs, bounded waiting, and no grant twice before another that waits.
+"""Decides which call runs next. It limits how many run and wait, and lets the grants take turns.
 
-Pure: it starts nothing itself. The turn goes to the waiting grant whose last turn is longest ago; so when B
-has waited since before A's turn, B's own last turn is older than that, and A cannot come again before B.
+Pure: it starts nothing itself. The waiting grant that was served least recently goes next. So no grant gets a
+second turn before another one that waits and may run.
 
-Turns have no limit in time: a session may last for days. So that two grants cannot hold all of them, the last one is
-kept for a grant that has none running, as long as there is one and the limits leave room for that.
+Turns have no time limit, because a session may last for days. Two grants could hold all turns. So the last turn is
+reserved for a grant that has none running, if such a grant exists and the limits are large enough.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Item = TypeVar("Item")
 
 
 class QueueFullError(Exception):
-    """The grant has as many calls waiting as it may."""
+    """The grant has reached its limit of waiting calls."""
 
 
 class FairQueue(Generic[Item]):
-    """Items that wait, by grant, and how many run."""
+    """Waiting items by grant, and the number of running ones."""
 
     def __init__(self, limits: Limits, grants: Collection[str] = ()) -> None:
-        """`grants` are all that could come."""
+        """`grants` are the names of all grants that could come."""
         self.limits = limits
         self._grants = grants
         self.running: collections.Counter[str] = collections.Counter()
@@ -36,14 +36,14 @@ class FairQueue(Generic[Item]):
         self._numbers = itertools.count(1)
 
     def add(self, grant: str, item: Item) -> None:
-        """Let an item wait; QueueFullError. `next` tells who runs, also when that is this one."""
+        """Add an item to the queue. Raises QueueFullError. `next` returns what runs, which may be this item."""
         mine = self.waiting.setdefault(grant, collections.deque())
         if len(mine) >= self.limits.queued and not self._may_run(grant):
             raise QueueFullError(f"{len(mine)} calls wait already")
         mine.append(item)
 
     def next(self) -> tuple[str, Item] | None:
-        """Take the item whose turn it is, and count it as running; None when nobody may run."""
+        """Remove the next item from the queue and count it as running. Returns None if none may run."""
         ready = [grant for grant in self.waiting if self._may_run(grant)]
         if not ready:
             return None
@@ -56,7 +56,7 @@ class FairQueue(Generic[Item]):
         return grant, item
 
     def leave(self, grant: str, item: Item) -> bool:
-        """Stop waiting; whether it did."""
+        """Remove an item from the queue. Returns whether it was waiting."""
         mine = self.waiting.get(grant)
         if mine is None or item not in mine:
             return False
@@ -66,13 +66,13 @@ class FairQueue(Generic[Item]):
         return True
 
     def done(self, grant: str) -> None:
-        """Make room: a running item has ended."""
+        """Count a running item as ended."""
         self.running[grant] -= 1
         if not self.running[grant]:
             del self.running[grant]
 
     def positions(self) -> dict[Item, int]:
-        """How many turns come before each waiting item, as things stand; caps of single grants left aside."""
+        """Return how many turns come before each waiting item now. The caps of single grants are ignored."""
         turns = dict(self._turns)
         lines = {grant: list(items) for grant, items in self.waiting.items()}
         order: dict[Item, int] = {}

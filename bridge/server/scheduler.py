@@ -1,7 +1,7 @@
-"""Shares the event loop between grants: each turn gives every grant that has work one slice of time.
+"""Shares the event loop between grants: in each turn, every grant with work gets one slice of time.
 
-A connection with ten thousand frames, or a grant with a hundred such connections, gets the same few milliseconds of a
-turn as one with a single frame. What is left waits for the next turn, and meanwhile its connection is not read.
+A connection with ten thousand frames, or a grant with a hundred such connections, gets the same few milliseconds of
+a turn as one with a single frame. The rest waits for the next turn, and its connection is not read meanwhile.
 """
 
 from __future__ import annotations
@@ -12,53 +12,53 @@ from collections.abc import Hashable
 from typing import Protocol
 
 SLICE_S = 0.0005
-"""Of one grant in a turn: about 100 small frames."""
+"""Seconds of one grant in a turn: about 100 small frames."""
 
 TURN_S = 0.002
-"""Of all grants in a turn, when more than four of them have work."""
+"""Seconds of all grants in a turn, if more than four have work."""
 
 SMALLEST_SLICE_S = 0.0001
 
 REST_S = 0.003
-"""Between two slices of one grant outside of the turns. A grant that sends little is answered without delay."""
+"""Seconds between two slices of one grant outside of the turns. A grant that sends little is answered without delay."""
 
 LARGE = 64 * 1024
-"""Bytes of an unfinished frame beyond which its connection needs a place. Calls and full data frames have so many."""
+"""Bytes of an unfinished frame beyond which its connection needs a place. Calls and full data frames are so large."""
 
 PLACES = 8
-"""Connections of one grant that may read large frames at once. With 128 connections, a grant holds 16 MiB of
-unfinished frames at most."""
+"""Connections of one grant that may read large frames at the same time. With 128 connections, a grant holds at most
+16 MiB of unfinished frames."""
 
 
 class Worker(Hashable, Protocol):
-    """Something that has work for the loop."""
+    """Has work for the event loop."""
 
     def work(self, until: float) -> bool:
-        """Work until a moment of `time.monotonic`; whether there is more to do at once."""
+        """Work until `until` (a value of `time.monotonic`). Returns whether there is more to do now."""
 
 
 class Reader(Hashable, Protocol):
     """A connection that may have to wait for a place."""
 
     def look(self) -> None:
-        """Look again whether to read."""
+        """Check again whether to read."""
 
 
 class GrantSchedule:
-    """The work of one grant, and its connections' places."""
+    """The work of one grant, and the places of its connections."""
 
     def __init__(self) -> None:
         self.connections = 0
         self.is_behind = False
-        """Whether its last slice did not suffice."""
+        """Whether its last slice was too short for its work."""
         self._rested_at = 0.0
         self.workers: dict[Worker, None] = {}
-        """In the order of their work."""
+        """In the order in which they work."""
         self._large: set[Reader] = set()
         self._waiting: dict[Reader, None] = {}
 
     def work(self, until: float) -> None:
-        """Let the workers work one after the other, until a moment of `time.monotonic`."""
+        """Let the workers work one after the other until `until` (a value of `time.monotonic`)."""
         while self.workers and time.monotonic() < until:
             worker = next(iter(self.workers))
             del self.workers[worker]
@@ -67,7 +67,7 @@ class GrantSchedule:
         self.is_behind = bool(self.workers)
 
     def work_at_once(self, worker: Worker) -> bool:
-        """Let a worker of a grant that has done little lately go first; whether it did."""
+        """Let a worker work at once if its grant has done little lately. Returns whether it did."""
         now = time.monotonic()
         if self.workers or now < self._rested_at:
             return False
@@ -77,7 +77,8 @@ class GrantSchedule:
         return True
 
     def has_place(self, reader: Reader, size: int) -> bool:
-        """Whether a connection may read on with an unfinished frame of that size; `look` is called when it may."""
+        """Return whether a connection may read on, if its unfinished frame has `size` bytes. If not, `look` is
+        called later."""
         if size <= LARGE:
             self.leave(reader)
             return True
@@ -88,7 +89,7 @@ class GrantSchedule:
         return False
 
     def leave(self, reader: Reader) -> None:
-        """Give a connection's place to the next."""
+        """Give a connection's place to the next one."""
         self._waiting.pop(reader, None)
         if reader in self._large:
             self._large.discard(reader)
@@ -114,7 +115,7 @@ class Scheduler:
         self._ask()
 
     def add_first(self, grant: str, worker: Worker) -> None:
-        """Let it work at once when its grant has done little lately, otherwise in the next turn."""
+        """Let a worker work at once if its grant has done little lately, otherwise in the next turn."""
         schedule = self[grant]
         if not schedule.work_at_once(worker):
             schedule.workers[worker] = None
@@ -127,7 +128,7 @@ class Scheduler:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def drop(self, grant: str, worker: Worker) -> None:
-        """Forget a worker that has gone."""
+        """Forget a worker."""
         self[grant].workers.pop(worker, None)
 
     def _turn(self) -> None:

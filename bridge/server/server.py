@@ -1,6 +1,6 @@
-"""The server: it publishes the grants, makes connections and calls, gives calls their turns, reloads and stops.
+"""The server: it publishes the grants, makes connections and calls, runs the queue, reloads and stops.
 
-This object alone knows grants, connections and calls. They know only what they are given.
+Only this object knows grants, connections and calls. Those know only what they are given.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from bridge.server.session import CallContext
 from bridge.server.tool_calls import ToolCalls
 
 MAX_WAITING = 16 * MIB
-"""Bytes of the waiting calls of one grant: a hundred of usual size, twelve of the largest."""
+"""Bytes of one grant's waiting calls: a hundred of usual size, or twelve of the largest."""
 
 ENDED_WITHIN_S = 2.0
-"""For processes that are being killed when the server ends."""
+"""Seconds to wait for processes that are being killed when the server stops."""
 
 REAP_EVERY_S = 5.0
 
@@ -53,7 +53,7 @@ STOPPING = "the bridge is stopping, and this call was not started"
 
 
 class BridgeServer:
-    """All that is served. `load` reads the configuration, at the start and at each reload."""
+    """The whole server. `load` reads the configuration, at the start and at each reload."""
 
     def __init__(self, state: StateDirectory, load: Callable[[], Config]) -> None:
         self.state = state
@@ -62,9 +62,9 @@ class BridgeServer:
         self.cli = HostCli(self.config.claude)
         self.grants: dict[str, Grant] = {}
         self.problems: dict[str, str] = {}
-        """Why grants are not served, by name. The others are served all the same."""
+        """Problems by name of the grant. They do not affect the other grants."""
         self.log: LogFile | None = None
-        """Where the server's own lines go, when it was given a file for them."""
+        """The file for the server's own output, if it was given one."""
         self._connections: set[ClientConnection] = set()
         self._calls: dict[Call, None] = {}
         self._queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
@@ -92,13 +92,14 @@ class BridgeServer:
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
         self._audit = Audit(path, config.audit_size, self._server_log)
 
-    # Life
+    # Start, stop, reload
 
     async def start(self) -> None:
-        """Publish every grant; from here on clients are served."""
-        # A core file of the CLI would hold the credential, and could land in the workspace.
+        """Publish every grant and serve clients. Raises OSError, and StateError if no grant can be served."""
+        # A core file of the CLI would contain the credential, and could be written to the workspace.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # A call may need two hundred descriptors; the usual limit of 1024 is one of select()'s, which is not used here.
+        # A call may need two hundred descriptors. The usual limit of 1024 exists because of select(), which is not
+        # used here.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         asyncio.get_running_loop().set_exception_handler(self._server_log.unhandled)
@@ -113,7 +114,8 @@ class BridgeServer:
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
 
     async def stop(self) -> None:
-        """Nobody new; waiting calls are told; running ones get their grace; nothing is left behind."""
+        """Stop: refuse new calls, fail the waiting ones, give the running ones `limits.stop_grace` seconds, and
+        clean up."""
         self._is_stopping = True
         for name, published in self._published.items():
             self._acceptors[name].close()
@@ -140,7 +142,7 @@ class BridgeServer:
             await asyncio.sleep(0.02)
 
     def reload(self) -> str:
-        """Read configuration and grants anew; a mistake changes nothing and is returned as a line."""
+        """Read configuration and grants again. An error changes nothing, and is returned as one line of text."""
         try:
             self._use(self._load())
             self.refresh()
@@ -159,17 +161,17 @@ class BridgeServer:
             self.log.settle()
         for name, published in list(self._published.items()):
             if name in self.grants and not published.is_there() and not self._is_stopping:
-                self._withdraw(name)  # removed by hand: who removed the socket has revoked it
+                self._withdraw(name)  # someone removed the socket by hand, which revokes the grant
 
     def _look_at_pipes(self) -> None:
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
-        for number, call in enumerate(self._calls_in(CallState.RUNNING)):  # each in a turn of the loop of its own
+        for number, call in enumerate(self._calls_in(CallState.RUNNING)):  # each in its own turn of the loop
             asyncio.get_running_loop().call_later(number * LOOK_EVERY_S / 100, call.look_at_pipes)
 
     # Grants
 
     def refresh(self) -> None:
-        """Make what is published the same as what is registered."""
+        """Publish all registered grants, and no others."""
         registered = self.state.registered()
         self.problems = {}
         for name in sorted(self.grants.keys() - registered.keys()):
@@ -183,7 +185,7 @@ class BridgeServer:
                 self._complain(name, str(error))
 
     def _serve(self, grant: Grant) -> None:
-        """Publish a grant, unless it is published as it stands. One with a problem answers, and says which."""
+        """Publish a grant, unless it is published unchanged. A grant with a problem is published, and reports it."""
         published = self._published.get(grant.name)
         if self.grants.get(grant.name) == grant and published and published.is_there():
             return
@@ -204,7 +206,7 @@ class BridgeServer:
         self._server_log.line(f"grant {name}: {problem}")
 
     def _withdraw(self, name: str) -> None:
-        """Revoke: the socket goes, and so do the calls of everyone who came through it."""
+        """Revoke a grant: its socket is removed, and its calls and connections end."""
         del self.grants[name]
         published = self._published.pop(name)
         self._places.pop(name).close()
@@ -223,7 +225,7 @@ class BridgeServer:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, accepted: socket.socket, grant: Grant) -> None:
-        """Make a connection of the socket; `_connections` keeps it from then on."""
+        """Make a connection of the socket. `_connections` holds it from then on."""
         opened = functools.partial(self._open_call, grant, self.scope(grant))
         hello = Hello(grant, self._guesses[grant.name], lambda: self.cli, lambda: self.config.limits.idle, self._note)
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
@@ -237,7 +239,7 @@ class BridgeServer:
             )
 
     def scope(self, grant: Grant) -> Scope:
-        """The terms for a grant's calls."""
+        """Return the policy settings for a grant's calls."""
         targets = tuple(share.target for share in grant.shares)
         web = self._launcher.is_confined and self.config.network == "web"
         return Scope(targets, self.config.allowed, self.config.refused, web=web)
@@ -248,7 +250,7 @@ class BridgeServer:
         return [call for call in self._calls if call.state is state]
 
     def _open_call(self, grant: Grant, terms: Scope, channel: Channel, fields: Fields) -> Call:
-        """Make a call of a channel that a client has opened. It is refused, or it waits for its turn."""
+        """Make a call for a channel that a client opened. The call is refused, or waits for its turn."""
         context = CallContext(grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch)
         call = Call(channel, fields, context, self._on_over)
         self._calls[call] = None
@@ -267,7 +269,7 @@ class BridgeServer:
             self._enter(call)
 
     def _enter(self, call: Call) -> None:
-        """Let a call wait for its turn, which may be now."""
+        """Add a call to the queue. It may start at once."""
         if not self.cli.version:
             call.fail("no-cli", self.cli.told)
             return
@@ -289,7 +291,7 @@ class BridgeServer:
             raise QueueFullError(f"calls of {MAX_WAITING // MIB} MiB wait already")
 
     def _on_over(self, call: Call) -> None:
-        """A call is over, and its processes are gone."""
+        """Handle the end of a call, whose processes are gone."""
         self._calls.pop(call, None)
         if call.has_run:
             self._served += 1
@@ -301,13 +303,13 @@ class BridgeServer:
         self._dispatch_soon()
 
     def _dispatch_soon(self) -> None:
-        """Start calls whose turn it is, in the next turns of the loop."""
+        """Start the next calls, in the next turns of the loop."""
         if not self._is_dispatching:
             self._is_dispatching = True
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Start one call: that takes some milliseconds, and others want the loop, too."""
+        """Start one call only: it takes some milliseconds, and other work needs the loop as well."""
         self._is_dispatching = False
         if not self._is_stopping and (turn := self._queue.next()):
             turn[1].start()
@@ -317,11 +319,11 @@ class BridgeServer:
             call.report_position(position)
 
     def _launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
-        """Launch by the configuration of this moment."""
+        """Launch a call with the current configuration."""
         return self._launcher.launch(request, channel, listener)
 
     def _note(self, event: str, **facts: Any) -> None:
-        """Write to the audit log of this moment."""
+        """Write to the current audit log."""
         self._audit.write(event, **facts)
 
     def _on_disk_exceeded(self, grant: str) -> None:
@@ -332,7 +334,7 @@ class BridgeServer:
     # For the operator
 
     def status(self) -> dict[str, Any]:
-        """What `status` shows."""
+        """Return what `status` shows."""
         return {
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self._started, 1),

@@ -25,11 +25,11 @@ NAMESPACE_FAILED = "the host could not start Claude Code: its namespace failed; 
 
 @dataclasses.dataclass(frozen=True)
 class CallContext:
-    """What a call knows of the server."""
+    """What a call needs of the server."""
 
     grant: Grant
     terms: Scope
-    """Of the grant; whether tools run in the container is each call's own."""
+    """The grant's policy settings. Whether tools run in the container is decided for each call."""
     pool: PolicyPool
     scheduler: Scheduler
     log: ServerLog
@@ -39,26 +39,26 @@ class CallContext:
 
 
 class Owner(Protocol):
-    """The call, as its session needs it."""
+    """The call, as its session sees it."""
 
     def note(self, event: str, **facts: str | int | list[str]) -> None:
         """Write to the audit log."""
 
     def reject(self, error: Exception) -> None:
-        """End the call: the policy refuses its stdin, or it could not be judged."""
+        """End the call because the policy refuses its stdin, or because its stdin could not be checked."""
 
     def fail(self, kind: str, sentence: str) -> None:
-        """End the call with an error of the bridge's."""
+        """End the call with an error of the bridge."""
 
     def on_progress(self) -> None:
-        """Output was delivered or has ended, or the process has."""
+        """Output was delivered or has ended, or the process has ended."""
 
 
 class CliSession:
-    """A CLI that is started with the session. `code` is None while it runs, then its exit code, or minus a signal."""
+    """A CLI that starts with the session. `code` is None while it runs, then its exit code, or minus a signal."""
 
     def __init__(self, channel: Channel, request: LaunchRequest, context: CallContext, owner: Owner) -> None:
-        """Start it; any Exception when it cannot be started."""
+        """Start the CLI. Raises any Exception if it cannot be started."""
         self._channel = channel
         self._request = request
         self._owner = owner
@@ -72,18 +72,18 @@ class CliSession:
 
     @property
     def pid(self) -> int:
-        """The first process."""
+        """The pid of the first process."""
         return self._process.pid
 
     def greet(self) -> None:
-        """Tell the client that the CLI has started, and let it send."""
+        """Report to the client that the CLI has started, and grant credit for stdin."""
         self._channel.send_started(self._request.plan.project.notes, self._request.is_interactive)
         self._channel.grant(Frame.STDIN, WINDOW)
 
     # From the client
 
     def take(self, data: bytes) -> None:
-        """Take bytes of stdin; no bytes are the end."""
+        """Handle bytes of stdin. Empty data is its end."""
         if not self._is_closed:
             self._stdin.take(data)
 
@@ -96,22 +96,22 @@ class CliSession:
         self._process.resize(rows, columns)
 
     def kick(self) -> None:
-        """Look again at the output: credit has come, or the connection takes data again."""
+        """Check the output again: credit has arrived, or the connection accepts data again."""
         self._output.kick()
 
     # For stdin
 
     @property
     def owes_answers(self) -> bool:
-        """Whether no further control request is to be judged now."""
+        """Whether no further control request may be handled now."""
         return self._is_closed or self._output.owes_answers
 
     def answer(self, data: bytes) -> None:
-        """Answer refused control requests in the CLI's place."""
+        """Send answers to refused control requests, in the CLI's place."""
         self._output.answer(data)
 
     def reject(self, error: Exception) -> None:
-        """End the call: its stdin is refused."""
+        """End the call because its stdin is refused."""
         self._owner.reject(error)
 
     def note(self, event: str, **facts: str | int | list[str]) -> None:
@@ -121,7 +121,7 @@ class CliSession:
     # From the CLI
 
     def on_not_started(self, why: bytes) -> None:
-        """The launcher in the sandbox did not start the CLI: a directory is not there, or was exchanged just now."""
+        """The launcher in the sandbox did not start the CLI: a directory is missing, or was replaced just now."""
         if why == b"nowhere":
             where = printable(self._request.cwd, 80)
             text = f"the host could not start Claude Code: the directory {where} is not there on the host"
@@ -133,11 +133,11 @@ class CliSession:
         self._owner.fail("changed", f"on the host, {what}")
 
     def on_stopped(self) -> None:
-        """The CLI has stopped itself (Ctrl-Z). It goes on with the client's CONT."""
+        """The CLI has stopped itself (Ctrl-Z). The client's CONT continues it."""
         self._channel.send_state(state="stopped")
 
     def on_exit(self, code: int) -> None:
-        """The process has ended, and all that it started."""
+        """The process and everything that it started have ended."""
         never_ran = self._process.never_ran and not self._is_closed
         why = self._output.read_bubblewrap() if never_ran else ""
         self.code = code
@@ -148,7 +148,7 @@ class CliSession:
         self._owner.on_progress()
 
     def look_at_pipes(self) -> None:
-        """Let the CLI go where it waits at a pipe of the workspace's, or end the call."""
+        """Free the CLI if it waits at a named pipe in the workspace, or end the call."""
         if self._stuck_pipes.look(self.pid):
             self._owner.fail(
                 "stuck", "Claude Code reads a pipe in the workspace that nobody writes to; remove the pipe"
@@ -157,12 +157,12 @@ class CliSession:
     # The end
 
     def is_delivered(self) -> bool:
-        """Send the rest that may go now; whether nothing is left."""
+        """Send the rest of the output that may be sent now. Returns whether nothing is left."""
         self._output.flush()
         return not self._output.is_open
 
     def close(self) -> None:
-        """Take and deliver nothing more; end the commands in the container, and the network."""
+        """Stop reading and delivering. End the commands in the container, and the network."""
         self._is_closed = True
         self._output.close()
         self._stdin.close()
@@ -173,12 +173,12 @@ class CliSession:
         self._tools.close()
 
     def terminate(self, grace: float) -> None:
-        """End the process: TERM, and KILL after `grace` seconds."""
+        """End the process with TERM, and with KILL after `grace` seconds."""
         self._process.terminate(grace)
 
 
 def _control(request: LaunchRequest, context: CallContext) -> Control | None:
-    """What judges stdin, where it is a channel of control messages."""
+    """Return what checks stdin, if stdin is a channel of control messages."""
     plan, terms = request.plan, request.terms
     if not plan.controls:
         return None

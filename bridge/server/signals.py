@@ -1,4 +1,5 @@
-"""Signals and terminal sizes of one call, which a client may send by the thousand: passed on in rounds."""
+"""Collects the signals and terminal sizes of one call, which a client may send by the thousand, and passes them on
+in rounds."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ import asyncio
 from collections.abc import Callable
 
 INTERVAL_S = 0.02
-"""Between two rounds. Each signal is delivered once a round; of the sizes, the last one counts."""
+"""Seconds between two rounds. Each signal is delivered once a round. Only the last size is delivered."""
 
 
 class SignalRelay:
     """Collects what a client sends and delivers it in rounds.
 
-    `signal` gets the number of a signal, `resize` the terminal's rows and columns.
+    `signal` gets the number of a signal; `resize` gets the terminal's rows and columns.
     """
 
     def __init__(self, signal: Callable[[int], None], resize: Callable[[int, int], None]) -> None:
@@ -24,15 +25,15 @@ class SignalRelay:
         self._is_closed = False
 
     def add_signal(self, number: int) -> None:
-        """Keep a signal for the next round."""
+        """Store a signal for the next round."""
         self._signals[number] = None
 
     def add_size(self, rows: int, columns: int) -> None:
-        """Keep the terminal's size for the next round."""
+        """Store the terminal's size for the next round."""
         self._size = rows, columns
 
     def flush(self) -> None:
-        """Deliver at once what was kept, unless the last round was a moment ago."""
+        """Deliver what was stored, unless the last round was less than INTERVAL_S ago."""
         if self._timer is None:
             self._deliver()
 

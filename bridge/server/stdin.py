@@ -1,9 +1,9 @@
 """The stdin of one call: from the client to the CLI.
 
-Stdin is passed on as it comes, or, where it is a channel of control messages, line by line as the policy allows.
-Credit is given back only when the CLI has taken what came, so the bytes held here are bounded. Short lines are judged
-on the loop, within the grant's slice of time. A long line is written to a file, judged by the grant's policy worker,
-and passed on from a file; until then nothing behind it is looked at.
+Stdin is passed on unchanged. If it is a channel of control messages, it is passed on line by line, as the policy
+allows. Credit is granted again only after the CLI has read the bytes, so the bytes held here are bounded. Short
+lines are checked on the event loop, within the grant's slice of time. A long line is written to a file, checked by
+the grant's policy worker, and passed on from a file. Until then the lines after it wait.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ CHUNK = 256 * 1024
 
 
 class Owner(Protocol):
-    """The call, as its stdin needs it."""
+    """The call, as its stdin sees it."""
 
     @property
     def owes_answers(self) -> bool:
-        """Whether nothing more is to be judged until answers have gone."""
+        """Whether nothing more may be checked until waiting answers were sent."""
 
     def answer(self, data: bytes) -> None:
-        """Answer refused control requests in the CLI's place."""
+        """Send answers to refused control requests, in the CLI's place."""
 
     def reject(self, error: Exception) -> None:
-        """End the call: the policy refuses its stdin, or it could not be judged."""
+        """End the call because the policy refuses its stdin, or because its stdin could not be checked."""
 
     def note(self, event: str, **facts: str) -> None:
         """Write to the audit log."""
@@ -44,7 +44,7 @@ class Owner(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """What judges a channel of control messages."""
+    """What is needed to check a channel of control messages."""
 
     filter: ControlFilter
     terms: Scope
@@ -54,7 +54,7 @@ class Control:
 
 
 class Stdin:
-    """The stdin of one call. `control` is None where stdin is passed on as it comes."""
+    """The stdin of one call. `control` is None if stdin is passed on unchanged."""
 
     def __init__(self, channel: Channel, fd: int | None, owner: Owner, control: Control | None) -> None:
         self._channel = channel
@@ -65,14 +65,14 @@ class Stdin:
         self._searched = 0
         self._ended = False
         self._line: IO[bytes] | None = None
-        """The beginning of a long line."""
+        """The start of a long line."""
         self._long: asyncio.Task[None] | None = None
-        """A long line that is being judged and passed on."""
+        """The task that checks a long line and passes it on."""
         self._owed = 0
         self._room = asyncio.Event()
 
     def take(self, data: bytes) -> None:
-        """Take bytes from the client; no bytes are the end."""
+        """Handle bytes from the client. Empty data is the end."""
         self._owed += len(data)
         if self._control is not None:
             self._arrived += data or b"\n" * bool(self._arrived or self._line)
@@ -84,7 +84,7 @@ class Stdin:
             self._pump.end()
 
     def close(self) -> None:
-        """Take and write no more."""
+        """Stop reading and writing."""
         if self._control is not None:
             self._control.scheduler.drop(self._control.grant, self)
         self._pump.close()
@@ -96,14 +96,14 @@ class Stdin:
             self._line = None
 
     def go_on(self) -> None:
-        """Judge again, in the next turn of the loop: something has come, or an answer has gone."""
+        """Check lines again in the next turn of the loop: bytes have arrived, or an answer was sent."""
         if self._control is not None:
             self._control.scheduler.add(self._control.grant, self)
 
-    # In turns of the loop
+    # Work in turns of the loop
 
     def work(self, until: float) -> bool:
-        """Judge lines until a moment of `time.monotonic`; whether there are more."""
+        """Check lines until `until` (a value of `time.monotonic`). Returns whether there are more."""
         try:
             while self._long is None and not self._owner.owes_answers:
                 if not self._next():
@@ -116,7 +116,7 @@ class Stdin:
         return False
 
     def _next(self) -> bool:
-        """Judge the next line; whether there was one."""
+        """Check the next line. Returns whether there was one."""
         assert self._control is not None
         end = self._arrived.find(b"\n", self._searched)
         if end < 0:
@@ -141,7 +141,7 @@ class Stdin:
         return True
 
     def _set_aside(self, size: int) -> None:
-        """Move the beginning of a line into its file."""
+        """Move the start of a long line into its file. Raises PolicyError if the line is longer than MAX_LINE."""
         assert self._control is not None
         if self._line is None:
             self._line = self._control.pool.file()
@@ -153,7 +153,7 @@ class Stdin:
         self._searched = 0
 
     def _answer(self, answered: bytes) -> None:
-        """Answer the requests that were refused; the audit log names them."""
+        """Send the answers to refused requests, and write the refusals to the audit log."""
         assert self._control is not None
         refusals = self._control.filter.refusals
         for what, why in refusals:
@@ -183,7 +183,7 @@ class Stdin:
         self.go_on()
 
     def _drained(self) -> None:
-        """The CLI has taken everything."""
+        """The CLI has read everything."""
         self._room.set()
         self._repay()
 

@@ -1,10 +1,10 @@
-"""Serves the tool calls of one CLI: its commands run in the container. It also takes over the CLI's network.
+"""Serves the tool calls of one CLI: its commands run in the container. Also serves the CLI's network.
 
     CLI -- shell prefix (sandbox/shim.py) -- socket of the call -- ToolCalls -- channel -- client -- bash
 
-The prefix process hands its standard files over and waits. The server moves the bytes between them and the channel of
-the execution, within the credit that both ends give. When the prefix process ends, its command is cancelled. When the
-client has gone, all commands are.
+The prefix process passes its stdin, stdout and stderr to the server and waits. The server moves the bytes between
+them and the channel of the execution, within the credit of both sides. If the prefix process ends, its command is
+cancelled. If the client is gone, all commands are cancelled.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from bridge.server.sandbox.pipes import InputPump, OutputPump
 from bridge.server.sandbox.proxy import Proxy, Rules
 
 MAX_MESSAGE = 512 * 1024
-"""Bytes of a request: a command is one argument, for which Linux allows 128 KiB."""
+"""Bytes of a request. A command is one argument, for which Linux allows 128 KiB."""
 
 MAX_FILE = 8 * 1024 * 1024
-"""Bytes of output that are written to a file in the namespace's memory, which has 64 MiB. The rest is dropped; Claude
-is shown some 30 kB."""
+"""Bytes of output that are written to a file in the namespace's memory, which has 64 MiB. The rest is dropped.
+Claude is shown some 30 kB."""
 
 MAX_SIGNAL = 64
-"""The largest number of a signal; with a larger one, the exit code counts instead."""
+"""The largest signal number. If the client reports a larger one, the exit code is used instead."""
 
 STOPPING = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
-"""Signals that only stop a process: the shell prefix would wait for ever if it sent itself one."""
+"""Signals that only stop a process. The shell prefix would wait forever if it sent itself one of them."""
 
 DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
 
 class Listener(Protocol):
-    """What hears of the CLI and its tool calls."""
+    """Gets the events of the CLI and its tool calls."""
 
     def note(self, event: str, **facts: str | int | list[str]) -> None:
         """Write to the audit log."""
@@ -52,16 +52,16 @@ class Listener(Protocol):
         """The CLI has stopped itself (Ctrl-Z)."""
 
     def on_not_started(self, why: bytes) -> None:
-        """The launcher did not start the CLI; `why` is a word of the shim's `fail`."""
+        """The launcher did not start the CLI. `why` is an argument of `fail` in the shim."""
 
 
 class ToolCalls:
-    """The socket of one call, and the executions that were asked for on it."""
+    """The socket of one call, and the executions that were requested on it."""
 
     def __init__(
         self, channel: Channel, path: Path, rules: Rules | None, paths: PathTranslator, listener: Listener
     ) -> None:
-        """Listen at `path`; OSError. Without `rules` the CLI has the host's network."""
+        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network."""
         self._channel = channel
         self._rules = rules
         self._paths = paths
@@ -71,14 +71,14 @@ class ToolCalls:
         self._executions: dict[Execution, None] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.fspath(path))
-        path.chmod(0o666)  # the directory above it keeps others away; the namespace has its own way to it
+        path.chmod(0o666)  # the directory above it keeps other users out; the namespace has its own mount of it
         self._listener.listen(64)
         self._listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor(self._listener, self._take)
 
     def close(self) -> None:
-        """End all executions and the network: the call is over. A second time changes nothing."""
+        """End all executions and the network, because the call is over. May be called again."""
         self._acceptor.close()
         self._listener.close()
         for execution in list(self._executions):
@@ -123,7 +123,7 @@ class ToolCalls:
             os.close(descriptor)
 
     def _open_network(self, sock: socket.socket, descriptor: int) -> None:
-        """Serve the namespace's network. Only the first request counts, which is the launcher's."""
+        """Serve the namespace's network. Only the first request is accepted: the launcher's."""
         listener = socket.socket(fileno=descriptor)
         if self._proxy is None and self._rules is not None:
             with contextlib.suppress(ValueError):
@@ -134,7 +134,7 @@ class ToolCalls:
         self._hang_up(sock)
 
     def _execute(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
-        """Have the client run a command. `files` are its standard files."""
+        """Let the client run a command. `files` are the command's stdin, stdout and stderr."""
         command, cwd = fields[1], self._paths.to_container(fields[2])
         env = dict(variable.partition(b"=")[::2] for variable in fields[3:])
 
@@ -162,8 +162,8 @@ class ToolCalls:
 class Execution:
     """One command, between the prefix process and the container.
 
-    `on_over` is called once, when nothing more goes to the prefix process. The channel stays until the client has
-    ended it: what the command still writes is given credit and dropped.
+    `on_over` is called once, when nothing more is sent to the prefix process. The channel stays until the client
+    has ended it: credit is granted for the command's further output, and the output is dropped.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Execution:
         self._left = MAX_FILE
         self._is_over = False
         self._result: bytes | None = None
-        """What the prefix process is told, after the last of the output."""
+        """The message for the prefix process. It is sent after the last of the output."""
         self._has_credit = False
         self._is_file = stat.S_ISREG(os.fstat(files[1]).st_mode)
         for descriptor in files:
@@ -203,14 +203,15 @@ class Execution:
     # From the prefix process
 
     def _on_sock(self) -> None:
-        """It sends nothing more, so this is its end."""
+        """Handle the end of the prefix process. It sends nothing more, so the socket only becomes readable at its
+        end."""
         with contextlib.suppress(OSError):
             if self._sock.recv(64):
                 return
         self.cancel()
 
     def cancel(self) -> None:
-        """End the command in the container: nobody waits for it."""
+        """End the command in the container, because its result is no longer needed."""
         if not self._is_over:
             self._channel.send_cancel()
             self._close()
@@ -224,7 +225,7 @@ class Execution:
     # From the container
 
     def on(self, event: Event) -> None:
-        """Take a frame of the command's channel."""
+        """Handle a frame of the command's channel."""
         if event.kind in self._owed:
             self._output(event.kind, event.payload)
         elif event.kind == Frame.CREDIT:
@@ -233,13 +234,13 @@ class Execution:
             self._finish(event)
 
     def settle(self) -> None:
-        """Act on the credit of this turn of the loop."""
+        """Apply the credit that arrived in this turn of the loop."""
         if self._has_credit:
             self._has_credit = False
             self.kick()
 
     def kick(self) -> None:
-        """Look again at stdin: credit has come, or the connection takes data again."""
+        """Check stdin again: credit has arrived, or the connection accepts data again."""
         if self._stdin is not None:
             self._stdin.kick()
         elif self._has_no_stdin and self._allowance():
@@ -264,13 +265,13 @@ class Execution:
         self._report_result()
 
     def _repay(self, stream: int) -> None:
-        """Give credit for what was written or dropped."""
+        """Grant credit for what was written or dropped."""
         owed, self._owed[stream] = self._owed[stream], 0
         if owed:
             self._channel.grant(stream, owed)
 
     def _finish(self, event: Event) -> None:
-        """The command has ended: keep how, until its output is written."""
+        """The command has ended. Keep its result until its output is written."""
         self._channel.release()
         if self._is_over:
             return
@@ -287,7 +288,7 @@ class Execution:
         self._report_result()
 
     def _report_result(self) -> None:
-        """Tell the prefix process how the command has ended, unless output waits to be written."""
+        """Send the result to the prefix process, unless output still waits to be written."""
         if self._result is None or self._is_over or any(pump.pending for pump in self._inputs.values()):
             return
         with contextlib.suppress(OSError):  # ignored because the prefix process may have ended

@@ -1,1 +1,1 @@
-"""What the server knows of its host: configuration, grants, directories, credentials, the CLI, logs."""
+"""The server's access to its host: configuration, grants, directories, credentials, the CLI, logs."""

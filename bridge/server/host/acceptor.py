@@ -1,4 +1,4 @@
-"""Accepts the connections of a listening socket, and pauses while the process has no descriptor left."""
+"""Accepts the connections of a listening socket, and pauses while the process has no free descriptors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import socket
 from collections.abc import Callable
 
 RETRY_S = 0.1
-"""Pause after a failed accept(). The listener stays readable, so that trying at once would take all the time."""
+"""Pause after a failed accept(), seconds. The listener stays readable, so retrying at once would use all CPU time."""
 
 
 class Acceptor:
-    """Calls `take` with each connection; it belongs to `take` then, and does not block."""
+    """Calls `take` with each connection. The socket then belongs to `take`; it is non-blocking."""
 
     def __init__(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -22,10 +22,10 @@ class Acceptor:
         self._resume()
 
     def close(self) -> None:
-        """Take in no more; the listener stays its owner's."""
+        """Stop accepting. The listener still belongs to the caller, who closes it."""
         if self._timer is not None:
             self._timer.cancel()
-        with contextlib.suppress(ValueError):  # ignored because it has been closed
+        with contextlib.suppress(ValueError):  # ignored because the listener is already closed
             self._loop.remove_reader(self._listener.fileno())
 
     def _resume(self) -> None:

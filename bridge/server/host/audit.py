@@ -1,13 +1,13 @@
-"""The audit log: who called what, as JSON lines, without a word of a prompt and without a secret.
+"""The audit log: who called what, as JSON lines, without any text of a prompt and without secrets.
 
-All grants share the log, and none may push out the lines of another. So files are rotated at a size, a line has a
-largest length, and each grant may write so many bytes in a time, as a share of the files' size. Lines beyond that are
-counted, and the count is written: nothing is left out silently.
+All grants share the log, and no grant may push out the lines of another. So files are rotated at a size, a line has
+a largest length, and each grant may write a limited number of bytes over time, as a share of the files' size. Lines
+beyond that are counted, and the count is written: nothing is left out silently.
 
-What follows: with four grants that write all that they may, from the first moment on, the line of an earlier call is
-there for a working day (DAY_S); with eight such grants for three hours, with one for forty. It holds for logs of
-LEAST_SIZE_FOR_A_DAY a file and more (the default is four times that); in smaller ones LEAST_BURST and LEAST_PER_SECOND
-are more than the share, so that a small log still shows something.
+The result: if four grants always write as much as they may, the line of an earlier call stays for a working day
+(DAY_S). With eight such grants it stays for three hours, with one for forty. This holds for files of
+LEAST_SIZE_FOR_A_DAY or more (the default is four times that). In smaller files LEAST_BURST and LEAST_PER_SECOND
+exceed the share, so that a small log still shows something.
 """
 
 from __future__ import annotations
@@ -32,40 +32,41 @@ from bridge.server.host.config import MIB
 from bridge.server.host.log import ServerLog
 
 MAX_LINE = 2048
-"""Bytes of one line."""
+"""Largest size of one line, bytes."""
 
 MAX_TEXT = 300
-"""Characters of one value in it."""
+"""Characters of one value in a line."""
 
 MAX_WORDS = 24
 MAX_OUTLINE = 640
-"""Arguments that are named in a line, and characters of them together; the calls of agents need half of both."""
+"""Arguments that are named in a line, and their total characters. The calls of agents need half of both."""
 
 KEPT = 4
-"""Files that were moved aside and are kept: NAME.1 is the newest."""
+"""Older files that are kept. NAME.1 is the newest."""
 
 KINDS = {"asked": "asked", "started": "ran", "ended": "ran"}
-"""Measures of a grant by events; all other events (refused, ran in the container, network) are "other". A call that is
-cancelled while it waits is asked for and costs no turn, so that thousands of them take nothing from those that ran."""
+"""Budget of a grant by event. All other events (refused, ran in the container, network) use the budget "other". A
+call that is cancelled while it waits counts as asked, but not as ran. So thousands of such calls use nothing of the
+budget for calls that ran."""
 
 OF_SERVER = frozenset({"revoked"})
-"""Lines about a grant that are none of its doing."""
+"""Events of a grant that its containers do not cause. They are not limited."""
 
 DAY_S = 8 * 3600.0
-"""So long the line of a call is kept while four grants write all that they may."""
+"""Seconds that a call's line is kept while four grants write as much as they may."""
 
 BURST_SHARE = 1 / 16
 DAY_SHARE = 1 / 4
-"""Of one file's size: what each of a grant's three measures may have at once, and in a working day. Together 15/16, so
-that four grants write no more in a day than the KEPT files hold. With files of 16 MiB it is 1 MiB at once and 145 bytes
-a second: a thousand calls, and one more in some seconds."""
+"""Shares of one file's size: what each of a grant's three budgets may use at once, and in a working day. Together
+15/16, so that four grants write no more in a day than the KEPT files hold. With files of 16 MiB this is 1 MiB at
+once and 145 bytes a second: a thousand calls, and then one more every few seconds."""
 
 LEAST_SIZE_FOR_A_DAY = 4 * MIB
-"""Bytes of a file, for which all this holds."""
+"""Size of a file from which on all this holds, bytes."""
 
 LEAST_BURST = 16 * 1024
 LEAST_PER_SECOND = 32.0
-"""Bytes, whatever the size."""
+"""Smallest budget for any file size: bytes at once, and bytes a second."""
 
 _MODEL = r"(claude|opus|sonnet|haiku|default|best|inherit|anthropic)[a-z0-9.:@/,\[\]-]{0,50}"
 TELLING = {
@@ -80,21 +81,21 @@ TELLING = {
     "--setting-sources": r"((user|project|local),?){0,3}",
     "--session-id": r"[0-9a-fA-F-]{36}",
 }
-"""Flags of which the value is written down when it looks so; of any other only its length."""
+"""Flags whose value is logged if it matches the pattern. For other values only the length is logged."""
 
 
 class Audit:
-    """The log."""
+    """The audit log."""
 
     def __init__(self, path: Path, size: int, log: ServerLog, clock: Callable[[], float] = time.monotonic) -> None:
-        """What cannot be written is reported to `log`."""
+        """Failed writes are reported to `log`. `size` is the size of one file in bytes; `clock` returns seconds."""
         self._size = size
         self._clock = clock
         self._files = _Files(path, size, log)
         self._measures: dict[tuple[str, str], _Measure] = {}
 
     def write(self, event: str, **facts: Any) -> None:
-        """Add one line, unless its grant has written too much. A full disk must not end calls."""
+        """Write one line, unless its grant has used up its budget. A full disk does not end calls."""
         grant = facts.get("grant")
         if not isinstance(grant, str) or event in OF_SERVER:
             self._line(event, facts)
@@ -114,7 +115,7 @@ class Audit:
         return self._measures[grant, kind]
 
     def settle(self) -> None:
-        """Write how many lines were left out meanwhile; called now and then."""
+        """Write how many lines were left out since the last time. Called regularly."""
         for (grant, _), measure in self._measures.items():
             if measure.may(self._clock()):
                 self._tell(grant, measure)
@@ -125,7 +126,7 @@ class Audit:
             measure.left -= self._line("suppressed", {"grant": grant, "lines": left_out})
 
     def _line(self, event: str, facts: dict[str, Any]) -> int:
-        """Write one line; its bytes."""
+        """Write one line. Returns its length in bytes."""
         entry = {"time": round(time.time(), 3), "event": event, **{name: _short(fact) for name, fact in facts.items()}}
         line = json.dumps(entry, default=str, ensure_ascii=True)
         if len(line) >= MAX_LINE:
@@ -137,14 +138,15 @@ class Audit:
 
 
 class _Files(RotatingFileHandler):
-    """The file and its predecessors. It is open for one line at a time: who moves it away gets a new one made."""
+    """The current file and the older ones. The file is open for one line at a time, so it is created again if
+    someone moves it."""
 
     def __init__(self, path: Path, size: int, log: ServerLog) -> None:
         super().__init__(path, maxBytes=size, backupCount=KEPT, encoding="ascii", delay=True)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; a failure is reported to the server's log."""
+        """Write one line. A failure is reported to the server's log."""
         super().emit(record)
         stream, self.stream = self.stream, None
         if stream is not None:
@@ -152,7 +154,7 @@ class _Files(RotatingFileHandler):
                 stream.close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's name
-        """A full disk must not end calls."""
+        """Report a failed write. A full disk must not end calls."""
         error = sys.exception()
         if not isinstance(error, OSError):
             raise
@@ -164,31 +166,31 @@ class _Files(RotatingFileHandler):
 
 
 def _opener(path: str, flags: int) -> int:
-    """Follow no link, and let nobody else read the file."""
+    """Open without following links, and create the file readable by its owner only."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 class _Measure:
-    """So many bytes at once, and so many a second."""
+    """A budget: so many bytes at once, and so many a second."""
 
     def __init__(self, burst: float, per_second: float, now: float) -> None:
         self._burst = burst
         self._per_second = per_second
         self._since = now
         self.left = burst
-        """Bytes; less than none after a line that was longer than what was left, which the next ones wait for."""
+        """Bytes. Negative after a line that was longer than the rest; then later lines wait."""
         self.left_out: dict[str, int] = {}
-        """How many of each event."""
+        """Number of lines that were left out, by event."""
 
     def may(self, now: float) -> bool:
-        """Whether a line may be written."""
+        """Return whether a line may be written."""
         self.left = min(self._burst, self.left + (now - self._since) * self._per_second)
         self._since = now
         return self.left > 0
 
 
 def outline(argv: list[str]) -> list[str]:
-    """The arguments without their text: names of flags, values that tell nothing of anyone, lengths."""
+    """Return the arguments without their text: names of flags, values that reveal nothing, and lengths."""
     shown: list[str] = []
     previous = ""
     room = MAX_OUTLINE

@@ -1,4 +1,4 @@
-"""Finds the host's Claude Code, and caches its version and help until its file changes."""
+"""Finds the host's Claude Code, and caches its version and help until the file changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 PROBE_LIMIT_S = 20.0
-"""For `claude --version` and `--help` on a cold disk; warm, the slowest version takes 0.5 s."""
+"""Seconds for `claude --version` or `--help` on a cold disk. On a warm disk the slowest version takes 0.5 s."""
 
 USUAL_PLACES = (
     "~/.local/bin/claude",
@@ -19,7 +19,8 @@ USUAL_PLACES = (
 
 
 class HostCli:
-    """The program, its version and its help. Clients are answered from here; it is not started for them."""
+    """The host's CLI, its version and its help. Clients are answered from this cache; the CLI is not started for
+    them."""
 
     def __init__(self, configured: str | None) -> None:
         self.configured = configured
@@ -31,11 +32,11 @@ class HostCli:
 
     @property
     def told(self) -> str:
-        """The problem in the words for the container: without a path of the host."""
+        """The problem as it is reported to the container: without a path of the host."""
         return "bridge.yaml names a Claude Code that is no program" if self._is_misnamed else self.problem
 
     def find(self) -> Path | None:
-        """The program's file with every link followed, or None."""
+        """Return the CLI's file with all links resolved, or None."""
         named = self.configured
         places = [named] if named else [shutil.which("claude"), *map(os.path.expanduser, USUAL_PLACES)]
         for place in filter(None, places):
@@ -49,11 +50,11 @@ class HostCli:
 
     @property
     def is_current(self) -> bool:
-        """Whether version and help come from the file that is there now."""
+        """Whether version and help come from the current file."""
         return self._seen == self._look()
 
     async def ask(self) -> None:
-        """Ask the program for its version and help, unless they are known."""
+        """Run the CLI to get its version and help, unless they are current."""
         look = self._look()
         if look == self._seen:
             return
@@ -74,7 +75,7 @@ class HostCli:
 
 
 async def _output(program: str, argument: str) -> bytes:
-    """What the program prints, or nothing when it fails or hangs."""
+    """Return what the program prints; nothing if it fails or takes too long."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "DISABLE_AUTOUPDATER": "1"}
     try:
         process = await asyncio.create_subprocess_exec(
@@ -90,7 +91,7 @@ async def _output(program: str, argument: str) -> bytes:
         return b""
     try:
         output, _ = await asyncio.wait_for(process.communicate(), PROBE_LIMIT_S)
-    except asyncio.TimeoutError:  # noqa: UP041 - an alias only since the Python that runs this
+    except asyncio.TimeoutError:  # noqa: UP041 - an alias of TimeoutError since Python 3.11
         process.kill()
         await process.wait()
         return b""
@@ -98,9 +99,9 @@ async def _output(program: str, argument: str) -> bytes:
 
 
 def files_of(program: Path) -> tuple[Path, Path]:
-    """What has to be visible for the program to run: a directory or the file itself; and the file.
+    """Return what must be visible for the program to run (a directory or the file itself), and the program's file.
 
-    The native build is one file. An older one is a script beside the rest of its package.
+    The native build is one file. An older one is a script in the directory of its package. Raises OSError.
     """
     with program.open("rb") as file:
         script = file.read(2) == b"#!"
@@ -112,7 +113,11 @@ def files_of(program: Path) -> tuple[Path, Path]:
 
 
 def interpreters_of(program: Path) -> dict[str, str]:
-    """What a script needs to be run: by the place where it is looked for, the file. A native program needs nothing."""
+    """Return the interpreters that a script needs: the path where each is looked up, and its file. A native program
+    needs none.
+
+    Raises OSError.
+    """
     with program.open("rb") as file:
         head = file.readline(256)
     if not head.startswith(b"#!"):

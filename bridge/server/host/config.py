@@ -1,4 +1,4 @@
-"""Reads bridge.yaml. Every key is optional; every mistake is one line."""
+"""Reads bridge.yaml. All keys are optional. Each error is reported in one line."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ MIB = 1024 * 1024
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. The text is one line: the key, the value, what is allowed."""
+    """The configuration cannot be used. The text is one line: the key, the value, and what is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much is served at once. Counts of calls; times in seconds."""
+    """Limits of what is served at once. Counts are calls; times are seconds."""
 
     running: int = 8
-    """In all. A CLI at work takes some 300 MB, so this is 2.4 GB. Where it is twice
-    `per_grant` or more, the last turn is kept for a grant that has none running."""
+    """Running calls of all grants. A working CLI takes some 300 MB, so 8 calls take 2.4 GB. If this is at least
+    twice `per_grant`, the last turn is reserved for a grant that has none running."""
     per_grant: int = 4
-    """Of one grant."""
+    """Running calls of one grant."""
     queued: int = 32
-    """Waiting, of one grant: a grant that fills its own queue takes no place from another."""
+    """Waiting calls of one grant. A grant that fills its own queue takes no place from another."""
     connections: int = 128
-    """Open, of one grant; `hello` alone needs one, too."""
+    """Open connections of one grant. A client that only asks for the hello needs one as well."""
     wait: int = 600
-    """Until a call that waits is given up; as long as Claude's own tools wait at most."""
+    """Seconds until a waiting call fails. Claude's own tools wait no longer than that."""
     idle: int = 300
-    """Until a connection without a call is closed. Clients that keep one ping more often."""
+    """Seconds until a connection without a call is closed. Clients that keep a connection ping more often."""
     stop_grace: int = 5
-    """For running calls when the server stops."""
+    """Seconds for running calls when the server stops."""
     disk: int = 2048
-    """MiB of conversations of one grant on the host; a long conversation takes some ten."""
+    """MiB that the conversations of one grant may use on the host. A long conversation takes some ten MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What bridge.yaml says."""
+    """The contents of bridge.yaml."""
 
     claude: str | None = None
     credentials: str = "auto"
@@ -50,7 +50,7 @@ class Config:
     confinement: str = "bubblewrap"
     network: str = "web"
     web_ports: frozenset[int] = frozenset()
-    """Of public servers, beside 80 and 443."""
+    """Ports of public servers, besides 80 and 443."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     allowed: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ class Config:
 
 
 def default_path() -> Path:
-    """Where the configuration is looked for when nobody says."""
+    """Return where the configuration is read from by default."""
     if chosen := os.environ.get("CLAUDE_BRIDGE_CONFIG"):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
@@ -69,7 +69,7 @@ def default_path() -> Path:
 
 
 def load(path: Path | None) -> Config:
-    """Read the file; a default one that does not exist means defaults. Raises ConfigError."""
+    """Read the configuration. If the default file does not exist, the defaults are used. Raises ConfigError."""
     wanted = path or default_path()
     try:
         text = wanted.read_text()
@@ -88,7 +88,7 @@ def load(path: Path | None) -> Config:
 
 
 def parse(data: object) -> Config:
-    """The configuration in a parsed document."""
+    """Return the configuration from a parsed document. Raises ConfigError."""
     top = _mapping(data, "the file")
     known = {"claude", "credentials", "environment", "confinement", "network", "web_ports", "limits",
              "policy", "audit"}  # fmt: skip
@@ -133,7 +133,8 @@ def _text(mapping: dict[str, Any], key: str, prefix: str = "") -> str | None:
 
 
 def _choice(mapping: dict[str, Any], key: str, choices: tuple[str, ...]) -> str:
-    # YAML reads an unquoted `none` as text, but `null` and `no` as something else: only the word itself counts.
+    # YAML reads an unquoted `none` as text, but `null` and `no` as something else. Only the word itself is
+    # accepted.
     value = mapping.get(key, choices[0])
     if value not in choices:
         raise ConfigError(f"{key} is {value!r}; allowed are {', '.join(choices)}")

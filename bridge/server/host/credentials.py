@@ -1,4 +1,4 @@
-"""Finds the host's credentials. They leave this process by one file descriptor, which the CLI inherits."""
+"""Finds the host's credentials. They leave this process only through a file descriptor, which the CLI inherits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ELSEWHERE = (
 
 
 class NoCredentialsError(Exception):
-    """There is nothing to log in with; the text is one line that says what to do.
+    """There is no usable credential. The text is one line that says what to do.
 
-    `told` is the same without a path of the host's, for the container.
+    `told` is the text for the container, without a path of the host.
     """
 
     def __init__(self, text: str, told: str = "") -> None:
@@ -36,7 +36,7 @@ class NoCredentialsError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Credential:
-    """A secret, and the variable that names its descriptor to the CLI."""
+    """A secret, and the variable that tells the CLI the number of its descriptor."""
 
     secret: str
     source: str
@@ -47,13 +47,13 @@ class Credential:
 
     @property
     def variable(self) -> str:
-        """What tells the CLI the number of the descriptor."""
+        """The variable that holds the descriptor's number."""
         return f"{'CLAUDE_CODE_API_KEY' if self.is_key else TOKEN}_FILE_DESCRIPTOR"
 
     def descriptor(self, uid: int, gid: int) -> int:
-        """The reading end of a pipe that holds the secret and nothing more.
+        """Return the read end of a pipe that holds only the secret. Raises OSError.
 
-        It belongs to the user that the CLI runs as, because the CLI opens it anew by its name under /dev/fd.
+        It belongs to the user that the CLI runs as, because the CLI opens it again by its name in /dev/fd.
         """
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.write(writing, self.secret.encode())
@@ -65,7 +65,7 @@ class Credential:
 def find(
     choice: str, token: Path, environment: Mapping[str, str], operator: Mapping[str, str] | None = None
 ) -> Credential | None:
-    """The credential to use; None when the operator's environment brings its own. NoCredentialsError."""
+    """Return the credential to use; None if the operator's environment contains its own. Raises NoCredentialsError."""
     operator = operator or {}
     if choice != "auto":
         return _from_file(Path(choice), f"the file {choice}")
@@ -92,7 +92,7 @@ def _from_file(path: Path, source: str) -> Credential:
 
 
 def is_key(secret: str) -> bool:
-    """Whether it is a key of the API's; the long-lived tokens of `claude setup-token` say `oat` instead."""
+    """Return whether a secret is an API key. The long-lived tokens of `claude setup-token` begin with `sk-ant-oat`."""
     return not secret.startswith("sk-ant-oat")
 
 

@@ -1,4 +1,4 @@
-"""Bounds the disk space that the conversations of each grant take. It is measured now and then, off the loop."""
+"""Limits the disk space of each grant's conversations. It is measured from time to time, in a thread."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from bridge.server.host.grants import Grant, StateError
 from bridge.server.host.trees import Walk
 
 EVERY_S = 10.0
-"""Between two measurements of a grant whose calls run, or have ended since."""
+"""Seconds between two measurements of a grant with running calls, or with calls that have ended since."""
 
 MAX_FILES = 100_000
-"""Looked at; a directory with more of them is over any limit."""
+"""Files that are counted. A directory with more is over any limit."""
 
 SMALLEST = 4096
-"""Bytes that a file or directory takes at least."""
+"""Smallest size that is counted for a file or directory, bytes."""
 
 OVER = 1 << 62
-"""Bytes; more than any limit: what cannot be counted is not taken for nothing."""
+"""Bytes, more than any limit. Used if a directory cannot be counted."""
 
 OWN_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Errors that tell of this server, and nothing of the directory."""
+"""Errors that are caused by this server's own limits, not by the directory."""
 
 
 class DiskUsage:
-    """What is known of each grant's directory.
+    """The measured disk usage of each grant's directory.
 
-    `directory` finds the directory of a grant (OSError, StateError), `limit` the MiB that it may take. `exceeded` is
-    called with a grant's name when it takes twice as much.
+    `directory` returns the directory of a grant (OSError, StateError). `limit` returns the MiB that it may use.
+    `exceeded` is called with a grant's name if it uses twice as much.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class DiskUsage:
         self._taken: dict[str, int] = {}
         self._places: dict[str, Path] = {}
         self._used: set[str] = set()
-        """Grants of which a call has ended since the last look."""
+        """Grants whose calls have ended since the last measurement."""
         self._measured: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def problem(self, grant: str) -> str:
-        """Why no call of this grant may begin, or nothing."""
+        """Return why no call of this grant may begin; empty if calls may."""
         found, most = self._taken.get(grant, 0), self._limit()
         if found <= most * MIB:
             return ""
@@ -63,7 +63,7 @@ class DiskUsage:
         )
 
     def note(self, grant: str) -> str:
-        """The same for the operator."""
+        """Return the same for the operator."""
         if not self.problem(grant):
             return ""
         where, most = self._places.get(grant), self._limit()
@@ -72,11 +72,11 @@ class DiskUsage:
         return f"more than limits.disk ({most} MiB) in {where}; remove some"
 
     def used(self, grant: str) -> None:
-        """A call of the grant has ended."""
+        """Report that a call of the grant has ended."""
         self._used.add(grant)
 
     def settle(self, grants: Iterable[Grant], running: Container[str]) -> None:
-        """Measure again where calls run or have run, and where too much was found; called now and then."""
+        """Measure again if calls run or have run, or if too much was found. Called regularly."""
         for grant in grants:
             if grant.name in running or grant.name in self._used or self.problem(grant.name):
                 self._look_at(grant)
@@ -99,13 +99,14 @@ class DiskUsage:
         try:
             self._taken[grant.name] = await asyncio.to_thread(taken, directory)
         except OSError:
-            return  # ignored because what was found before holds until the next look
+            return  # ignored because the last result stays valid until the next measurement
         if self._taken[grant.name] > 2 * self._limit() * MIB:
             self._exceeded(grant.name)
 
 
 def taken(directory: Path) -> int:
-    """Bytes of the disk that a directory takes, or OVER; OSError when this server lacks what it needs to look."""
+    """Return the bytes on disk that a directory uses, or OVER. Raises OSError if this server has too few resources
+    to measure."""
     count = _Sum()
     try:
         return count.total if count.run(directory) else OVER
@@ -118,11 +119,11 @@ def taken(directory: Path) -> int:
 
 
 class _OverError(Exception):
-    """More than is looked at."""
+    """There are more files than are counted."""
 
 
 class _Sum(Walk):
-    """Adds up what entries take."""
+    """Adds up the disk usage of the entries."""
 
     total = seen = 0
 

@@ -1,4 +1,4 @@
-"""Files and directories of the bridge's own, made so that nobody else can have planted or seen them."""
+"""Creates the bridge's own files and directories, so that other users can neither plant nor read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from bridge.server.host.grants import StateError
 
 
 def own_directory(path: Path, mode: int, or_else: int | None = None) -> None:
-    """Make a directory, or make sure that an existing one is really ours; never follow a link."""
+    """Make a directory, or check that an existing one is ours and set its mode. Does not follow links.
+
+    `or_else` is another mode that is accepted. Raises StateError or OSError.
+    """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
     found = path.lstat()
@@ -24,7 +27,8 @@ def own_directory(path: Path, mode: int, or_else: int | None = None) -> None:
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file so that a reader sees the old or the new one, and nobody else ever sees it."""
+    """Replace a file: readers see the old or the new one, and no other user can read it unless `mode` allows it.
+    Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()

@@ -1,4 +1,4 @@
-"""A grant: which directories of the host its containers may use, and as which user Claude runs for them."""
+"""A grant: the directories of the host that its containers may use, and the user that Claude runs as."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.policy.terms import WORKSPACE
 from bridge.server.host.places import Place, PlaceError
 
 NUMBER = re.compile(r"[0-9]{1,9}")
-"""Of a user or group, well below those that mean something special to the kernel."""
+"""The number of a user or group. It is well below the numbers with a special meaning for the kernel."""
 
 SOCKET_NAME = "claude-bridge.sock"
 
@@ -36,11 +36,11 @@ RESERVED = (
     "/home",
     "/run",
 )
-"""Places of the namespace: a share there could stand in for something of the CLI's own."""
+"""Paths of the namespace itself. A share there could replace a file of the CLI."""
 
 
 class StateError(Exception):
-    """The state directory or a grant cannot be used; the text is one line."""
+    """The state directory or a grant cannot be used. The text is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Share:
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """Read HOSTDIR:CONTAINERDIR[:ro]; StateError."""
+        """Parse HOSTDIR:CONTAINERDIR[:ro]. Raises StateError."""
         source, colon, rest = text.partition(":")
         target, _, mode = rest.partition(":")
         if not colon or mode not in ("", "ro", "rw") or not source.startswith("/") or not target.startswith("/"):
@@ -66,19 +66,23 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class Grant:
-    """Who holds its socket may use the host's Claude on this workspace, as this user."""
+    """Permission for clients of one socket to use the host's Claude on this workspace, as this user."""
 
     name: str
     place: Place
     user: tuple[int, int]
-    """User and group that the CLI runs as: the operator's word, whoever owns the workspace later."""
+    """User and group that the CLI runs as. The operator chooses them; a later change of the workspace's owner has
+    no effect."""
     shares: tuple[Share, ...] = ()
 
     @classmethod
     def of(
         cls, name: str, workspace: str | os.PathLike[str], shares: tuple[Share, ...] = (), user: str | None = None
     ) -> Grant:
-        """Pin the workspace as it is now. `user` is UID[:GID] or a name; without one it is the owner. StateError."""
+        """Pin the workspace as it is now. Raises StateError.
+
+        `user` is UID[:GID] or a name. Without it, Claude runs as the workspace's owner.
+        """
         place = pinned(workspace)
         return cls(name, place, _user(place, user), shares)
 
@@ -89,24 +93,24 @@ class Grant:
 
     @property
     def places(self) -> list[tuple[Place, bool]]:
-        """All its directories, and whether its containers write there."""
+        """All directories of the grant, and whether its containers may write to them."""
         return [(self.place, True), *((share.source, not share.readonly) for share in self.shares)]
 
     @property
     def problem(self) -> str:
-        """Why its calls would be refused now, for the operator, or nothing."""
+        """Why its calls would be refused now, for the operator; empty if they would not."""
         return next((str(error) for place, _ in self.places if (error := place.error())), "")
 
     @property
     def changed(self) -> str:
-        """The same for the container, which knows its directories by other names."""
+        """The same for the container, which has other paths for the directories."""
         named = [(self.place, f"the workspace of grant {self.name}")]
         named += [(share.source, f"the share {share.target} of grant {self.name}") for share in self.shares]
         return next((f"{name} {error.what}" for place, name in named if (error := place.error())), "")
 
 
 def pinned(path: str | os.PathLike[str]) -> Place:
-    """Pin a directory as it is now; StateError."""
+    """Pin a directory as it is now. Raises StateError."""
     if not Path(path).is_dir():
         raise StateError(f"{path} is no directory")
     try:
@@ -137,7 +141,8 @@ def _user(place: Place, named: str | None) -> tuple[int, int]:
 
 
 def _with_group(uid: int) -> tuple[int, int]:
-    """A user and his own group. Never the workspace's: a container may have chosen that."""
+    """Return a user and the user's own group. The workspace's group is not used, because a container may have set
+    it."""
     try:
         return uid, pwd.getpwuid(uid).pw_gid
     except KeyError:
@@ -145,24 +150,25 @@ def _with_group(uid: int) -> tuple[int, int]:
 
 
 class OpenPlaces:
-    """The directories of a grant, held open while it is served, so that nothing else can get their numbers."""
+    """The directories of a grant, kept open while it is served, so that their inode numbers are not reused."""
 
     def __init__(self, grant: Grant) -> None:
         self._held: list[int] = []
         for place, _ in grant.places:
-            with contextlib.suppress(PlaceError):  # ignored because each call of the grant tells it
+            with contextlib.suppress(PlaceError):  # ignored because each call of the grant reports it
                 self._held.append(place.open())
 
     def close(self) -> None:
-        """Let them go."""
+        """Close the directories."""
         while self._held:
             os.close(self._held.pop())
 
 
 def check_shares(grant: Grant) -> None:
-    """Refuse shares within each other or the workspace, on the host or in the container.
+    """Refuse shares that are inside each other or inside the workspace, on the host or in the container. Raises
+    StateError.
 
-    A link that a container puts into the outer one would lead the mount of the inner one elsewhere.
+    A container could put a link into the outer directory, so that the inner one would be mounted elsewhere.
     """
     targets = sorted(share.target + "/" for share in grant.shares)
     for outer, inner in itertools.pairwise(targets):
@@ -177,7 +183,8 @@ def check_shares(grant: Grant) -> None:
 
 
 def check_against(grant: Grant, other: Grant) -> None:
-    """Refuse a grant that could exchange directories of another one, or the other way round."""
+    """Refuse a grant whose containers could replace directories of another grant, and the reverse. Raises
+    StateError."""
     for mine, i_write in grant.places:
         for theirs, they_write in other.places:
             if not (i_write or they_write):

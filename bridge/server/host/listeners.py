@@ -1,4 +1,4 @@
-"""Listening sockets. Each appears at its path when it is ready, and only its maker removes it."""
+"""Listening sockets. A socket appears at its path when it is ready, and only its creator removes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Listener:
         self._identity = (found.st_dev, found.st_ino)
 
     def is_there(self) -> bool:
-        """Whether the path still leads to this socket."""
+        """Return whether the path still leads to this socket."""
         try:
             found = self.path.lstat()
         except OSError:
@@ -31,7 +31,7 @@ class Listener:
         return stat.S_ISSOCK(found.st_mode) and (found.st_dev, found.st_ino) == self._identity
 
     def close(self) -> None:
-        """Stop listening. The path is removed if it is still this socket's."""
+        """Stop listening. The path is removed if it still leads to this socket."""
         self.socket.close()
         if self.is_there():
             with contextlib.suppress(FileNotFoundError):
@@ -39,10 +39,11 @@ class Listener:
 
 
 def listen(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Listener:
-    """Listen at directory/name, which takes the place of a dead socket there; StateError for anything else.
+    """Listen at directory/name, and replace a dead socket there. Raises StateError for anything else there, and
+    OSError.
 
-    1. bind under a temporary name, with the mode from the start; 2. listen; 3. rename into place: whoever
-    finds the name finds a server behind it.
+    1. Bind to a temporary name, with the final mode. 2. Listen. 3. Rename it. So a client that finds the name also
+    finds a listening server.
     """
     path = directory / name
     _refuse_what_lives(path)
@@ -50,7 +51,7 @@ def listen(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Liste
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    # By way of a descriptor: the temporary name is longer than the one that has to fit.
+    # Uses a descriptor, because the temporary name is longer than the name whose length was checked.
     place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     before = os.umask(0o777 & ~mode)
     try:
@@ -64,7 +65,8 @@ def listen(directory: Path, mode: int = 0o666, name: str = SOCKET_NAME) -> Liste
 
 
 def _refuse_what_lives(path: Path) -> None:
-    """Refuse to replace anything but a dead socket. Only a connection shows whether a server listens."""
+    """Refuse to replace anything except a dead socket. Only a connection attempt shows whether a server listens.
+    Raises StateError."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -87,7 +89,8 @@ def _refuse_what_lives(path: Path) -> None:
 
 
 def link(path: Path, target: Path) -> None:
-    """Make a symbolic link at `path`, in place of nothing or of another link; StateError for anything else."""
+    """Make a symbolic link at `path`, or replace another link there. Raises StateError for anything else there, and
+    OSError."""
     try:
         found = path.lstat()
     except FileNotFoundError:

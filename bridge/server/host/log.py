@@ -1,7 +1,7 @@
-"""The server's own lines on standard error: few and short, and never a client's words.
+"""The server's own lines on standard error: few and short, without text from clients.
 
-No client may fill the operator's disk with them. Lines beyond a limit are counted and not written, and a log file that
-the server was given (`serve --log`) is moved aside when it has grown.
+No client may fill the operator's disk with them. Lines beyond a limit are counted and not written. The file of
+`serve --log` is moved aside when it has grown too large.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from bridge.policy.terms import printable
 
 PER_MINUTE = 20
-"""Lines; whoever reads them sees what is wrong by the first."""
+"""Lines. The first ones are enough to see the problem."""
 
 MAX_LOG = 1024 * 1024
-"""Bytes of the log file, of which one predecessor is kept."""
+"""Largest size of the log file, bytes. One older file is kept."""
 
 
 class ServerLog:
-    """Writes lines on standard error."""
+    """Writes lines to standard error."""
 
     def __init__(self) -> None:
         self._minute = 0
@@ -43,15 +43,15 @@ class ServerLog:
         if self._written > PER_MINUTE:
             self._left_out += 1
         else:
-            with contextlib.suppress(OSError):  # ignored because there is no other place for it
+            with contextlib.suppress(OSError):  # ignored because there is no other place to report it
                 print(f"bridge: {printable(text, 500)}", file=sys.stderr, flush=True)
 
     def fault(self, what: str, error: BaseException) -> None:
-        """Report a fault of the server: its kind and place, and no word of a client's."""
+        """Report a fault of the server: the exception's type and place, without text from a client."""
         self.line(f"{what}: {place_of(error)}; please report it")
 
     def unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop's handler of exceptions that nobody caught."""
+        """Handle the event loop's uncaught exceptions."""
         error = context.get("exception")
         if error is None:
             self.line(str(context.get("message")))
@@ -60,7 +60,7 @@ class ServerLog:
 
 
 def place_of(error: BaseException) -> str:
-    """Kind and place of an exception."""
+    """Return the type of an exception and the place where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -69,7 +69,7 @@ def place_of(error: BaseException) -> str:
 
 
 class LogFile:
-    """The file into which everything goes that the process writes."""
+    """The file that receives everything that the process writes to stdout and stderr."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,7 +83,7 @@ class LogFile:
         os.close(fd)
 
     def settle(self) -> None:
-        """Begin anew when it has grown to its size; called now and then."""
+        """Start a new file when this one has reached its size. Called regularly. Raises OSError."""
         if os.fstat(2).st_size > MAX_LOG:
             self._path.replace(self._path.with_name(self._path.name + ".1"))
             self._open()

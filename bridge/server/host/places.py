@@ -1,9 +1,9 @@
 """The directories of the host that a grant opens to containers. They are pinned when they are granted.
 
-A place is a path and what was there when the operator named it: device, inode and owner. A program that can write a
-directory above it can later put something else at that path, such as a link. So a place is opened from the root
-down, one name at a time, and no link is followed; what is found there must be what was granted. The server keeps it
-open, and each call uses that descriptor, never the path.
+A place is a path, and the device, inode and owner that were found there. A program that can write to a directory
+above it can later put something else at that path, such as a link. So a place is opened from the root down, one
+name at a time, without following links. The directory found there must be the granted one. The server keeps it
+open. Each call opens it in the same way and passes the descriptor on, never the path.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 MAX_LINKS = 40
-"""In one name, as the kernel has it."""
+"""Links in one path, the kernel's own limit."""
 
 Identity = tuple[int, int]
 """Device and inode."""
 
 
 class PlaceError(Exception):
-    """A directory is not, or no longer, what was granted: one line for the operator.
+    """A directory is not, or no longer, the granted one. The text is one line for the operator.
 
-    `what` is the same without the path, which is no business of the container's.
+    `what` is the text without the path, which must not be shown to the container.
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -42,11 +42,11 @@ class Place:
     device: int
     inode: int
     owner: int
-    """The user's number."""
+    """The owner's uid."""
 
     @classmethod
     def pin(cls, path: str | os.PathLike[str]) -> Place:
-        """Take a directory as it is now, the links in its name resolved once; PlaceError."""
+        """Pin a directory as it is now. Links in its path are resolved once. Raises PlaceError."""
         real = os.path.realpath(path)
         descriptor, _ = _walk(real)
         try:
@@ -57,11 +57,11 @@ class Place:
 
     @property
     def identity(self) -> Identity:
-        """What the client must see as its /workspace."""
+        """Device and inode. The client must see the same for its /workspace."""
         return self.device, self.inode
 
     def open(self) -> int:
-        """Open the directory; PlaceError unless it is the very one that was granted, with its owner."""
+        """Open the directory. Raises PlaceError unless it is the granted one, with the same owner."""
         descriptor, _ = _walk(self.path)
         found = os.fstat(descriptor)
         if (found.st_dev, found.st_ino, found.st_uid) == (self.device, self.inode, self.owner):
@@ -72,7 +72,7 @@ class Place:
         raise PlaceError(self.path, f"belonged to user {self.owner} when it was granted, and to {found.st_uid} now")
 
     def error(self) -> PlaceError | None:
-        """Why it cannot be used now."""
+        """Return why it cannot be used now; None if it can."""
         try:
             os.close(self.open())
         except PlaceError as error:
@@ -80,7 +80,8 @@ class Place:
         return None
 
     def is_inside(self, other: Place) -> bool:
-        """Whether it lies below another one, by its name, by what is on the way to it, or by way of another mount."""
+        """Return whether this place is below another one: by its path, by the directories above it, or through
+        another mount."""
         if self.identity == other.identity:
             return False
         if self.path.startswith(other.path.rstrip("/") + "/"):
@@ -88,7 +89,7 @@ class Place:
         try:
             descriptor, way = _walk(self.path)
         except PlaceError:
-            return False  # it is gone; nothing is served from it until it is granted anew
+            return False  # it is gone, and not served until it is granted again
         os.close(descriptor)
         if other.identity in way:
             return True
@@ -97,7 +98,8 @@ class Place:
 
 
 def _walk(path: str) -> tuple[int, list[Identity]]:
-    """Go to an absolute path and follow no link: a descriptor of its end, and what is on the way. PlaceError."""
+    """Open an absolute path without following links. Returns its descriptor and the directories above it. Raises
+    PlaceError."""
     way: list[Identity] = []
     at = os.open("/", DIRECTORY)
     for name in Path(path).parts[1:]:
@@ -114,7 +116,7 @@ def _walk(path: str) -> tuple[int, list[Identity]]:
 
 
 def holders_of_links(path: str | os.PathLike[str]) -> Iterator[Place]:
-    """The directories that hold the links by which a name leads to where it leads."""
+    """Yield the directories that contain the links which are followed for a path. Raises PlaceError."""
     todo = list(reversed(Path(os.path.abspath(path)).parts[1:]))  # noqa: PTH100 - no link is followed
     at, links = Path("/"), 0
     while todo and links < MAX_LINKS:
@@ -134,7 +136,8 @@ def holders_of_links(path: str | os.PathLike[str]) -> Iterator[Place]:
 
 
 def _on_its_file_system(path: str) -> tuple[str, str] | None:
-    """The file system of a directory, and its path there: the same for all mounts of it. None when nobody can tell."""
+    """Return a directory's file system and its path there, which is the same for all mounts. Returns None if it is
+    unknown."""
     try:
         descriptor, _ = _walk(path)
     except PlaceError:
@@ -155,5 +158,5 @@ def _on_its_file_system(path: str) -> tuple[str, str] | None:
 
 
 def _unescaped(text: str) -> str:
-    """A path of mountinfo, in which a blank and the like are octal numbers."""
+    """Return a path of mountinfo, in which blanks and other special characters are octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

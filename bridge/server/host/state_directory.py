@@ -1,13 +1,15 @@
-"""The state directory: made safely, verified before use; grants; one server at a time.
+"""The state directory: created safely, and checked before use. It contains:
 
-lock              held by the server that runs
-control.sock      where `status`, `revoke` and the like reach it
-token             what `login` stored, 0600
-audit.jsonl       who called what
-registry/NAME     a grant, as JSON
-grants/NAME/      what a container mounts: one socket and nothing else
-private/NAME/KEY/ the conversations of a grant on one workspace, as the grant's user
-scratch/          sockets of single calls, and their configuration when there is no namespace to hold it
+    lock              held by the running server
+    control.sock      used by `status`, `revoke` and others to reach the server
+    token             stored by `login`, mode 0600
+    audit.jsonl       who called what
+    registry/NAME     a grant, as JSON
+    grants/NAME/      what a container mounts: one socket and nothing else
+    private/NAME/KEY/ the conversations of a grant on one workspace, owned by the grant's user
+    scratch/          sockets of single calls, and their configuration if there is no namespace for it
+
+Only one server uses it at a time.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ from bridge.server.host.grants import SOCKET_NAME, Grant, Share, StateError, che
 from bridge.server.host.places import Place
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-"""Of a grant."""
+"""Pattern of a grant's name."""
 
 KEPT = ("projects", "todos", "tasks", "plans", "file-history")
-"""What the CLI keeps of a conversation, beside its settings. Nothing in these directories is ever run."""
+"""What the CLI keeps of a conversation. Nothing in these directories is ever executed."""
 
 
 def default_root() -> Path:
-    """Where state is kept when nobody says; kept over reboots, because containers mount it."""
+    """Return the default state directory. It must survive reboots, because containers mount parts of it."""
     if chosen := os.environ.get("CLAUDE_BRIDGE_STATE"):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
@@ -46,7 +48,7 @@ def default_root() -> Path:
 
 
 class StateDirectory:
-    """The directory and what is in it."""
+    """The directory and its contents."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -54,30 +56,30 @@ class StateDirectory:
 
     @property
     def admin_socket(self) -> Path:
-        """Socket of the running server for the operator."""
+        """The running server's socket for the operator."""
         return self.root / "control.sock"
 
     @property
     def token(self) -> Path:
-        """What `login` stored."""
+        """The file with the credential that `login` stored."""
         return self.root / "token"
 
     def prepare(self) -> None:
-        """Make what is missing, and refuse what someone else may have planted."""
+        """Create what is missing, and refuse what another user may have planted. Raises StateError or OSError."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         own_directory(self.root, 0o700, or_else=0o711)
         for name in ("registry", "grants", "private", "scratch"):
             own_directory(self.root / name, 0o711 if name in ("private", "scratch") else 0o700)
 
     def open_for_owners(self) -> None:
-        """Let the owners of workspaces pass through to their sessions: without a namespace they have to.
+        """Let the owners of workspaces pass through to their conversations. This is needed without a namespace.
 
-        Sockets, token and log stay closed: their own directories and modes see to that.
+        Sockets, token and log stay protected by their own directories and modes. Raises OSError.
         """
         self.root.chmod(0o711)
 
     def lock(self) -> None:
-        """Become the only server of this directory, until the process ends."""
+        """Become the only server of this directory, until the process ends. Raises StateError or OSError."""
         fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +92,7 @@ class StateDirectory:
         self._lock = fd
 
     def server_pid(self) -> int | None:
-        """The process that holds the lock, or None."""
+        """Return the pid of the process that holds the lock, or None."""
         with contextlib.suppress(OSError, ValueError):
             fd = os.open(self.root / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -104,11 +106,11 @@ class StateDirectory:
     # Grants
 
     def grants(self) -> dict[str, Grant]:
-        """All grants that can be read, by name."""
+        """Return all readable grants, by name. Raises OSError."""
         return {name: grant for name, grant in self.registered().items() if isinstance(grant, Grant)}
 
     def registered(self) -> dict[str, Grant | StateError]:
-        """All grants by name; in place of one that cannot be read, why."""
+        """Return all grants by name. A grant that cannot be read is replaced with the error. Raises OSError."""
         names = sorted(path.name for path in (self.root / "registry").iterdir() if NAME.fullmatch(path.name))
         return {name: grant for name in names if (grant := self._read(name))}
 
@@ -124,9 +126,9 @@ class StateDirectory:
             return StateError(f"grant {name} cannot be read (of an earlier version, perhaps); grant it anew")
 
     def add(self, grant: Grant, *, protected: Iterable[str | os.PathLike[str]] = ()) -> Path:
-        """Register a grant, or change one; the directory that a container mounts. StateError.
+        """Register or change a grant. Returns the directory that a container mounts. Raises StateError or OSError.
 
-        `protected` are paths that no container may write or hold: the server's configuration, the CLI.
+        `protected` are paths that no container may write to or contain: the server's configuration, the CLI.
         """
         if not NAME.fullmatch(grant.name):
             raise StateError(f"{grant.name!r} is no name for a grant; letters, digits, dot, hyphen, underscore are")
@@ -142,10 +144,10 @@ class StateDirectory:
     def renewed(
         self, name: str, workspace: str | os.PathLike[str], shares: Iterable[str] = (), user: str | None = None
     ) -> Grant:
-        """A grant as the operator asks for it now; StateError.
+        """Return a grant as the operator now asks for it. Raises StateError or OSError.
 
-        `shares` are written as HOSTDIR:CONTAINERDIR[:ro]. A grant that is known keeps its user, and a workspace that
-        was given away meanwhile needs the operator's word: a container may have done that.
+        Each of `shares` is HOSTDIR:CONTAINERDIR[:ro]. A known grant keeps its user. If the workspace's owner has
+        changed since then, the operator must name the user, because a container may have caused the change.
         """
         for named in (workspace, *(share.partition(":")[0] for share in shares)):
             self.refuse_links_of_containers(named)
@@ -162,7 +164,7 @@ class StateDirectory:
         return Grant.of(name, workspace, parsed, user)
 
     def refuse_links_of_containers(self, path: str | os.PathLike[str]) -> None:
-        """Refuse a name that a link leads elsewhere which a container can have made; StateError."""
+        """Refuse a path that leads through a link which a container could have made. Raises StateError."""
         for holder in places.holders_of_links(path):
             for grant in self.grants().values():
                 for place, writes in grant.places:
@@ -173,7 +175,7 @@ class StateDirectory:
                         )
 
     def prepare_mount(self, name: str) -> Path:
-        """Make the directory that a container mounts; StateError."""
+        """Create the directory that a container mounts. Raises StateError or OSError."""
         directory = self.directory(name)
         if len(os.fsencode(directory / SOCKET_NAME)) > MAX_SOCKET_PATH:
             raise StateError(f"{directory / SOCKET_NAME} is longer than {MAX_SOCKET_PATH} bytes; shorten --state")
@@ -181,7 +183,8 @@ class StateDirectory:
         return directory
 
     def _check_places(self, grant: Grant, protected: Iterable[str | os.PathLike[str]]) -> None:
-        """Refuse what one container could exchange under another, or under this server."""
+        """Refuse directories that one container could replace for another one, or for this server. Raises
+        StateError."""
         for path in (self.root, *protected):
             real = Path(os.path.realpath(path))
             directory = real if real.is_dir() else real.parent
@@ -196,7 +199,7 @@ class StateDirectory:
                 check_against(grant, other)
 
     def remove(self, name: str) -> bool:
-        """Forget a grant. Its sessions stay, so that granting it again finds them."""
+        """Remove a grant. Returns whether it existed. Its conversations stay, and are found if it is granted again."""
         try:
             (self.root / "registry" / name).unlink()
         except FileNotFoundError:
@@ -204,9 +207,10 @@ class StateDirectory:
         return True
 
     def forget(self, name: str) -> None:
-        """Remove the directories of a grant that is no more; StateError when something stays.
+        """Remove the directories of a grant that no longer exists. Raises StateError if something cannot be
+        removed.
 
-        No container may mount one of them any longer.
+        No container may still mount one of them.
         """
         directories = self.directory(name), self.root / "private" / name
         failed = [f"{directory} ({why})" for directory in directories if (why := trees.remove(directory))]
@@ -214,13 +218,14 @@ class StateDirectory:
             raise StateError(f"what grant {name} kept is not gone; remove {' and '.join(failed)} by hand")
 
     def directory(self, name: str) -> Path:
-        """What a container with this grant mounts."""
+        """Return the directory that a container with this grant mounts."""
         return self.root / "grants" / name
 
     def private(self, grant: Grant) -> Path:
-        """The conversations of a grant on its workspace, belonging to the user that its calls run as.
+        """Return the directory with a grant's conversations on its workspace. It belongs to the grant's user.
 
-        By name and workspace: a name that is used again for another project brings no conversation along.
+        It depends on name and workspace, so a name that is used again for another project does not get the old
+        conversations. Raises StateError or OSError.
         """
         key = hashlib.sha256(os.fsencode(grant.workspace)).hexdigest()[:16]
         above = self.root / "private" / grant.name
@@ -237,10 +242,10 @@ class StateDirectory:
         return directory
 
     def scratch(self) -> Path:
-        """A directory for one call, in which nobody else can look around."""
+        """Create a directory for one call, which other users cannot list. Raises OSError."""
         return Path(tempfile.mkdtemp(dir=self.root / "scratch", prefix="c"))
 
     def clean(self) -> None:
-        """Remove what calls of a server that was killed have left."""
+        """Remove what calls of a killed server have left."""
         for path in (self.root / "scratch").iterdir():
-            trees.remove(path)  # ignored when it fails because a server that does not start would be worse
+            trees.remove(path)  # ignored if it fails, because a server that does not start would be worse

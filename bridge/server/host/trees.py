@@ -1,9 +1,10 @@
-"""Walks through directories that a container has filled, at any depth, to count or to remove what is there.
+"""Walks through directories that a container has filled, at any depth, to count or to remove their contents.
 
-Each step is relative to an open directory. A path may have 4,095 bytes and a tree may be deeper than that. It also
-means that a program that renames directories meanwhile cannot lead the walk elsewhere. Links are not followed, and
-other devices are not entered. A few descriptors are open at any depth: the walk goes up by "..", which must be the same
-directory (device and inode) as on the way down. If it is another one, a directory was moved, and the walk begins anew.
+Each step is relative to an open directory, because a path is limited to 4,095 bytes and a tree may be deeper. Also, a
+program that renames directories meanwhile cannot lead the walk elsewhere. Links are not followed, and other devices
+are not entered. Only a few descriptors are open at any depth: the walk goes up by "..", which must be the same
+directory (device and inode) as on the way down. If it is another one, a directory was moved, and the walk starts
+again.
 """
 
 from __future__ import annotations
@@ -16,29 +17,32 @@ from pathlib import Path
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 TRIES = 5
-"""Walks. A program that still moves directories after so many does it on purpose."""
+"""Number of walks. A program that still moves directories after that does it on purpose."""
 
 MOVED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""Errors of opening a directory that was listed and is none any more."""
+"""Errors when a listed directory is opened that no longer exists as a directory."""
 
 
 class Walk:
-    """A walk through a tree. Subclasses define what is done with the entries."""
+    """A walk through a tree. Subclasses define what to do with the entries."""
 
     def begin(self) -> None:
-        """The first walk begins, or another one after a directory was moved."""
+        """Called before each walk: the first, and each one after a directory was moved."""
 
     def entry(self, fd: int, name: str, found: os.stat_result) -> None:
-        """An entry of the open directory `fd`, before what is in it."""
+        """Handle an entry of the open directory `fd`, before the entries in it."""
 
     def left(self, fd: int, name: str) -> None:
-        """All in the directory `name` of the open directory `fd` was gone through."""
+        """Handle the directory `name` of the open directory `fd`, after all its entries."""
 
     def trouble(self, error: OSError) -> None:
-        """Something could not be looked at."""
+        """Handle an error: something could not be read."""
 
     def run(self, path: str | os.PathLike[str]) -> bool:
-        """Go through all below a directory; false when directories were moved each time. OSError for the top."""
+        """Walk through everything below a directory. Returns False if directories were moved each time.
+
+        Raises OSError if the top directory cannot be opened.
+        """
         top = os.open(path, DIRECTORY)
         try:
             return any(self._through(top) for _ in range(TRIES))
@@ -46,7 +50,7 @@ class Walk:
             os.close(top)
 
     def _through(self, top: int) -> bool:
-        """Go down and up again until all is done; false when a directory was moved on the way."""
+        """Walk down and up again until all is done. Returns False if a directory was moved meanwhile."""
         self.begin()
         device = os.fstat(top).st_dev
         here = os.open(".", DIRECTORY, dir_fd=top)
@@ -81,7 +85,7 @@ class Walk:
             os.close(here)
 
     def _entries(self, fd: int, device: int) -> list[str]:
-        """Tell of the entries of one directory; the names of directories in it."""
+        """Handle the entries of one directory. Returns the names of its subdirectories."""
         below: list[str] = []
         if os.fstat(fd).st_dev != device:
             return below
@@ -114,13 +118,13 @@ class Walk:
 
 
 class _Way:
-    """A directory that the walk is in, or below."""
+    """A directory that the walk is in or below."""
 
     def __init__(self, name: str, fd: int, below: list[str]) -> None:
         self.name = name
         self.identity = _identity(fd)
         self.below = below
-        """Names of directories in it that are still to be gone through."""
+        """Names of its subdirectories that the walk has not visited yet."""
 
 
 def _identity(fd: int) -> tuple[int, int]:
@@ -129,34 +133,34 @@ def _identity(fd: int) -> tuple[int, int]:
 
 
 class Removal(Walk):
-    """Removes what it meets."""
+    """Removes everything that it visits."""
 
     def __init__(self) -> None:
         self.first: OSError | None = None
-        """What went wrong first on the last walk."""
+        """The first error of the last walk."""
 
     def begin(self) -> None:
-        """Begin with no trouble."""
+        """Start without an error."""
         self.first = None
 
     def entry(self, fd: int, name: str, found: os.stat_result) -> None:
-        """Remove what is no directory."""
+        """Remove an entry that is not a directory."""
         if not stat.S_ISDIR(found.st_mode):
             os.unlink(name, dir_fd=fd)
 
     def left(self, fd: int, name: str) -> None:
-        """Remove a directory that is empty now."""
+        """Remove a directory, which is now empty."""
         os.rmdir(name, dir_fd=fd)
 
     def trouble(self, error: OSError) -> None:
-        """Go on with the others."""
+        """Keep the first error, and go on."""
         self.first = self.first or error
 
 
 def remove(path: Path) -> str:
-    """Remove a directory with all that is in it; why it is not gone, or nothing."""
+    """Remove a directory with its contents. Returns why it could not be removed; empty if it is gone."""
     why = ""
-    for _ in range(TRIES):  # because some file systems leave names out of a list while others are removed
+    for _ in range(TRIES):  # some file systems omit names from a listing while others are removed
         removal = Removal()
         try:
             is_through = removal.run(path)

@@ -1,1 +1,1 @@
-"""What an operator uses: the command line, its API, the socket to the running server, the doctor."""
+"""For the operator: the command line, its API, the socket to the running server, the doctor."""

@@ -1,4 +1,4 @@
-"""How the operator's commands reach the running server: one line of JSON there, one line back."""
+"""The operator's commands send requests to the running server through this socket: one line of JSON each way."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from bridge.server.host.state_directory import StateDirectory
 
 ANSWER_LIMIT_S = 10.0
 START_LIMIT_S = 45.0
-"""From the server's lock to its answer: two questions to a CLI on a cold disk, 20 s each at most."""
+"""Seconds from the server's lock to its first answer. The CLI on a cold disk is run twice, at most 20 s each."""
 MAX_QUESTION = 4096
-"""Bytes."""
+"""Size of a request, bytes."""
 
 
 class Server(Protocol):
-    """What the operator may ask of a server."""
+    """What the operator may request of a server."""
 
     problems: dict[str, str]
-    """Why grants are not served, by name."""
+    """Problems by name of the grant."""
 
     def status(self) -> dict[str, Any]:
-        """What runs and what waits."""
+        """Return what runs and what waits."""
 
     def reload(self) -> str:
-        """Read configuration and grants anew; why that cannot be, or nothing."""
+        """Read configuration and grants again. Returns why that is not possible; empty if it is done."""
 
 
 class AdminSocket:
-    """The server's side: a socket that only the operator can open (0600, in a directory that is 0700)."""
+    """The server's side: a socket that only the operator can open (mode 0600, in a directory with mode 0700 or
+    0711)."""
 
     def __init__(self, server: Server, directory: Path) -> None:
         self._bridge = server
@@ -44,12 +45,12 @@ class AdminSocket:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listen. StateError when another server does."""
+        """Start to listen. Raises StateError if another server listens."""
         self._listener = listen(self._directory, 0o600, "control.sock")
         self._server = await asyncio.start_unix_server(self._answer, sock=self._listener.socket)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server:
             self._server.close()
         if self._listener:
@@ -69,15 +70,15 @@ class AdminSocket:
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
         except (ValueError, AttributeError, TimeoutError):
-            pass  # ignored because only the operator can get here, and a broken question deserves no answer
+            pass  # ignored because only the operator can connect, and an invalid request gets no answer
         finally:
             writer.close()
 
 
 def ask(state: StateDirectory, question: str) -> dict[str, Any] | None:
-    """Ask the running server, one that is starting when it is ready; None when none runs.
+    """Send a request to the running server, and return its answer; None if no server runs.
 
-    StateError when one runs and does not answer.
+    Waits for a server that is starting. Raises StateError if a server runs and does not answer.
     """
     deadline = time.monotonic() + START_LIMIT_S
     while True:
@@ -110,7 +111,8 @@ def _ask(state: StateDirectory, question: str) -> dict[str, Any] | None:
 
 
 def reload(state: StateDirectory, name: str | None = None) -> None:
-    """Have a running server read everything anew; StateError when it cannot, or cannot serve grant `name`."""
+    """Let a running server read everything again. Raises StateError if it cannot, or if it cannot serve grant
+    `name`."""
     answer = ask(state, "reload")
     problem = answer and (answer["problem"] or answer["grants"].get(name))
     if problem:

@@ -1,4 +1,4 @@
-"""What an operator can do with a bridge. The command line and this project's tasks come in by this door alone."""
+"""What an operator can do with a bridge. The command line and this project's tasks use only this API."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ from bridge.server.sandbox import bubblewrap
 FAILED, USAGE = 1, 64
 
 START_S = 40.0
-"""Two questions to a CLI on a cold disk, 20 s each at most; warm it is half a second."""
+"""Seconds until a started server must answer. The CLI on a cold disk is run twice, at most 20 s each; warm it takes
+0.5 s."""
 
 STOP_S = 20.0
-"""Running calls get limits.stop_grace, 5 s by default."""
+"""Seconds until a server must have stopped. Running calls get limits.stop_grace, 5 s by default."""
 
 WELL_KNOWN = Path("/var/run/claude-code-bridge.sock")
-"""Where a host's own programs find the default grant, when the server is root's."""
+"""Path of the default grant's socket for programs on the host itself, if the server runs as root."""
 
 _started: list[subprocess.Popen[bytes]] = []
-"""Servers that outlive this process on purpose; forgotten, each would be reported as a leak."""
+"""Servers that outlive this process on purpose. Without this list, each would be reported as a leak."""
 
 
 class OperatorError(Exception):
-    """Something could not be done: one line, and the exit code (USAGE: it was asked for wrongly)."""
+    """A command failed. Holds one line of text, and the exit code (USAGE if the request was wrong)."""
 
     def __init__(self, text: str, code: int = FAILED) -> None:
         super().__init__(text)
@@ -59,7 +60,7 @@ class RunningServer:
     root: Path
     """Its state directory."""
     cli: str
-    """What the host's Claude Code prints as its version, or why there is none."""
+    """The version that the host's Claude Code prints, or why there is none."""
 
 
 @contextmanager
@@ -76,7 +77,7 @@ class Operator:
     """One bridge: its state directory and its configuration. Every method raises OperatorError."""
 
     def __init__(self, root: Path | None = None, config_path: Path | None = None) -> None:
-        """Without `root` or `config_path` it is the usual place."""
+        """Without `root` or `config_path`, the default paths are used."""
         self._state = StateDirectory((root or default_root()).absolute())
         self._config_path = config_path
         self._is_usual_place = root is None
@@ -90,7 +91,7 @@ class Operator:
 
     @_as_operator_errors()
     def start(self) -> RunningServer:
-        """Have a server running, as a process that outlives this one."""
+        """Start a server that outlives this process, unless one runs."""
         chosen = config.load(self._config_path)
         self._state.prepare()
         if self._state.server_pid() is None:
@@ -102,7 +103,7 @@ class Operator:
 
     @_as_operator_errors()
     def stop(self) -> int | None:
-        """Stop the server, whose running calls get their grace; its process, or None when none ran."""
+        """Stop the server. Running calls get their grace time. Returns the server's pid, or None if none ran."""
         pid = self._state.server_pid() if self._exists() else None
         if pid is None:
             return None
@@ -115,7 +116,7 @@ class Operator:
 
     @_as_operator_errors()
     def serve(self, workspace: Path | None = None, user: str | None = None, log: Path | None = None) -> None:
-        """Be the server until TERM or INT; with `workspace`, a grant `default` is made for it."""
+        """Run the server in this process until TERM or INT. With `workspace`, a grant `default` is made for it."""
         self._state.prepare()
         if config.load(self._config_path).confinement == "bubblewrap":
             bubblewrap.check()
@@ -131,17 +132,17 @@ class Operator:
 
     @_as_operator_errors()
     def reload(self, name: str | None = None) -> None:
-        """Have a running server read configuration and grants anew; an error when it cannot serve grant `name`."""
+        """Let a running server read configuration and grants again. Fails if it cannot serve grant `name`."""
         admin_socket.reload(self._state, name)
 
     @_as_operator_errors()
     def status(self) -> dict[str, Any] | None:
-        """What runs and what waits, as `BridgeServer.status` gives it; None when no server runs."""
+        """Return what runs and what waits, as `BridgeServer.status` does; None if no server runs."""
         self._state.prepare()
         return admin_socket.ask(self._state, "status")
 
     def status_lines(self) -> list[str]:
-        """The same for people; an error when no server runs."""
+        """Return the status as lines of text. Fails if no server runs."""
         answer = self.status()
         if answer is None:
             raise OperatorError(f"no server runs in {self.root}; start one with {SERVE}")
@@ -153,12 +154,12 @@ class Operator:
     def grant(
         self, name: str, workspace: Path, *, shares: Sequence[str] | None = None, user: str | None = None
     ) -> Path:
-        """Let containers that mount the directory returned use the host's Claude Code on `workspace`.
+        """Let containers that mount the returned directory use the host's Claude Code on `workspace`.
 
-        `shares` are written as HOSTDIR:CONTAINERDIR[:ro]. It runs as `user` (UID[:GID] or a name), without one as it
-        did before, or as the workspace's owner. A running server serves the grant when this returns.
-        Without `shares`, those of an earlier grant of the same workspace stay, and a grant that is known as it is
-        wanted is left alone.
+        Each of `shares` is HOSTDIR:CONTAINERDIR[:ro]. Claude runs as `user` (UID[:GID] or a name). Without `user`,
+        a known grant keeps its user, and a new one uses the workspace's owner. A running server serves the grant
+        when this returns. Without `shares`, an earlier grant of the same workspace keeps its shares, and a grant
+        without changes is left alone.
         """
         self._state.prepare()
         if not workspace.is_dir():
@@ -175,7 +176,7 @@ class Operator:
 
     @_as_operator_errors()
     def revoke(self, name: str) -> bool:
-        """End a grant at once, its running calls included, and say whether there was one. Its conversations stay."""
+        """End a grant and its running calls at once. Returns whether there was one. Its conversations stay."""
         is_known = self._exists() and self._state.remove(name)
         if is_known:
             admin_socket.reload(self._state)
@@ -183,18 +184,18 @@ class Operator:
 
     @_as_operator_errors()
     def forget(self, name: str) -> None:
-        """End a grant and remove what it kept, its conversations included. No container may mount it any longer."""
+        """End a grant and remove its data, including its conversations. No container may still mount it."""
         self.revoke(name)
         self._state.forget(name)
 
     @_as_operator_errors()
     def grant_names(self) -> list[str]:
-        """The names of all grants."""
+        """Return the names of all grants."""
         return list(self._state.registered()) if self._exists() else []
 
     @_as_operator_errors()
     def refuse_links_of_containers(self, path: Path) -> None:
-        """Refuse a folder whose name leads through a link that a container can have made."""
+        """Refuse a folder whose path leads through a link that a container could have made."""
         if self._exists():
             self._state.refuse_links_of_containers(path)
 
@@ -202,29 +203,29 @@ class Operator:
 
     @_as_operator_errors()
     def find_cli(self) -> Path | None:
-        """The host's Claude Code, if there is one."""
+        """Return the file of the host's Claude Code, if there is one."""
         return HostCli(config.load(self._config_path).claude).find()
 
     @_as_operator_errors()
     def needs_bubblewrap(self) -> bool:
-        """Whether a server has still to be started, and its calls run under bubblewrap."""
+        """Return whether a server must still be started and its calls run under bubblewrap."""
         is_running = self._exists() and self._state.server_pid() is not None
         return not is_running and config.load(self._config_path).confinement == "bubblewrap"
 
     @_as_operator_errors()
     def check_bubblewrap(self) -> None:
-        """Make sure that bubblewrap is there and works."""
+        """Check that bubblewrap is installed and works."""
         bubblewrap.check()
 
     @_as_operator_errors()
     def doctor(self) -> list[doctor.Result]:
-        """Look at everything that a call needs."""
+        """Check everything that a call needs."""
         self._state.prepare()
         return doctor.examine(self._state, config.load(self._config_path))
 
     @_as_operator_errors()
     def login(self, secret: str) -> str:
-        """Store a token or key for the calls from now on; which of both it is."""
+        """Store a token or key for later calls. Returns which of the two it is, as text."""
         if not secret or any(character.isspace() for character in secret):
             raise OperatorError("that is no token; `claude setup-token` on the host makes one", USAGE)
         self._state.prepare()
@@ -233,9 +234,9 @@ class Operator:
 
     @_as_operator_errors()
     def plan(self, words: list[str], grant: str | None = None, project: Path | None = None) -> Plan:
-        """What would be run for these arguments with the shares of `grant` and the settings of `project`.
+        """Return what would be run for these arguments, with the shares of `grant` and the settings of `project`.
 
-        PolicyError when they would be refused.
+        Raises PolicyError if they would be refused.
         """
         chosen = config.load(self._config_path)
         web = chosen.confinement != "none" and chosen.network == "web"
@@ -246,7 +247,7 @@ class Operator:
 
     @_as_operator_errors()
     def install(self, workspace: Path | None = None, user: str | None = None) -> Path:
-        """Write a systemd user unit for this bridge; with `workspace`, a grant `default` is made for it."""
+        """Write a systemd user unit for this bridge. With `workspace`, a grant `default` is made for it."""
         self._state.prepare()
         if workspace is not None:
             self._add_default(workspace, user)
@@ -256,11 +257,11 @@ class Operator:
 
     @property
     def _log(self) -> Path:
-        """Where a server that `start` started writes; it moves the file aside when it has grown."""
+        """The log file of a server that `start` started. The server moves it aside when it has grown too large."""
         return self.root / "server.log"
 
     def _exists(self) -> bool:
-        """Whether there is a state directory. Looking for something must not make one."""
+        """Return whether there is a state directory. A mere look-up must not create one."""
         if not self.root.is_dir():
             return False
         self._state.prepare()
@@ -279,13 +280,13 @@ class Operator:
         return self._state.add(self._state.renewed("default", workspace, user=user), protected=self._protected_paths())
 
     def _protected_paths(self) -> Iterable[Path]:
-        """What no container may write: the configuration, the CLI and this program."""
+        """Return the paths that no container may write to: the configuration, the CLI and this program."""
         cli = HostCli(config.load(self._config_path).claude).find()
         configuration = self._config_path or config.default_path()
         return [configuration, Path(bridge.__file__).parent, *([cli] if cli else [])]
 
     def _spawn(self) -> None:
-        """Start the server as a process of its own and wait until it answers."""
+        """Start the server as a separate process, and wait until it answers."""
         command = [sys.executable, "-m", "bridge.server", "serve", "--state", str(self.root), "--log", str(self._log)]
         command += ["--config", str(self._config_path.absolute())] if self._config_path else []
         with self._log.open("wb") as file:

@@ -24,7 +24,7 @@ Command = Callable[[Operator, argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command. Returns its exit code."""
     options = _parser().parse_args(argv)
     command: Command = options.command
     try:
@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _common(default: object) -> argparse.ArgumentParser:
-    """The options that may stand before the command and after it; the one that stands last counts.
+    """Return a parser for the options that are accepted before and after the command; the last one is used.
 
-    After the command the default must be argparse.SUPPRESS, or it would undo what was said before the command.
+    After the command the default must be argparse.SUPPRESS. Otherwise it would override an option before the
+    command.
     """
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("options of every command, before or after it; the last one counts")
@@ -126,7 +127,7 @@ def revoke(operator: Operator, options: argparse.Namespace) -> int:
 
 
 def status(operator: Operator, options: argparse.Namespace) -> int:
-    """Show the running server."""
+    """Show the state of the running server."""
     if not options.json:
         print("\n".join(operator.status_lines()))
         return OK
@@ -136,7 +137,7 @@ def status(operator: Operator, options: argparse.Namespace) -> int:
 
 
 def explain(operator: Operator, options: argparse.Namespace) -> int:
-    """Show the policy at work."""
+    """Show what the policy decides for some arguments."""
     words = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     try:
         plan = operator.plan(words, options.grant, options.project)
@@ -159,14 +160,14 @@ def login(operator: Operator, _options: argparse.Namespace) -> int:
 
 
 def diagnose(operator: Operator, _options: argparse.Namespace) -> int:
-    """Say what works, and how to mend what does not."""
+    """Show what works, and how to fix what does not."""
     results = operator.doctor()
     print("\n".join(result.line for result in results))
     return OK if all(result.good for result in results) else FAILED
 
 
 def install(operator: Operator, options: argparse.Namespace) -> int:
-    """Write the unit."""
+    """Write the systemd unit."""
     unit = operator.install(options.workspace, options.user)
     print(f"bridge: wrote {unit}")
     print(f"bridge: now type `systemctl --user daemon-reload && systemctl --user enable --now {unit.name}`")

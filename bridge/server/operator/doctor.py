@@ -1,4 +1,4 @@
-"""Checks everything that a call needs, one thing at a time, and says how to mend it."""
+"""Checks everything that a call needs, one thing at a time, and says how to fix it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bridge.server.sandbox import bubblewrap, proxy
 
 
 class Result(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     good: bool
@@ -30,12 +30,12 @@ class Result(NamedTuple):
 
     @property
     def line(self) -> str:
-        """For people."""
+        """The result as a line of text."""
         return f"{'ok  ' if self.good else 'FAIL'} {printable(self.what)}: {printable(self.detail)}"
 
 
 def examine(state: StateDirectory, chosen: Config) -> list[Result]:
-    """Look at everything; no check keeps another from being made."""
+    """Run all checks. A check that fails does not stop the others."""
     checks: list[Callable[[StateDirectory, Config], Iterator[Result]]] = [
         _python,
         _cli,

@@ -1,4 +1,4 @@
-"""The server as the process that this is: from its start to the signal that ends it."""
+"""Runs the server in this process, from its start to the signal that ends it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from bridge.server.server import BridgeServer
 
 
 def run(state: StateDirectory, load: Callable[[], Config], log: Path | None = None) -> None:
-    """Serve until TERM or INT; HUP reads configuration and grants anew. `log` is a file for the server's own lines."""
+    """Serve until TERM or INT. HUP reads configuration and grants again. `log` is a file for the server's own
+    output.
+
+    Raises StateError, ConfigError or OSError if the server cannot start.
+    """
     server = BridgeServer(state, load)
     if log is not None:
         server.log = LogFile(log)
@@ -29,7 +33,7 @@ async def _serve(server: BridgeServer) -> None:
     admin_socket = AdminSocket(server, server.state.root)
     await server.start()
     await admin_socket.open()
-    server.refresh()  # a grant that was made before anybody could tell this server of it
+    server.refresh()  # includes grants that were made before the socket was open
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _report_reload(server.reload()))

@@ -1,4 +1,4 @@
-"""What the operator's commands print: lines for people."""
+"""Formats what the operator's commands print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.policy.terms import printable
 
 
 def status_lines(answer: dict[str, Any]) -> list[str]:
-    """What the server says about itself: counts, and a table of its grants."""
+    """Return the server's status as lines of text: counts, and a table of its grants."""
     grants = [_grant(name, grant) for name, grant in answer["grants"].items()]
     heads = ["GRANT", "RUNNING", "QUEUED", "CONNECTIONS", "OLDEST", "WORKSPACE"]
     lines = [
@@ -29,7 +29,7 @@ def _grant(name: str, grant: dict[str, Any]) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows with their columns under each other: the first and the last to the left, what lies between to the right."""
+    """Align the columns of a table: the first and the last to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([first.ljust(widths[0]), *map(str.rjust, counts, widths[1:-1]), last])

@@ -1,4 +1,4 @@
-"""A systemd user unit: the server runs from login on, and serves every grant, those of later days included."""
+"""Writes a systemd user unit: the server runs from login on, and serves every grant, including later ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WantedBy=default.target
 
 
 def write_unit(root: Path, config: Path | None) -> Path:
-    """Write the unit for the state directory `root`; the file that was written. OSError."""
+    """Write the unit for the state directory `root`. Returns its path. Raises OSError."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     directory = home / "systemd" / "user"
     directory.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write_unit(root: Path, config: Path | None) -> Path:
 
 
 def _quoted(word: str) -> str:
-    """A word of a command as systemd reads it: percent and dollar signs mean something to it, too."""
+    """Return a word of a command as systemd reads it, in which percent and dollar signs have a special meaning."""
     text = word.replace("%", "%%").replace("$", "$$")
     if not set(word) & set(" \t;'\"\\"):
         return text

@@ -1,1 +1,1 @@
-"""Where the CLI of a call runs: its namespace, its process, its pipes and its network."""
+"""Runs the CLI of a call: its namespace, its process, its pipes and its network."""

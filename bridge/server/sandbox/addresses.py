@@ -1,4 +1,4 @@
-"""Which addresses a name has, and which of them belong to the public internet."""
+"""Looks up the addresses of a name, and decides which of them belong to the public internet."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import weakref
 from typing import Any, ClassVar
 
 MAX_LOOKUPS = 4
-"""At once, of one grant: a name server that never answers holds a thread, and nobody can take it back."""
+"""Look-ups of one grant at the same time. A name server that never answers blocks a thread, which cannot be freed."""
 LOOKUP_LIMIT_S = 10.0
-"""Also for the wait for one of those."""
+"""Seconds for a look-up, including the wait for a free thread."""
 MAX_ADDRESSES = 16
-"""Of one name: each is judged, on the one loop."""
+"""Addresses of one name that are used. Each is checked on the event loop."""
 
 _resolve = socket.getaddrinfo
 
 _NOT_PUBLIC = tuple(map(ipaddress.ip_network, (
-    "168.63.129.16/32",  # Azure's host, and its metadata
-    "192.0.0.0/24", "192.88.99.0/24", "3fff::/20",  # special, but public to Python 3.11
+    "168.63.129.16/32",  # Azure's host with its metadata
+    "192.0.0.0/24", "192.88.99.0/24", "3fff::/20",  # special, but public for Python 3.11
 )))  # fmt: skip
 
 _TUNNELS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet; what hides another address inside does not."""
+    """Return whether an address belongs to the public internet. Addresses that contain another address do not."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -44,18 +44,19 @@ def is_public(address: str) -> bool:
 
 
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether it is this machine's own: what listens there counts on a firewall that does not see us."""
+    """Return whether the address is this machine's own. A service that listens there may rely on a firewall, which
+    does not filter local connections."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.connect((str(address), 9))  # sends nothing; the kernel chooses the address to send from
+        sock.connect((str(address), 9))  # sends nothing; the kernel chooses the source address
         return bool(ipaddress.ip_address(sock.getsockname()[0]) == address)
     return False
 
 
 class Lookups:
-    """The look-ups of one grant's calls, in threads that no other grant needs.
+    """The look-ups of one grant's calls, in threads that no other grant uses.
 
-    The names of the operator's own servers are looked up elsewhere, by asyncio, and wait for none of these.
+    The names of the operator's own servers are looked up by asyncio, and do not wait for these threads.
     """
 
     _of: ClassVar[weakref.WeakValueDictionary[str, Lookups]] = weakref.WeakValueDictionary()
@@ -65,19 +66,19 @@ class Lookups:
 
     @classmethod
     def of(cls, grant: str) -> Lookups:
-        """The grant's own, which lives as long as a call or a look-up of the grant's."""
+        """Return the look-ups of a grant. The object lives as long as a call or a look-up of the grant."""
         found = cls._of.get(grant)
         if found is None:
             found = cls._of[grant] = cls()
         return found
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a name; OSError or TimeoutError."""
+        """Return the addresses of a name. Raises OSError or TimeoutError."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(LOOKUP_LIMIT_S):
             await self._turns.acquire()
             answer: asyncio.Future[list[Any]] = loop.create_future()
-            # A daemon, as those of an executor are not: the server's end waits for no name server.
+            # A daemon thread, unlike an executor's: the server's exit does not wait for a name server.
             thread = threading.Thread(target=self._look_up, args=(loop, answer, host, port), name="lookup", daemon=True)
             try:
                 thread.start()
@@ -99,7 +100,7 @@ class Lookups:
             loop.call_soon_threadsafe(self._answered, answer, found)
 
     def _answered(self, answer: asyncio.Future[list[Any]], found: list[Any] | Exception) -> None:
-        """Its thread is free again, whether somebody still waits or not."""
+        """Handle the end of a look-up. Its thread is free again, even if no one waits for the answer."""
         self._turns.release()
         if answer.done():
             return

@@ -1,22 +1,22 @@
-"""The sandbox of one call: a bubblewrap namespace that holds what the CLI needs, and nothing else of the host.
+"""The sandbox of one call: a bubblewrap namespace with what the CLI needs, and nothing else of the host.
 
-    /workspace          the grant's workspace, the same path as in the container; its shares likewise
-    /claude             configuration of this call alone, in memory; what a conversation leaves is bound into it
+    /workspace          the grant's workspace, at the same path as in the container; the shares likewise
+    /claude             configuration of this call, in memory; the directories of conversations are bound into it
     /usr, /etc          libraries, time zones and certificates, read-only; no programs
-    /tmp, /home/claude  empty and read-only: nothing is written where the container cannot see it
+    /tmp, /home/claude  empty and read-only, because the container would not see what is written there
     /opt/claude         the CLI, read-only
     /opt/bridge         the shell prefix and launcher (shim.py), and the socket of the call. /bin/sh and /bin/bash are
-                        the prefix, too: what the CLI gives to a shell goes to the container or nowhere
-    (no network but a loopback of its own, where the server's proxy answers: proxy.py)
+                        the prefix as well: what the CLI starts with a shell runs in the container or not at all
+    (no network except its own loopback, where the server's proxy answers: proxy.py)
 
-The launcher makes sure that the workspace and the shares are what was granted, and becomes the grant's user. By
-Landlock, nothing but the CLI and the prefix can be run from then on, and no file of /proc can be read.
+The launcher checks that the workspace and the shares are the granted directories, and becomes the grant's user.
+From then on Landlock allows only the CLI and the prefix to be executed, and only a few files of /proc to be read.
 
-The configuration is made for each call and removed after it. So two calls that start at once cannot corrupt it, and
-what a call writes there (hooks, servers, keys of its own) is never read by another.
+The configuration is made for each call and removed after it. So two calls that start at the same time cannot
+corrupt it, and what a call writes there (hooks, servers, keys) is never read by another.
 
-As root, bubblewrap makes the namespaces itself, and shim.py becomes the grant's user there. Otherwise the kernel has to
-allow user namespaces to the server's user.
+As root, bubblewrap makes the namespaces itself, and shim.py becomes the grant's user inside. Otherwise the kernel
+must allow user namespaces to the server's user.
 """
 
 from __future__ import annotations
@@ -44,22 +44,24 @@ from bridge.server.host.state_directory import KEPT, StateDirectory
 from bridge.server.sandbox import proxy
 
 MEMORY_LIMIT = 64 * 1024 * 1024
-"""Bytes of each directory in memory."""
+"""Size of each directory in memory, bytes."""
 
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
-"""What root keeps inside until the launcher has become the grant's user; the last one to enter the workspace."""
+"""Capabilities that root keeps until the launcher has become the grant's user. The last one is needed to enter the
+workspace."""
 
 LIBRARIES = ("lib", "lib32", "lib64", "libx32")
 OF_USR = (*LIBRARIES, "share/ca-certificates", "share/locale", "share/pki", "share/terminfo", "share/zoneinfo")
-"""Of /usr. No bin: a program that is not there is started by nobody."""
+"""Parts of /usr. There is no bin, so that there are no programs to start."""
 
 ETC = ("ca-certificates", "crypto-policies", "ld.so.cache", "localtime", "pki/ca-trust", "pki/tls/cert.pem",
        "pki/tls/certs", "pki/tls/openssl.cnf", "ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf")  # fmt: skip
-"""Of /etc, what TLS and the loader read. Names are looked up by the server's proxy."""
+"""Files of /etc that TLS and the dynamic loader read. The server's proxy looks up names."""
 
 HOSTS = b"127.0.0.1 localhost claude\n::1 localhost\n"
 AUTHORITIES = b"NODE_EXTRA_CA_CERTS"
-"""The operator's variable that names a file of further authorities, and where that file is inside."""
+"""The operator's variable that names a file with further certificate authorities. AUTHORITIES_AT is the file's path
+inside."""
 AUTHORITIES_AT = "/etc/ssl/operator.pem"
 
 CLI_AT = "/opt/claude"
@@ -75,12 +77,12 @@ CONFIG_AT = environment.CONFIG.decode()
 
 
 class ConfinementError(Exception):
-    """A call cannot be confined as the operator wants it; the text says what to do."""
+    """A call cannot be confined as configured. The text says what to do."""
 
 
 @dataclasses.dataclass
 class Command:
-    """A program to start, and the descriptors that it inherits. Whoever starts it closes them."""
+    """A program to start, and the descriptors that it inherits. The caller that starts it closes them."""
 
     argv: list[bytes]
     env: dict[bytes, bytes]
@@ -89,24 +91,24 @@ class Command:
     status: int | None = None
     """Descriptor on which bubblewrap reports the first process of the namespace."""
     scratch: Path | None = None
-    """To be removed after the call."""
+    """Directory to remove after the call."""
     identity: tuple[int, int] | None = None
     """User and group to become first."""
     terminal: bool = False
-    """Whether it gets a terminal in place of pipes."""
+    """Whether the program gets a terminal instead of pipes."""
 
     def inherit(self, descriptor: int) -> bytes:
-        """Hand a descriptor down to the program; its number there."""
+        """Let the program inherit a descriptor. Returns its number as text."""
         self.descriptors.append(descriptor)
         return b"%d" % descriptor
 
     def close(self) -> None:
-        """Close what was for the program."""
+        """Close the descriptors for the program."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
     def document(self, data: bytes) -> bytes:
-        """Hand some bytes down as a descriptor; its number there."""
+        """Let the program inherit a descriptor from which it can read `data`. Returns its number as text."""
         descriptor = os.memfd_create("bridge", os.MFD_CLOEXEC)
         number = self.inherit(descriptor)
         os.write(descriptor, data)
@@ -114,7 +116,7 @@ class Command:
         return number
 
     def abandon(self) -> None:
-        """Close everything: it is not going to be started."""
+        """Close everything, because the program is not going to be started."""
         self.close()
         if self.status is not None:
             os.close(self.status)
@@ -123,7 +125,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class SandboxSpec:
-    """What is to be run in the sandbox of one call. The policy has judged all of it."""
+    """What to run in the sandbox of one call. The policy has checked all of it."""
 
     grant: Grant
     program: Path
@@ -134,15 +136,15 @@ class SandboxSpec:
     credential: Credential | None
     project: Project
     scratch: Path
-    """A directory for this call alone, where its socket `hands` is; removed after the call."""
+    """A directory for this call only, with its socket `hands`. It is removed after the call."""
     hands: bool = False
     interactive: bool = False
     offer: str = ""
-    """What the interface shows at its start."""
+    """Text that the interface shows at its start."""
 
 
 def sandboxed(spec: SandboxSpec, state: StateDirectory, scope: Scope) -> Command:
-    """The command that runs a call under bubblewrap; ConfinementError, OSError, PlaceError."""
+    """Return the command that runs a call under bubblewrap. Raises ConfinementError, OSError or PlaceError."""
     env = environment.through_proxy(spec.env, proxy.PORT)
     command = Command([b"bwrap"], env, scratch=spec.scratch, terminal=spec.interactive)
     try:
@@ -187,19 +189,19 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
 
 
 def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
-    """The directories of a grant: the place, its path in the namespace, and the option that binds it."""
+    """Yield the directories of a grant: the place, its path in the namespace, and the option that binds it."""
     yield grant.place, WORKSPACE, "--bind"
     for share in grant.shares:
         yield share.source, share.target, "--ro-bind" if share.readonly else "--bind"
 
 
 def hand(python: str) -> bytes:
-    """The program that runs beside the CLI, for this interpreter."""
+    """Return the source of the program that runs beside the CLI (shim.py), for this interpreter."""
     return f"#!{python} -IS\n".encode() + SHIM.read_bytes()
 
 
 def interpreter() -> tuple[str, list[str]]:
-    """The path of a Python in the namespace, and the options that bind it. It is in no directory of PATH."""
+    """Return the path of a Python in the namespace, and the options that bind it. It is not in PATH."""
     if SYSTEM_PYTHON.exists():  # its library is in /usr/lib
         inside = f"{PYTHON_AT}/bin/{SYSTEM_PYTHON.resolve().name}"
         return inside, ["--ro-bind", str(SYSTEM_PYTHON.resolve()), inside]
@@ -215,12 +217,15 @@ def interpreter() -> tuple[str, list[str]]:
 
 @functools.cache
 def loaders() -> list[str]:
-    """The dynamic loaders: the kernel starts them for every program with shared libraries."""
+    """Return the dynamic loaders. The kernel starts one for each program with shared libraries."""
     return sorted(str(path) for folder in LIBRARIES for path in Path("/", folder).glob("ld-*.so*"))
 
 
 def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Command:
-    """The command that runs a call as the grant's user, with nothing of the host hidden: `confinement: none`."""
+    """Return the command that runs a call as the grant's user without a namespace: `confinement: none`.
+
+    Nothing of the host is hidden. Raises OSError or PlaceError.
+    """
     uid, gid = spec.grant.user
     scratch = spec.scratch
     private = state.private(spec.grant)
@@ -259,9 +264,9 @@ MARK = b"CLAUDE_BRIDGE_CALL"
 
 
 def _first_start(spec: SandboxSpec, *more: str) -> bytes:
-    """The answers to the CLI's questions at a first start: the operator has given them with the grant.
+    """Return the answers to the CLI's first-run prompts. The grant already answers them.
 
-    `more` are trusted directories beside those of the namespace.
+    `more` are trusted directories besides those of the namespace.
     """
     trusted = {"hasTrustDialogAccepted": True, "hasCompletedProjectOnboarding": True}
     answers: dict[str, object] = {
@@ -277,7 +282,7 @@ def _first_start(spec: SandboxSpec, *more: str) -> bytes:
 
 
 def _settings(spec: SandboxSpec) -> bytes:
-    """The project's settings. Where tools run in the container, the bypass mode needs no further confirmation."""
+    """Return the project's settings. If tools run in the container, the bypass mode needs no further confirmation."""
     own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.hands else {}
     if spec.offer:
         own["companyAnnouncements"] = [spec.offer]
@@ -335,14 +340,14 @@ def _system(command: Command) -> list[str | bytes]:
 
 
 def _identity(command: Command, spec: SandboxSpec) -> list[str | bytes]:
-    """The one user of the namespace, and its directories."""
+    """Return the options for the only user of the namespace, and its directories."""
     uid, gid = spec.grant.user
     users = f"claude:x:{uid}:{gid}:Claude:{environment.HOME.decode()}:/bin/sh\n".encode()
     groups = f"claude:x:{gid}:\n".encode()
     words: list[str | bytes] = ["--perms", "0644", "--ro-bind-data", command.document(users), "/etc/passwd"]
     words += ["--perms", "0644", "--ro-bind-data", command.document(groups), "/etc/group"]
-    # What is written into /tmp and the home directory would never be seen in the container. And what the CLI could
-    # be told to write there (a picture of its memory) could be read.
+    # The container would never see what is written into /tmp and the home directory. And the CLI could be made to
+    # write its memory to a file there, which could then be read.
     for directory in ("/tmp", environment.HOME):  # noqa: S108
         words += ["--perms", "1777", "--tmpfs", directory, "--remount-ro", directory]
     words += ["--size", str(MEMORY_LIMIT), "--perms", "0777", "--tmpfs", CONFIG_AT]
@@ -352,7 +357,7 @@ def _identity(command: Command, spec: SandboxSpec) -> list[str | bytes]:
 def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, scope: Scope) -> list[str | bytes]:
     words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(spec))]
     words.append(f"{CONFIG_AT}/.claude.json")
-    # Links into the read-only root: a file of --ro-bind-data would be one that was deleted, see below.
+    # Links into the read-only root. With --ro-bind-data, a file would count as deleted: see below.
     settings = {"settings.json": _settings(spec)}
     for name, text in (settings | spec.project.files).items():
         words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
@@ -361,8 +366,8 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
     private = state.private(spec.grant)
     for name in KEPT:
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
-    # A file of the read-only root, not --ro-bind-data: 2.1.197 takes a file that was deleted after it was mounted for
-    # a broken link, and passes over the settings in it.
+    # A file of the read-only root, not --ro-bind-data. CLI 2.1.197 takes a file that was deleted after it was
+    # mounted for a broken link, and ignores the settings in it.
     managed = command.document(json.dumps(managed_settings(scope)).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
     if spec.memory:
@@ -373,12 +378,12 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
 
 
 _IMPORT = re.compile(r"(^|[\s\ufeff])@(?=[./~])")
-"""An import in CLAUDE.md, by a path. The client has read such files already, in the container. A word joiner keeps the
-CLI from reading them again, in the namespace."""
+"""An import in CLAUDE.md, by a path. The client has already read such files, in the container. A word joiner after
+the @ keeps the CLI from reading them again, in the namespace."""
 
 
 def managed_settings(scope: Scope) -> dict[str, object]:
-    """The settings with the highest precedence in the CLI: a second layer behind the policy."""
+    """Return the settings with the highest precedence in the CLI, as a second layer behind the policy."""
     permissions: dict[str, object] = {"deny": list(scope.denials)}
     settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []}
     if not scope.hands:
@@ -388,19 +393,22 @@ def managed_settings(scope: Scope) -> dict[str, object]:
 
 
 CLOSED_SINCE = (2, 1, 332)
-"""From this version of the CLI on, its file tools read nothing in /proc, whatever link leads there."""
+"""From this version on, the CLI's file tools read nothing in /proc, even through a link."""
 
 SECRET = re.compile(r"SECRET|PASSWORD|(?:^|_)(?:TOKEN|KEY)(?:_|$)|CREDENTIAL|CUSTOM_HEADERS")
 
 
 @functools.cache
 def has_landlock() -> bool:
-    """Whether the kernel can keep the CLI from /proc."""
+    """Return whether the kernel has Landlock, which keeps the CLI from reading /proc."""
     return int(ctypes.CDLL(None).syscall(444, None, 0, 1)) > 0
 
 
 def refuse_what_could_be_read(environment: Mapping[str, str], version: str) -> None:
-    """Refuse secrets in the variables of an older CLI without Landlock, which could read them; ConfinementError."""
+    """Refuse secrets in the variables of an older CLI without Landlock, because its file tools could read them.
+
+    Raises ConfinementError.
+    """
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     named = next((name for name, value in environment.items() if value and SECRET.search(name)), None)
     if named and numbers < CLOSED_SINCE and not has_landlock():
@@ -412,7 +420,7 @@ def refuse_what_could_be_read(environment: Mapping[str, str], version: str) -> N
 
 
 def check() -> None:
-    """Make sure that bubblewrap works here; ConfinementError names the remedy."""
+    """Check that bubblewrap works here. Raises ConfinementError, which says what to do."""
     if shutil.which("bwrap") is None:
         raise ConfinementError(
             "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml: "

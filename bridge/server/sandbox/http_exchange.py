@@ -1,4 +1,4 @@
-"""One request and its answer, between a client of the proxy's and a server; what comes behind it goes nowhere."""
+"""One request and its answer, between a client of the proxy and a server. Bytes after the request are not passed on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.policy.gateways import TELLING
 from bridge.policy.http_head import Answer, HeadError, Request, chunk_size, written
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a head: cookies and a token, with room."""
+"""Bytes of a head. Cookies and a token fit easily."""
 MAX_INTERIM = 8
 """Heads of answers before the final one, such as 100 Continue."""
 CHUNK = 64 * 1024
@@ -18,25 +18,28 @@ Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class FailedError(Exception):
-    """A server that was asked for did not answer rightly; the text is a sentence without its name."""
+    """A server did not answer correctly. The text is a sentence without the server's name."""
 
 
 def say(writer: asyncio.StreamWriter, status: bytes, body: bytes) -> None:
-    """Answer in place of a server."""
+    """Send an answer in place of a server."""
     fields = [(b"Connection", b"close"), (b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(body))]
     with contextlib.suppress(OSError):
         writer.write(written(b"HTTP/1.1 " + status, fields) + body)
 
 
 def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """A request as it goes to a server, which is named by us and not by the client."""
+    """Return a request's head as it is sent to the server. `name` is our name for the server, not the client's."""
     coding = [(b"Transfer-Encoding", b"chunked")] if request.length is None else []
     own = [(b"Host", name.encode()), *fields, *coding, (b"Connection", b"close")]
     return written(f"{request.method} {path} HTTP/1.1".encode(), own)
 
 
 async def exchange(client: Pair, server: Pair, request: Request, head: bytes, of_gateway: bool = False) -> None:
-    """Move one request and its answer. A client that goes away ends it, whether the server speaks or not."""
+    """Move one request and its answer. If the client closes the connection, the exchange ends.
+
+    Raises FailedError, OSError and the errors of asyncio's streams.
+    """
     server[1].write(head)
     asking = asyncio.create_task(_send_body(client[0], server[1], request.length))
     answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway))
@@ -51,7 +54,8 @@ async def exchange(client: Pair, server: Pair, request: Request, head: bytes, of
 
 
 async def _send_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None) -> bool:
-    """Pass on exactly the body; False when the client breaks off, then or later, and what it says more goes nowhere."""
+    """Pass on exactly the body, then wait for the client. Returns False if the client closes the connection or
+    sends an invalid body. Further bytes are not passed on."""
     try:
         if length is None:
             await _send_chunks(reader, writer)
@@ -86,7 +90,8 @@ async def _send_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, of_gateway: bool) -> None:
-    """Bring the answer, and say in its head that the connection ends with it: not every server does. FailedError."""
+    """Pass on the answer, with `Connection: close` in its head, because not every server sends that. Raises
+    FailedError."""
     for _ in range(MAX_INTERIM):
         try:
             answer = Answer.parse(await reader.readuntil(b"\r\n\r\n"))
@@ -105,7 +110,7 @@ async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def relay(one: Pair, other: Pair) -> None:
-    """Move bytes both ways until either side has had enough."""
+    """Move bytes in both directions until both have ended."""
     tasks = [asyncio.create_task(_pump(one[0], other[1])), asyncio.create_task(_pump(other[0], one[1]))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.ALL_COMPLETED)
@@ -122,4 +127,4 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         if writer.can_write_eof():
             writer.write_eof()
     except OSError:
-        writer.close()  # nobody listens: let the other direction end as well
+        writer.close()  # the receiver is gone; closing ends the other direction as well

@@ -1,4 +1,4 @@
-"""Pumps between the pipes of a process and a channel, no faster than the other side takes the bytes."""
+"""Moves bytes between the pipes of a process and a channel, no faster than the receiver accepts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 class OutputPump:
     """Reads one pipe while there is credit for it.
 
-    `allowance` returns how many bytes may be delivered now. `deliver` gets them; no bytes are the end.
+    `allowance` returns how many bytes may be delivered now. `deliver` gets the bytes; empty data is the end.
     """
 
     def __init__(self, fd: int, allowance: Callable[[], int], deliver: Callable[[bytes], None]) -> None:
@@ -23,7 +23,7 @@ class OutputPump:
         self.open = True
 
     def kick(self) -> None:
-        """Look again whether to read: credit or room has come, or gone."""
+        """Check again whether to read: credit or buffer space has changed."""
         wanted = self.open and self._allowance() > 0
         if wanted and not self._reading:
             self._loop.add_reader(self._fd, self.read)
@@ -41,7 +41,7 @@ class OutputPump:
             data = os.read(self._fd, size)
         except BlockingIOError:
             return
-        except OSError:  # a terminal whose last process has gone
+        except OSError:  # a terminal whose last process is gone
             data = b""
         if not data:
             self.close()
@@ -49,7 +49,7 @@ class OutputPump:
         self.kick()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self.open:
             self.open = False
             if self._reading:
@@ -59,7 +59,7 @@ class OutputPump:
 
 
 class InputPump:
-    """Writes to one pipe or file; `drained` is called when nothing is left to write."""
+    """Writes to one pipe or file. `drained` is called when nothing is left to write."""
 
     def __init__(self, fd: int | None, drained: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -76,7 +76,7 @@ class InputPump:
         return len(self._buffer)
 
     def write(self, data: bytes) -> None:
-        """Write when the pipe takes it. When its reader has gone, drop it."""
+        """Write data as soon as the pipe accepts it. If its reader is gone, the data is dropped."""
         if self._fd is not None and not self._ended:
             self._buffer += data
             if not self._writing:
@@ -95,11 +95,11 @@ class InputPump:
             return
         try:
             written = os.write(self._fd, self._buffer)
-            while self._is_file and written < len(self._buffer):  # nearly full; no event tells of room in a file
+            while self._is_file and written < len(self._buffer):  # nearly full; there is no event for space in a file
                 written += os.write(self._fd, self._buffer[written:])
         except BlockingIOError:
             written = 0
-        except OSError:  # the reader has gone, or the disk is full: what comes is nobody's any more
+        except OSError:  # the reader is gone, or the disk is full: drop the data
             self.close()
             self._drained()
             return

@@ -1,4 +1,4 @@
-"""The process of one CLI: its start, its pipes or terminal, signals, and its end with everything that it started."""
+"""The process of one CLI: its start, its pipes or terminal, its signals, and the end of everything that it started."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from bridge.server.host import trees
 from bridge.server.sandbox.bubblewrap import MARK, Command
 
 KILL_AFTER_S = 1.0
-"""From TERM to KILL when nobody waits for the answer: all is gone within 2 s, as promised."""
+"""Seconds from TERM to KILL for a cancelled call. All its processes must be gone within 2 s."""
 
 MOST_PASSES = 50
-"""Passes over /proc, some 5 ms each, until one finds nothing. Only a call that forks without end needs them all."""
+"""Passes over /proc, some 5 ms each, until one finds nothing. Only a call that forks endlessly needs all of them."""
 
 NAMED = {
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
 }  # fmt: skip
-"""Signals that a client may send on."""
+"""Signals that a client may send."""
 
 
 class CliProcess:
     """The process, its three pipes and its end. All callbacks come from the event loop."""
 
     def __init__(self, command: Command, with_stdin: bool, on_exit: Callable[[int], None]) -> None:
-        """Start the command; OSError when it cannot be started."""
+        """Start the command. Raises OSError if it cannot be started."""
         self._loop = asyncio.get_running_loop()
         self._command = command
         self._on_exit = on_exit
         self._first: int | None = None
         self._cli: int | None = None
-        """A descriptor of the CLI's process, once it is known: signals may come by the thousand."""
+        """A pidfd of the CLI's process, once it is known. It is kept because thousands of signals may come."""
         self._reported = b""
         self._kill_timer: asyncio.TimerHandle | None = None
         uid, gid = command.identity or (None, None)
@@ -75,7 +75,7 @@ class CliProcess:
         try:
             self._pidfd = os.pidfd_open(self.pid)
             self.stdin, self.stdout, self.stderr = self._pipes()
-        except OSError:  # no descriptor is left for it
+        except OSError:  # no descriptors are left
             self._process.kill()
             self._process.wait()
             self._forget()
@@ -83,7 +83,7 @@ class CliProcess:
         self._loop.add_reader(self._pidfd, self._reap)
 
     def _pipes(self) -> tuple[int | None, int, int]:
-        """Our ends as plain descriptors that do not block, large enough for a whole frame."""
+        """Return our ends as non-blocking descriptors, with a capacity of a whole frame. Raises OSError."""
         if self._terminal is not None:
             assert self._process.stderr is not None
             ours = os.dup(self._terminal), os.dup(self._terminal), os.dup(self._process.stderr.fileno())
@@ -108,7 +108,7 @@ class CliProcess:
     # Signals
 
     def signal(self, number: int) -> None:
-        """Send a signal to the CLI itself, as a terminal or a parent would."""
+        """Send a signal to the CLI itself, as a terminal or a parent process would."""
         if number not in NAMED:
             return
         if self._cli is None:
@@ -120,24 +120,25 @@ class CliProcess:
             signal.pidfd_send_signal(self._cli, number)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Tell the terminal its size; the kernel tells the CLI."""
+        """Set the size of the terminal. The kernel sends WINCH to the CLI."""
         if self._terminal is not None:
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def terminate(self, grace: float = KILL_AFTER_S) -> None:
-        """Ask the CLI to end, and make sure of it."""
+        """End the CLI with TERM, and with KILL after `grace` seconds."""
         if self._kill_timer is None:
             self.signal(signal.SIGTERM)
             self._kill_timer = self._loop.call_later(grace, self.kill)
 
     def kill(self) -> None:
-        """End the CLI and all that it started, at once."""
+        """Kill the CLI and everything that it started."""
         first = self._namespace_first()
         self._signal(self.pid if first is None else first, signal.SIGKILL)
         self._kill_marked()
 
     def _find_cli(self) -> int | None:
-        """The CLI's process: the one child of the namespace's first process; None where there is none (yet)."""
+        """Return a pidfd of the CLI's process: the only child of the namespace's first process. Returns None if
+        there is none yet."""
         first = self._namespace_first()
         if first is None:
             return None
@@ -148,14 +149,14 @@ class CliProcess:
         return None
 
     def _namespace_first(self) -> int | None:
-        """The first process of the namespace, as bubblewrap reports it. Everything in the namespace dies with it."""
+        """Return the first process of the namespace, as bubblewrap reports it. All others die with it."""
         self._listen()
         if self._first is None and b"\n" in self._reported:
             self._first = int(json.loads(self._reported.split(b"\n")[0])["child-pid"])
         return self._first
 
     def _listen(self) -> None:
-        """Read what bubblewrap has reported so far: one JSON object a line."""
+        """Read what bubblewrap has reported so far: one JSON object per line."""
         if self._command.status is not None:
             os.set_blocking(self._command.status, False)
             with contextlib.suppress(BlockingIOError):
@@ -163,7 +164,7 @@ class CliProcess:
 
     @property
     def never_ran(self) -> bool:
-        """Whether bubblewrap gave up before it came to the CLI; known once the process has ended."""
+        """Whether bubblewrap failed before it started the CLI. Valid once the process has ended."""
         return self._command.status is not None and b'"exit-code"' not in self._reported
 
     @staticmethod
@@ -189,9 +190,10 @@ class CliProcess:
         self._forget()
 
     def _kill_marked(self) -> None:
-        """Without a namespace, end what the CLI started, by the mark that every process of the call carries.
+        """Without a namespace, kill what the CLI started: every process of the call carries a mark in its
+        environment.
 
-        Again and again, because one that is being killed may have forked after the list was made.
+        This is repeated, because a process may have forked after the list was made.
         """
         mark = self._command.env.get(MARK)
         if mark is None:
@@ -201,7 +203,7 @@ class CliProcess:
                 return
 
     def _kill_listed(self, needle: bytes) -> bool:
-        """Kill all processes that have this variable; whether there could be more by now."""
+        """Kill all processes that have this variable. Returns whether there could be more now."""
         more = False
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -211,7 +213,7 @@ class CliProcess:
                     more = True
                     self._signal(int(entry.name), signal.SIGKILL)
             except (FileNotFoundError, ProcessLookupError):
-                more = True  # gone since the list was made, perhaps with a child
+                more = True  # it has exited since the list was made, and may have left a child
             except PermissionError:
                 continue
         return more
@@ -227,4 +229,4 @@ class CliProcess:
             os.close(self._terminal)
             self._terminal = None
         if self._command.scratch is not None:
-            trees.remove(self._command.scratch)  # ignored when it fails because the next server removes it
+            trees.remove(self._command.scratch)  # ignored if it fails, because the next server removes it

@@ -1,15 +1,15 @@
 """The HTTP proxy through which the CLI of one call reaches the network.
 
-The namespace has a loopback of its own and no other network. The launcher (bridge/server/sandbox/shim.py) hands a
-listener on it to the server, which answers there as an HTTP proxy. The proxy connects
+The namespace has only its own loopback. The launcher (bridge/server/sandbox/shim.py) listens on it and passes the
+listener to the server, which answers there as an HTTP proxy. The proxy connects
 
-- to the gateways that the operator named, each by a name of this call's alone and for the API's requests alone
-  (bridge/policy/gateways.py), with TLS of its own where they have it; or to the API, by a tunnel;
+- to the operator's gateways, each under a name that is valid for this call only, and only for requests to the API
+  (bridge/policy/gateways.py), with its own TLS if they need it; or to the API, through a tunnel;
 - with `network: web`, to public addresses, on the ports of the web and those that the operator added.
 
-A name is resolved here, its addresses are judged, and the connection goes to the very address that was judged. So an
-answer that changes a moment later has no effect. Each redirect is a request of its own and is judged as well. A
-connection carries one request; what comes behind it is never passed on.
+A name is resolved here, its addresses are checked, and the connection goes to a checked address. So it makes no
+difference if the name server's answer changes a moment later. Each redirect is a separate request and is checked as
+well. A connection carries one request; bytes after it are never passed on.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from bridge.server.sandbox.http_exchange import CHUNK, MAX_HEAD, FailedError, Pa
 from bridge.server.sandbox.upstream import AUTHORITIES, CONNECT_LIMIT_S, Upstream, first_of, lead, named, tls_context
 
 PORT = 3128
-"""Of the proxy, on the namespace's own loopback."""
+"""The proxy's port on the namespace's loopback."""
 
 WEB_PORTS = frozenset({80, 443})
 
 MAX_CONNECTIONS = 64
-"""Of one call: the CLI opens a handful."""
+"""Connections of one call. The CLI opens a handful."""
 HEAD_LIMIT_S = 20.0
 LINGER_S = 1.0
 
@@ -44,16 +44,16 @@ Target = tuple[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Where the CLI of one call may go."""
+    """The addresses that the CLI of one call may connect to."""
 
     named: frozenset[Target] = frozenset({API})
-    """Reached by a tunnel, wherever they are."""
+    """Reached by a tunnel, even if their addresses are not public."""
     web: bool = True
     web_ports: frozenset[int] = WEB_PORTS
     upstream: Upstream | None = None
     disguise: Disguise = dataclasses.field(default_factory=lambda: Disguise({}))
     authorities: tuple[str, ...] = ()
-    """Files with further authorities of TLS."""
+    """Files with further certificate authorities for TLS."""
     lookups: Lookups = dataclasses.field(default_factory=Lookups)
 
     @classmethod
@@ -65,7 +65,7 @@ class Rules:
         credential: Credential | None = None,
         grant: str = "",
     ) -> Rules:
-        """The rules by the operator's variables and what the CLI would log in with."""
+        """Make the rules from the operator's variables and the CLI's login credential."""
         hidden = disguise(environment, credential.secret if credential else "")
         has_gateway = hidden.told.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
         return cls(
@@ -79,7 +79,7 @@ class Rules:
         )
 
     def credential(self, credential: Credential | None) -> Credential | None:
-        """What the CLI is handed in the place of what it would log in with."""
+        """Return the credential that is passed to the CLI: the real one, or one with a placeholder as its secret."""
         if credential and self.disguise.login:
             return dataclasses.replace(credential, secret=self.disguise.login)
         return credential
@@ -89,7 +89,7 @@ class Proxy:
     """The proxy of one call. `note` writes connections and refusals to the audit log."""
 
     def __init__(self, listener: socket.socket, rules: Rules, note: Callable[..., None]) -> None:
-        """Serve on a listening TCP socket of the namespace's; ValueError when it is none."""
+        """Serve on a listening TCP socket of the namespace. Raises ValueError if it is not one."""
         if listener.family != socket.AF_INET or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("no listening socket was handed over")
         listener.setblocking(False)
@@ -131,7 +131,7 @@ class Proxy:
                 client[1].close()
 
     async def _refuse(self, client: Pair, status: bytes, why: str) -> None:
-        """Answer with a sentence. What still comes is read for a moment: closing at once would take the answer back."""
+        """Answer with a sentence. Then read and drop input for a moment: closing at once could discard the answer."""
         self._note("refused", network=why)
         say(client[1], status, f"bridge: {why}\n".encode())
         with contextlib.suppress(OSError, TimeoutError):
@@ -166,7 +166,7 @@ class Proxy:
             server[1].close()
 
     async def _ask(self, gateway: Gateway, client: Pair, request: Request, path: str) -> None:
-        """Pass on what the API is asked for."""
+        """Send a request to a gateway, with the gateway's real name and secrets. Raises RefusedError or FailedError."""
         path, fields = gateway.judge(request, path)
         name = named(gateway.host, gateway.port, 443 if gateway.tls else 80)
         try:
@@ -184,7 +184,10 @@ class Proxy:
         await exchange(client, server, request, head_of(request, name, path, fields), of_gateway=True)
 
     async def _connect(self, host: str, port: int, vouched_for: bool, tls: bool = False) -> Pair:
-        """A connection to a target, through the operator's own proxy where there is one."""
+        """Return a connection to a target, through the operator's own proxy if there is one.
+
+        `vouched_for` says that the operator named the target, so that its addresses are not checked.
+        """
         addresses = [host] if vouched_for else await self._judged(host, port)
         upstream, files = self._rules.upstream, self._rules.authorities
         context = await tls_context(files) if tls else None
@@ -206,7 +209,8 @@ class Proxy:
         return pair
 
     async def _judged(self, host: str, port: int) -> list[str]:
-        """The public addresses of a host that nobody named."""
+        """Return the public addresses of a host that the operator did not name. Raises RefusedError, OSError or
+        TimeoutError."""
         if host.rstrip(".").endswith(".invalid"):
             raise RefusedError(f"{host} is no server")
         if not self._rules.web:

@@ -1,21 +1,23 @@
-"""The program beside the CLI in its namespace: launcher, shell prefix and shell. It cannot import the rest of bridge.
+"""The program beside the CLI in its namespace: launcher, shell prefix and shell. It cannot import the rest of
+bridge.
 
-    shim.py COMMAND               the CLI's shell prefix: hands COMMAND over and ends as it ended
-    bash -c 'shim.py COMMAND'     the same: there is no shell in the namespace, this program stands where the CLI
-                                  looks for one, and takes nothing but a command for the container
+    shim.py COMMAND               the CLI's shell prefix: the server runs COMMAND in the container; this process ends
+                                  with the same exit code or signal
+    bash -c 'shim.py COMMAND'     the same. The namespace has no shell: this program is installed in its place, and
+                                  accepts only a command for the container
     shim.py OPTION... -- CLI      prepares the namespace, then becomes the CLI:
-        --at PATH DEV:INODE FD    end unless PATH is this directory; close the descriptor that it was mounted by
-        --from FD PATH            begin in this open directory, known as PATH
-        --net PORT                give the server a listener on this namespace's loopback
-        --as UID:GID              become this user, for good and without capabilities
-        --in DIR                  go there; end unless it is a directory of those of --at
-        --no-proc                 read nothing in /proc that tells of the CLI
-        --only PROGRAM            the same; and run no other program (but those of further --only)
-        --tty                     make the terminal the CLI's own, and tell when the CLI has stopped (Ctrl-Z)
+        --at PATH DEV:INODE FD    exit unless PATH is this directory; close the descriptor used to mount it
+        --from FD PATH            start in this open directory, which is called PATH
+        --net PORT                listen on this namespace's loopback, and pass the listener to the server
+        --as UID:GID              become this user permanently, without capabilities
+        --in DIR                  change to DIR; exit unless it is in a directory of --at or --from
+        --no-proc                 block the files in /proc that reveal facts about the CLI
+        --only PROGRAM            the same, and allow no program to be executed except those named with --only
+        --tty                     make the terminal the CLI's own, and report when the CLI has stopped (Ctrl-Z)
 
-A message to the server is one packet of fields that end with NUL. The first field is its kind; descriptors travel with
-it. The server answers a command with `exit N` or `signal N`, and the directory in which it ended. When this process is
-killed, its connection closes, and the server ends the command in the container.
+A message to the server is one packet of fields that end with NUL. The first field is its kind. Descriptors are sent
+with it. The server answers a command with `exit N` or `signal N`, and the directory in which the command ended. If
+this process is killed, its connection closes, and the server ends the command in the container.
 """
 
 # ruff: noqa: PTH109 - pathlib would cost every command 5 ms
@@ -28,7 +30,7 @@ import sys
 
 SOCKET = os.environ.get("CLAUDE_BRIDGE_HANDS", "/opt/bridge/hands")
 PASSED = (b"CLAUDECODE", b"CLAUDE_CODE_ENTRYPOINT", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_PROJECT_DIR", b"GIT_EDITOR")
-"""Variables that the CLI sets for its commands. None holds a secret."""
+"""Variables that the CLI sets for its commands. None contains a secret."""
 
 PLACE = b" && pwd -P >| "
 SCM_RIGHTS = 1
@@ -37,7 +39,7 @@ FORWARDED = (1, 2, 3, 10, 12, 15, 18)
 
 
 def connect() -> _socket.socket:
-    """The server's socket for this call."""
+    """Connect to the server's socket for this call. Raises OSError."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     sock.connect(SOCKET)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 1 << 20)
@@ -45,14 +47,14 @@ def connect() -> _socket.socket:
 
 
 def send(sock: _socket.socket, fields: list[bytes], descriptors: tuple[int, ...] = ()) -> None:
-    """One message."""
+    """Send one message."""
     numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in descriptors)
     beside = [(_socket.SOL_SOCKET, SCM_RIGHTS, numbers)] if numbers else []
     sock.sendmsg([b"".join(field + b"\0" for field in fields)], beside)
 
 
 def hand(command: bytes) -> int:
-    """Have the command run in the container; its exit code, or minus a signal."""
+    """Run the command in the container. Returns its exit code, or minus a signal."""
     at = command.rfind(PLACE)
     place = command[at + len(PLACE) :].strip(b"'\"") if at >= 0 else b""
     if is_place(place):
@@ -76,9 +78,10 @@ def hand(command: bytes) -> int:
 
 
 def is_place(path: bytes) -> bool:
-    """Whether it is where the CLI itself reads a command's last directory from.
+    """Return whether a path is where the CLI reads a command's last directory from.
 
-    Hooks and servers are the container's words, and so is the directory: neither may name another file of the CLI's.
+    The container writes the text of hooks and servers, and chooses the directory. Neither may name another file of
+    the CLI.
     """
     directory, _, name = path.rpartition(b"/")
     middle = name[len(b"claude-") : -len(b"-cwd")]
@@ -88,11 +91,11 @@ def is_place(path: bytes) -> bool:
 
 
 SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-")
-"""Characters that mean themselves to a shell wherever they stand."""
+"""Characters without a special meaning to a shell at any position."""
 
 
 def unquoted(text: str) -> str | None:
-    """The one word that a shell would make of the text; None when it would make anything else of it."""
+    """Return the single word that a shell would read from the text; None if a shell would read anything else."""
     word, at = [], 0
     while at < len(text):
         char = text[at]
@@ -122,7 +125,7 @@ def unquoted(text: str) -> str | None:
 
 
 def shell(words: list[str]) -> int:
-    """Stand in for a shell: hand the command for the container over, and run nothing else."""
+    """Act as the shell: run a command for the container, and nothing else."""
     prefix = os.environ.get("CLAUDE_CODE_SHELL_PREFIX", "") + " "
     if words[:-1] in (["-c"], ["-c", "-l"]) and len(prefix) > 1 and words[-1].startswith(prefix):
         command = unquoted(words[-1][len(prefix) :])
@@ -135,7 +138,7 @@ def launch(words: list[str]) -> None:
     """Prepare the namespace, and become the CLI."""
     import _signal  # type: ignore[import-not-found]  # signal without its enumerations, which cost 3 ms
 
-    for number in FORWARDED:  # a server that was started in the background may have been told to ignore some
+    for number in FORWARDED:  # a server started in the background may have inherited ignored signals
         _signal.signal(number, _signal.SIG_DFL)
     flags: set[str] = set()
     only: list[str] = []
@@ -166,7 +169,7 @@ def launch(words: list[str]) -> None:
 
 
 def make_sure(path: str, identity: str, descriptor: int) -> str:
-    """End unless the path is the directory that was granted: bubblewrap went by a name, which may lead elsewhere."""
+    """Exit unless `path` is the granted directory. bubblewrap used a name, which may now lead to another directory."""
     os.close(descriptor)
     found = os.lstat(path)
     if f"{found.st_dev}:{found.st_ino}" != identity:
@@ -175,7 +178,7 @@ def make_sure(path: str, identity: str, descriptor: int) -> str:
 
 
 def begin(descriptor: int, path: str) -> str:
-    """Go to an open directory, without a namespace."""
+    """Change to an open directory; used without a namespace."""
     try:
         os.fchdir(descriptor)
     except OSError:
@@ -185,7 +188,8 @@ def begin(descriptor: int, path: str) -> str:
 
 
 def enter(directory: str, shared: list[str]) -> None:
-    """Go to the call's directory: as its user, and when nothing of the host's is open that a link could name."""
+    """Change to the call's directory. This is done as the call's user, and while no descriptor of the host is open
+    that a link could lead through."""
     try:
         os.chdir(directory)
         real = os.getcwd()
@@ -197,15 +201,15 @@ def enter(directory: str, shared: list[str]) -> None:
 
 
 def fail(why: bytes) -> None:
-    """Report to the server why the CLI is not started, and end."""
+    """Report to the server why the CLI is not started, and exit."""
     sock = connect()
     send(sock, [b"failed", why])
-    sock.recv(16)  # until the server has received it, and hangs up
+    sock.recv(16)  # wait until the server has received it and closes the connection
     os._exit(125)
 
 
 def listen(port: int) -> None:
-    """Give the server a listener on this namespace's loopback."""
+    """Listen on this namespace's loopback, and pass the listener to the server."""
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", port))
     listener.listen(64)
@@ -222,15 +226,16 @@ CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 """Landlock's system calls, the same on every architecture."""
 EXECUTE, READ_FILE, READ_DIR, REFER, TRUNCATE = 1 << 0, 1 << 2, 1 << 3, 1 << 13, 1 << 14
 FILES = (1 << 13) - 1 - EXECUTE
-"""Reading, writing, making and removing, of Landlock's first version."""
+"""Rights to read, write, make and remove files, as in Landlock's first version."""
 
 
 OF_PROC = ("cpuinfo", "meminfo", "self/maps", "self/stat", "self/statm", "self/status", "stat", "version")
-"""What programs read of the machine and of themselves; it tells nothing of anyone. They go on without it, too."""
+"""Files in /proc that programs read about the machine and themselves. They reveal nothing sensitive, and programs
+also work without them."""
 
 
 def libc(name: str, *arguments: int | bytes | None) -> int:
-    """Call a function of the C library. The package ctypes, of which this is the ground, takes 1.4 ms more."""
+    """Call a function of the C library. Importing ctypes, which is based on this module, takes 1.4 ms more."""
     import _ctypes
 
     function = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), name)  # type: ignore[arg-type]  # None is this process
@@ -238,24 +243,25 @@ def libc(name: str, *arguments: int | bytes | None) -> int:
 
 
 def become(uid: int, gid: int) -> None:
-    """Become this user for good, without capabilities. Root without them is like any user, but for its own files."""
+    """Become this user permanently, without capabilities. Root without them is like any other user, except for its
+    own files."""
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     for capability in range(LAST_CAPABILITY + 1):
-        libc("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)  # ignored where there is no such capability
+        libc("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)  # ignored if there is no such capability
     os.setresuid(uid, uid, uid)
     if libc("capset", CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)):
         os._exit(125)
 
 
 def restrict(only: list[str], closed: bool) -> None:
-    """By Landlock: run these programs alone, and read nothing in /proc but a few files, whatever leads there.
+    """Use Landlock: allow only these programs to be executed, and only a few files in /proc to be read.
 
-    With no program named, any may be run; with nothing `closed` either, nothing changes.
+    Without programs in `only`, any may be executed. If `closed` is false as well, nothing changes.
 
-    What the kernel tells in the others of the CLI (variables, arguments, memory, mounts) is the operator's. What does
-    not lie below the namespace's root, and so is the host's, is neither read nor written. Without Landlock there is the
-    CLI's own rule against /proc, and nothing to run but what is listed.
+    The kernel's other files about the CLI (variables, arguments, memory, mounts) contain data of the operator.
+    Files that are not below the namespace's root belong to the host; they can be neither read nor written. Without
+    Landlock, the protection is the CLI's own rule against /proc, and that the namespace contains no other programs.
     """
     version = libc("syscall", CREATE_RULESET, None, 0, 1)
     if version < 1 or not (only or closed):
@@ -286,12 +292,12 @@ def restrict(only: list[str], closed: bool) -> None:
 
 
 def attend(words: list[str], only: list[str], closed: bool) -> None:
-    """Start the CLI as the terminal's foreground job, and follow it to its end."""
+    """Start the CLI as the terminal's foreground job, and wait until it ends. Does not return."""
     import fcntl
     import signal
 
     os.dup2(0, 2)
-    if os.getsid(0) != os.getpid():  # without a namespace it is a session's leader already
+    if os.getsid(0) != os.getpid():  # without a namespace this process already leads a session
         os.setsid()
     fcntl.ioctl(0, TIOCSCTTY, 0)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -301,7 +307,7 @@ def attend(words: list[str], only: list[str], closed: bool) -> None:
         os.setpgid(0, 0)
         os.tcsetpgrp(0, os.getpid())
         signal.signal(signal.SIGTTOU, signal.SIG_DFL)
-        restrict(only, closed)  # here, because what it may read of /proc is this process's own
+        restrict(only, closed)  # here, because the rules for /proc allow only this process's own files
         os.execv(words[0], words)
     for number in FORWARDED:
         signal.signal(number, lambda number, _: os.kill(child, number))
@@ -314,7 +320,7 @@ def attend(words: list[str], only: list[str], closed: bool) -> None:
 
 
 def end(code: int) -> None:
-    """End as someone else has ended."""
+    """Exit with the code or the signal of another process."""
     if code < 0:
         import signal
 

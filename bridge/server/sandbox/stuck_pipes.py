@@ -1,8 +1,8 @@
-"""Frees calls from named pipes in a workspace, at which the CLI's file tools would wait for ever.
+"""Frees calls from named pipes in a workspace, at which the CLI's file tools would wait forever.
 
-A thread that waits while it opens a pipe is freed: the server opens the other end for a moment, and the tool reads an
-empty file. A pipe that is open and stays open (its writer is silent, or the CLI opens it again and again) cannot be
-taken away from the CLI. That call ends.
+A thread that waits while it opens a pipe is freed: the server opens the other end for a moment, and the tool reads
+an empty file. A pipe that stays open (because its writer is silent, or the CLI opens it again and again) cannot be
+taken away from the CLI. That call is ended.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOOK_EVERY_S = 1.0
-"""At 25 threads a call, a look costs half a millisecond."""
+"""Seconds between two checks. With 25 threads per call, a check takes half a millisecond."""
 
 PATIENCE = 5
-"""Looks at which the same pipe may be open before the call ends."""
+"""Number of checks in which the same pipe may be open. After that the call ends."""
 
 _OPEN = {"x86_64": {2: 0, 257: 1, 437: 1}, "aarch64": {56: 1, 437: 1}}.get(platform.machine(), {})
-"""System calls that open a file, and which argument is its name."""
+"""System calls that open a file, and the index of the argument that holds its name."""
 AT_FDCWD = -100
 MAX_PROCESSES = 256
-"""Processes of one call that are looked at: more than it can have hooks and servers."""
+"""Processes of one call that are checked: more than it can have hooks and servers."""
 
 MAX_OPENING = 32
-"""Threads that are opening a file, in one look: a name can be made to take long."""
+"""Threads opening a file that are checked each time, because a name can be made slow to resolve."""
 
 OPENAT2, RESOLVE_IN_ROOT = 437, 0x10
 
 
 class Watch:
-    """The pipes that the processes of one call hold, over several looks."""
+    """The pipes that the processes of one call hold open, over several checks."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, str], int] = {}
 
     def look(self, top: int) -> bool:
-        """Free the threads below a process that wait for a pipe; whether a pipe has been open for too long."""
+        """Free the threads below a process that wait for a pipe. Returns whether a pipe has been open for too long."""
         held: dict[tuple[int, str], int] = {}
         opening = 0
         for pid in itertools.islice(_processes(top), MAX_PROCESSES):
-            with contextlib.suppress(OSError, ValueError):  # ignored because it may have gone on, or ended
+            with contextlib.suppress(OSError, ValueError):  # ignored because the thread may have continued, or ended
                 for thread in Path(f"/proc/{pid}/task").iterdir():
                     if opening < MAX_OPENING:
                         opening += _freed(pid, thread)
@@ -56,7 +56,7 @@ class Watch:
 
 
 def _processes(top: int) -> Iterator[int]:
-    """A process and all below it."""
+    """Yield a process and all its descendants."""
     todo = [top]
     while todo:
         pid = todo.pop()
@@ -67,7 +67,7 @@ def _processes(top: int) -> Iterator[int]:
 
 
 def _pipes(pid: int) -> Iterator[str]:
-    """The pipes with a name that a process has open: those between processes have none."""
+    """Yield the named pipes that a process has open. Pipes between processes have no name."""
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         target = str(descriptor.readlink())
         if target.startswith("/") and descriptor.is_fifo():
@@ -75,14 +75,14 @@ def _pipes(pid: int) -> Iterator[str]:
 
 
 def _freed(pid: int, thread: Path) -> bool:
-    """Free a thread if it waits for a pipe; whether it is opening anything."""
-    with contextlib.suppress(OSError, ValueError):  # ignored because it may have gone on, or ended
+    """Free a thread if it waits for a pipe. Returns whether it is opening a file."""
+    with contextlib.suppress(OSError, ValueError):  # ignored because the thread may have continued, or ended
         return _free(pid, (thread / "syscall").read_text())
     return True
 
 
 def _free(pid: int, doing: str) -> bool:
-    """Free a thread that opens a pipe; `doing` is its system call. Whether it is opening anything."""
+    """Free a thread that opens a pipe. `doing` is its system call. Returns whether it is opening a file."""
     number, *words = doing.split()
     at = _OPEN.get(int(number)) if number.isdigit() else None
     if at is None:
@@ -96,7 +96,7 @@ def _free(pid: int, doing: str) -> bool:
     try:
         if stat.S_ISFIFO(os.fstat(pipe).st_mode):
             for how in (os.O_WRONLY, os.O_RDONLY):
-                with contextlib.suppress(OSError):  # ignored because the other end may be the one that it wants
+                with contextlib.suppress(OSError):  # ignored because it may wait for the other end
                     os.close(os.open(f"/proc/self/fd/{pipe}", how | os.O_NONBLOCK | os.O_CLOEXEC))
     finally:
         os.close(pipe)
@@ -104,14 +104,15 @@ def _free(pid: int, doing: str) -> bool:
 
 
 def _text(pid: int, address: int) -> str:
-    """The name at an address of the process."""
+    """Return the file name at an address of the process. Raises OSError."""
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         memory.seek(address)
         return os.fsdecode((memory.read(4096) or b"").split(b"\0")[0])
 
 
 def _open_inside(pid: int, path: str) -> int:
-    """A descriptor of what a name means to the process, and which leads nowhere outside of what it sees; OSError."""
+    """Return a descriptor of what a path means to the process. The path is resolved inside the process's root.
+    Raises OSError."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)

@@ -1,4 +1,4 @@
-"""Connections outward: directly or through the operator's own proxy, with the server's own TLS where it is wanted."""
+"""Outgoing connections: direct or through the operator's own proxy, with the server's own TLS if needed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from bridge.server.sandbox.http_exchange import MAX_HEAD, FailedError, Pair
 CONNECT_LIMIT_S = 15.0
 
 AUTHORITIES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
-"""Variables of the operator's that name files with further authorities of TLS."""
+"""The operator's variables that name files with further certificate authorities for TLS."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Upstream:
-    """The operator's own proxy, which knows the way out of here."""
+    """The operator's own proxy for outgoing connections."""
 
     host: str
     port: int
     tls: bool = False
     authorization: bytes = dataclasses.field(default=b"", repr=False)
     direct: tuple[str, ...] = ()
-    """What it is not used for, as NO_PROXY says it."""
+    """Targets for which it is not used, as in NO_PROXY."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Upstream | None:
-        """The proxy that the operator's variables name."""
+        """Return the proxy that the operator's variables name; None if there is none."""
         direct = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
         for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
             with contextlib.suppress(ValueError):
@@ -48,13 +48,14 @@ class Upstream:
         return None
 
     def leads_to(self, host: str, port: int) -> bool:
-        """Whether it is used for a target."""
+        """Return whether the proxy is used for a target."""
         is_local = host == "localhost" or host.startswith("127.") or host == "::1"
         return not is_local and not any(_covers(entry.lower(), host, port) for entry in self.direct)
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY means a target: `*`, a name and all below it, an address, a network."""
+    """Return whether an entry of NO_PROXY covers a target: `*`, a name with its subdomains, an address, or a
+    network."""
     if entry == "*":
         return True
     with contextlib.suppress(ValueError):
@@ -65,13 +66,13 @@ def _covers(entry: str, host: str, port: int) -> bool:
 
 
 def named(host: str, port: int, usual: int = 0) -> str:
-    """A target as one word, without the port that is usual."""
+    """Return a target as one word, without its port if that is the usual one."""
     name = f"[{host}]" if ":" in host else host
     return name if port == usual else f"{name}:{port}"
 
 
 async def lead(pair: Pair, upstream: Upstream, wanted: bytes) -> None:
-    """Have the operator's proxy connect to a target; FailedError."""
+    """Let the operator's proxy connect to a target. Raises FailedError, OSError."""
     login = [(b"Proxy-Authorization", upstream.authorization)] if upstream.authorization else []
     pair[1].write(written(b"CONNECT " + wanted + b" HTTP/1.1", [(b"Host", wanted), *login]))
     try:
@@ -83,7 +84,7 @@ async def lead(pair: Pair, upstream: Upstream, wanted: bytes) -> None:
 
 
 async def first_of(addresses: list[str], port: int, context: ssl.SSLContext | None = None, name: str = "") -> Pair:
-    """A connection to the first address that answers; OSError when none does."""
+    """Return a connection to the first of at most four addresses that answers. Raises OSError or TimeoutError."""
     failed: Exception = OSError("no address")
     for address in addresses[:4]:
         try:
@@ -97,7 +98,8 @@ async def first_of(addresses: list[str], port: int, context: ssl.SSLContext | No
 
 
 async def tls_context(files: tuple[str, ...]) -> ssl.SSLContext:
-    """TLS with the system's authorities and those in some files; FailedError when one cannot be read."""
+    """Return a TLS context with the system's authorities and those in some files. Raises FailedError if a file
+    cannot be read."""
     try:
         return await asyncio.to_thread(_context_of, files)
     except OSError:
