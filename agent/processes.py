@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 
@@ -96,3 +97,16 @@ def _read(directory: str, pid: int) -> Process | None:
 def _mask(status: bytes, label: bytes) -> int:
     _, found, rest = status.partition(label)
     return int(rest.split(None, 1)[0], 16) if found else 0
+
+
+def own_container(mounts: str | None = None) -> str:
+    """Return what `docker exec` takes for this container.
+
+    Docker mounts files of its own, whose paths hold the container's id (`mounts` is /proc/self/mountinfo). The hostname
+    may be another name. It is the answer where no such mount exists.
+    """
+    if mounts is None:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - Path costs more than the reading
+            mounts = file.read()
+    found = re.search(r"/containers/([0-9a-f]{12})[0-9a-f]{52}/host", mounts)
+    return found[1] if found else os.uname().nodename

@@ -19,6 +19,7 @@ from agent import scrollback, users, volumes
 from agent.command import CannotRunError, Command
 from agent.monitor import Monitor
 from agent.persistence import StateWriter
+from agent.processes import own_container
 from agent.run_state import RunState
 from agent.session import Session
 from agent.shutdown import ProcessShutdown, ShutdownReport, whole_container
@@ -209,7 +210,7 @@ class Supervisor:
         return (
             f"agent {run_state.settings.name} runs {run_state.what_runs} as {os.getuid()}:{os.getgid()} "
             f"(magents {image.get('version', 'unknown')}, {image.get('variant', 'unknown variant')}); "
-            f"attach with `docker exec -it {os.uname().nodename} tmux attach`"
+            f"attach with `docker exec -it {own_container()} tmux attach`"
         )
 
     async def _save_pane(self, pane: Pane) -> None:

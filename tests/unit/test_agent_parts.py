@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from agent import children, processes, scrollback, state_file, tmux, volumes
 from agent.events import LONGEST_LINE, Events
 from agent.pause_clock import PauseClockLoop
+from agent.processes import own_container
 from agent.shutdown import ProcessShutdown
 from agent.waiting import first_of, new_future, set_once
 from tests.support.waiting import next_turn, until
@@ -454,3 +455,20 @@ def test_trouble_is_told_with_what_to_do(number: int, words: str, remedy: str) -
     text = volumes.sentence("/shared", OSError(number, os.strerror(number)), mount)
     assert text.startswith(words)
     assert f"; {remedy}" in text
+
+
+# -- the container's own name -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mounts", "name"),
+    [
+        (
+            f"274 253 254:0 /var/lib/docker/containers/{'0574db396a8d' + '1' * 52}/hostname /etc/hostname rw\n",
+            "0574db396a8d",
+        ),
+        ("274 253 254:0 / / rw\n", os.uname().nodename),
+    ],
+)
+def test_container_is_known_by_its_id_or_else_by_its_hostname(mounts: str, name: str) -> None:
+    assert own_container(mounts) == name
