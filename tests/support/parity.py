@@ -1,7 +1,7 @@
 """Records for which Task Master all parity cases have been compared.
 
 Once is enough for each lock and each change of its edits. `nox -s parity_tests -- --complete` compares all cases and
-writes the record into tests/support/parity.json, which is committed with the change that made it necessary. Where the
+writes the proof into tests/support/parity.json, which is committed with the change that made it necessary. Where the
 record is for something else, all cases are compared anyway.
 """
 
@@ -23,7 +23,7 @@ OF_TESTS = [
 
 
 def subject() -> str:
-    """Return what the record is for: a hash of the lock, the bundle's edits and the cases."""
+    """Return what the proof is for: a hash of the lock, the bundle's edits and the cases."""
     folder = ROOT / "docker" / "task-master"
     edits = sorted(path for path in folder.rglob("*") if path.is_file() and "node_modules" not in path.parts)
     whole = hashlib.sha256()
@@ -41,7 +41,7 @@ def is_proven() -> bool:
 
 
 def record() -> None:
-    """Write the record."""
+    """Write the proof."""
     PROOF.write_text(json.dumps({"subject": subject(), "cases": len(CASES)}, indent=2) + "\n")
 
 
