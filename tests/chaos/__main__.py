@@ -26,12 +26,12 @@ from tests.support.containers import Agents
 
 AGENTS = 4
 SHORTEST_LOOK = 25
-"""So many faults lie between two comparisons of all records."""
+"""The number of faults between two comparisons of all records."""
 
 
 @dataclass
 class Outcome:
-    """What one agent went through."""
+    """What was done to one agent, and what was found."""
 
     done: Counter[str] = field(default_factory=Counter)
     records: int = 0
@@ -40,7 +40,7 @@ class Outcome:
 
 
 def torment(image: str, seed: str, count: int) -> Outcome:
-    """Do `count` faults to one agent of its own; what is drawn depends on `seed` alone."""
+    """Inject `count` faults into an agent made for this run. `seed` alone decides which faults."""
     chance = random.Random(seed)
     names, weights = list(FAULTS), [weight for weight, _ in FAULTS.values()]
     outcome = Outcome()
@@ -74,7 +74,7 @@ def torment(image: str, seed: str, count: int) -> Outcome:
 
 
 def _once(subject: Subject, name: str, chance: random.Random) -> None:
-    with contextlib.suppress(APIError):  # ignored because it may end by itself in the moment that it is, say, paused
+    with contextlib.suppress(APIError):  # ignored because the container may have changed its state meanwhile
         FAULTS[name][1](subject, chance)
     subject.bring_up()
     subject.see_truth()
@@ -83,7 +83,7 @@ def _once(subject: Subject, name: str, chance: random.Random) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Torment agents of both variants side by side; 1 when a promise was broken."""
+    """Run agents of both variants side by side and inject faults. Returns 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="nox -s chaos --", description=__doc__)
     parser.add_argument("--faults", type=int, default=1000, help="how many, over all agents (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats a run's choices")

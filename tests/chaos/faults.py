@@ -1,4 +1,4 @@
-"""The faults. Each draws what it needs from the run's own random numbers, so that a seed repeats a run."""
+"""The faults. Each draws its choices from the run's random generator, so a seed repeats a run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Fault = Callable[[Subject, random.Random], None]
 
 
 def _processes(subject: Subject) -> list[int]:
-    """Return the pids inside, tini's too, oldest first."""
+    """Return the pids inside the container, tini's too, in ascending order."""
     rows = subject.as_root("ps", "-eo", "pid=,comm=").split("\n")
     return sorted(int(row.split()[0]) for row in rows if row.strip() and row.split()[1] != "ps")
 
 
 def signal_a_process(subject: Subject, chance: random.Random) -> None:
-    """Any signal to any process, the first too."""
+    """Send any signal to any process, pid 1 included."""
     where, name = chance.random(), chance.choice(SIGNALS)
     pids = _processes(subject)
     if pids:
@@ -39,7 +39,7 @@ def signal_a_process(subject: Subject, chance: random.Random) -> None:
 
 
 def hang_a_process(subject: Subject, chance: random.Random) -> None:
-    """Stop any process but tini for a while; health must tell where it matters."""
+    """Stop any process except tini for a while. Health must show it where it matters."""
     where, long = chance.random(), chance.uniform(0, 2)
     pids = [pid for pid in _processes(subject) if pid > 1]
     if not pids:
@@ -52,20 +52,20 @@ def hang_a_process(subject: Subject, chance: random.Random) -> None:
 
 
 def stop_and_start(subject: Subject, chance: random.Random) -> None:
-    """`docker stop` with its default grace or none, then `docker start`."""
+    """Run `docker stop` with Docker's default grace or none, then `docker start`."""
     subject.container.stop(timeout=chance.choice([10, 10, 0]))
     subject.see_state()
     subject.container.start()
 
 
 def restart(subject: Subject, chance: random.Random) -> None:
-    """`docker restart`, in the middle of whatever it is doing."""
+    """Run `docker restart`, whatever the agent is doing."""
     let_pass(chance.uniform(0, 0.3))
     subject.container.restart(timeout=chance.choice([10, 0]))
 
 
 def power_cut(subject: Subject, chance: random.Random) -> None:
-    """KILL to the whole container at once, then a start."""
+    """Kill the whole container at once. The run then starts it again."""
     let_pass(chance.uniform(0, 0.3))
     if subject.agent.state()["Status"] == "running":
         subject.container.kill()
@@ -73,13 +73,13 @@ def power_cut(subject: Subject, chance: random.Random) -> None:
 
 
 def remove_and_make_anew(subject: Subject, chance: random.Random) -> None:
-    """`docker rm -f` and another container on the same volumes."""
+    """Run `docker rm -f`, then start another container on the same volumes."""
     let_pass(chance.uniform(0, 0.3))
     subject.renew()
 
 
 def freeze(subject: Subject, chance: random.Random) -> None:
-    """`docker pause` for a moment."""
+    """Run `docker pause` for up to two seconds."""
     if subject.agent.state()["Status"] == "running":
         subject.container.pause()
         let_pass(chance.uniform(0, 2))
@@ -87,7 +87,7 @@ def freeze(subject: Subject, chance: random.Random) -> None:
 
 
 def fill(subject: Subject, chance: random.Random) -> None:
-    """Fill /agent to the last byte, and free it again."""
+    """Fill /agent to the last byte, then free it again."""
     subject.holder.try_run("dd", "if=/dev/zero", "of=/agent/fill", "bs=4k")
     try:
         if chance.random() < 0.7:
@@ -102,14 +102,14 @@ def fill(subject: Subject, chance: random.Random) -> None:
 
 
 def end_the_session(subject: Subject, chance: random.Random) -> None:
-    """What people do to tmux by mistake."""
+    """Run a tmux command that people run by mistake."""
     command = chance.choice(["kill-server", "kill-session -t =agent", "kill-pane -t =agent:", "rename-session mine"])
     if subject.agent.state()["Status"] == "running":
         subject.container.exec_run(["tmux", *command.split()])
 
 
 def shout(subject: Subject, chance: random.Random) -> None:
-    """A burst of bad HTTP; the connections stay open until the end."""
+    """Send many bad HTTP requests. The connections stay open until the end."""
     if subject.agent.state()["Status"] != "running":
         return
     port = subject.agent.port
@@ -120,7 +120,7 @@ def shout(subject: Subject, chance: random.Random) -> None:
             held.append(connection)
             connection.sendall(chance.choice(BAD_REQUESTS))
         except OSError:
-            continue  # ignored because being refused is an answer
+            continue  # ignored because a refused connection is a valid answer
     subject.see_truth()
     for connection in held:
         connection.close()
@@ -138,4 +138,4 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "tmux ended": (8, end_the_session),
     "bad HTTP": (6, shout),
 }
-"""Name, weight and what is done."""
+"""For each fault its weight and its function, by name."""

@@ -1,4 +1,4 @@
-"""One agent under faults, and what can be seen of it from outside without asking its own health."""
+"""The agent under test, and checks from outside that do not rely on its own health."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.containers import Agent, Agents
 from tests.support.waiting import let_pass, wait_until
 
 TRUTH_S = 5.0
-"""Health must say what is so within this time."""
+"""Health must be right within this time."""
 
 AGENT_SIZE = "32m"
 WORKLOAD = Path(__file__).with_name("workload.py")
@@ -37,7 +37,7 @@ class Broken(Exception):
 
 
 class Subject:
-    """An agent with volumes that outlive it; /agent is of memory, so that it can be filled."""
+    """An agent with volumes that outlive its container. /agent is in memory, so that it can be filled."""
 
     def __init__(self, made: Agents, image: str) -> None:
         self._made = made
@@ -61,7 +61,7 @@ class Subject:
             restart_policy={"Name": "unless-stopped"},
             read_only=True,
             cap_drop=["ALL"],
-        ).expect("")  # its log is full of what was done to it
+        ).expect("")  # its log is full of errors that the faults cause
 
     def renew(self) -> None:
         """Remove the container and make another on the same volumes."""
@@ -70,18 +70,18 @@ class Subject:
 
     @property
     def container(self) -> Container:
-        """Return the engine's handle."""
+        """Return the container of the engine's SDK."""
         return self.agent.container
 
     def as_root(self, *argv: str) -> str:
-        """Run in the container with every capability; a container that is away says nothing."""
+        """Run a command as root with every capability. Returns its output, empty when the engine refuses."""
         try:
             return str(self.container.exec_run(list(argv), user="0", privileged=True).output.decode(errors="replace"))
         except APIError:
             return ""
 
     def bring_up(self) -> None:
-        """See that it runs: by Docker's own restart policy, or, where that backs off for long, by hand."""
+        """Make sure that it runs. Docker's restart policy has 2 s; after that, unpause, start or restart it here."""
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
             if self.agent.state()["Status"] == "running":
@@ -98,7 +98,7 @@ class Subject:
     # -- the promises -------------------------------------------------------------------------------------
 
     def see_truth(self) -> None:
-        """Wait until health and what is so agree."""
+        """Wait until health agrees with what is observed. Raises Broken when it disagrees for more than TRUTH_S."""
         since, before = time.monotonic(), None
         while True:
             is_so = self._is_well()
@@ -130,7 +130,7 @@ class Subject:
         return self._look() == ["no", "yes", "yes", "yes"]
 
     def see_state(self) -> dict[str, Any]:
-        """Read /agent/state.json, through a container that always has it."""
+        """Read /agent/state.json, through a container that always has the volume. Raises Broken when it is no JSON."""
         text = self.holder.run("sh", "-c", "cat /agent/state.json 2>/dev/null || echo '{}'")
         try:
             return dict(json.loads(text))
@@ -138,7 +138,7 @@ class Subject:
             raise Broken(f"state is unreadable: {text[:200]!r}") from None
 
     def see_no_zombie(self) -> None:
-        """Fail on a process that has ended and is not reaped within 2 s."""
+        """Check that every process that has ended is reaped within 2 s. Raises Broken."""
 
         def ended() -> list[str]:
             rows = self.as_root("ps", "-eo", "stat=,pid=,ppid=,comm=").splitlines()
@@ -150,7 +150,7 @@ class Subject:
             raise Broken(f"zombies: {ended()}") from None
 
     def see_records(self) -> int:
-        """Compare every volume with what was acknowledged; return how many records that were."""
+        """Compare every volume with the acknowledged records; return their number. Raises Broken when one is lost."""
         count = 0
         for volume in VOLUMES:
             acks = self.acks / volume
