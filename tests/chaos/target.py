@@ -15,13 +15,13 @@ from tests.chaos.workload import VOLUMES, record
 from tests.support.containers import Agent, Agents
 from tests.support.waiting import let_pass, wait_until
 
-TRUTH_S = 5.0
+AGREE_WITHIN_S = 5.0
 """Health must be right within this time."""
 
 AGENT_SIZE = "32m"
 WORKLOAD = Path(__file__).with_name("workload.py")
 
-LOOK = """
+OBSERVE = """
 stopped=no writable=no session=no command=no
 ps -C python3 -o stat=,args= | grep agent-entrypoint | grep -q '^T' && stopped=yes
 timeout 1 tmux has-session -t =agent 2>/dev/null && session=yes
@@ -36,7 +36,7 @@ class Broken(Exception):
     """A promise that was not kept."""
 
 
-class Subject:
+class Target:
     """An agent with volumes that outlive its container. /agent is in memory, so that it can be filled."""
 
     def __init__(self, made: Agents, image: str) -> None:
@@ -52,7 +52,7 @@ class Subject:
         self._mounts += [f"{self.acks}:/acks", f"{WORKLOAD}:/chaos/workload.py:ro"]
         self.holder = made.start(volumes=self._mounts, entrypoint=["sleep", "infinity"], ports={}, network_mode="none")
         self.agent = self._new()
-        self.longest_lie = 0.0
+        self.longest_disagreement_s = 0.0
 
     def _new(self) -> Agent:
         return self._made.start(
@@ -97,39 +97,39 @@ class Subject:
 
     # -- the promises -------------------------------------------------------------------------------------
 
-    def see_truth(self) -> None:
-        """Wait until health agrees with what is observed. Raises Broken when it disagrees for more than TRUTH_S."""
+    def check_health_agrees(self) -> None:
+        """Wait until health agrees with what is observed. Raises Broken after AGREE_WITHIN_S."""
         since, before = time.monotonic(), None
         while True:
-            is_so = self._is_well()
-            if is_so is not before:
-                since, before = time.monotonic(), is_so
-            said = self._says()
-            lie = time.monotonic() - since
-            if said is is_so and self._is_well() is is_so:
-                self.longest_lie = max(self.longest_lie, lie)
+            observed = self._is_well()
+            if observed is not before:
+                since, before = time.monotonic(), observed
+            reported = self._reports_well()
+            wrong_s = time.monotonic() - since
+            if reported is observed and self._is_well() is observed:
+                self.longest_disagreement_s = max(self.longest_disagreement_s, wrong_s)
                 return
-            if lie > TRUTH_S:
+            if wrong_s > AGREE_WITHIN_S:
                 raise Broken(
-                    f"for {lie:.1f} s health says {'well' if said else 'unwell'}: {self.agent.health()}, "
-                    f"seen: {self._look()}, {self.agent.state()['Status']}"
+                    f"for {wrong_s:.1f} s health says {'well' if reported else 'unwell'}: {self.agent.health()}, "
+                    f"seen: {self._observe()}, {self.agent.state()['Status']}"
                 )
             let_pass(0.1)
 
-    def _says(self) -> bool:
+    def _reports_well(self) -> bool:
         return str(self.agent.health()["status"]) in {"healthy", "degraded"}
 
-    def _look(self) -> list[str]:
+    def _observe(self) -> list[str]:
         try:
-            found = self.container.exec_run(["bash", "-c", LOOK])
+            found = self.container.exec_run(["bash", "-c", OBSERVE])
         except APIError:
             return []
         return str(found.output.decode(errors="replace")).split() if found.exit_code == 0 else []
 
     def _is_well(self) -> bool:
-        return self._look() == ["no", "yes", "yes", "yes"]
+        return self._observe() == ["no", "yes", "yes", "yes"]
 
-    def see_state(self) -> dict[str, Any]:
+    def check_state(self) -> dict[str, Any]:
         """Read /agent/state.json, through a container that always has the volume. Raises Broken when it is no JSON."""
         text = self.holder.run("sh", "-c", "cat /agent/state.json 2>/dev/null || echo '{}'")
         try:
@@ -137,7 +137,7 @@ class Subject:
         except ValueError:
             raise Broken(f"state is unreadable: {text[:200]!r}") from None
 
-    def see_no_zombie(self) -> None:
+    def check_no_zombie(self) -> None:
         """Check that every process that has ended is reaped within 2 s. Raises Broken."""
 
         def ended() -> list[str]:
@@ -149,7 +149,7 @@ class Subject:
         except AssertionError:
             raise Broken(f"zombies: {ended()}") from None
 
-    def see_records(self) -> int:
+    def check_records(self) -> int:
         """Compare every volume with the acknowledged records; return their number. Raises Broken when one is lost."""
         count = 0
         for volume in VOLUMES:
