@@ -33,7 +33,7 @@ class Events:
         self._log("INFO", speaker, text)
 
     def warning(self, speaker: str, text: str) -> None:
-        """Log what somebody should look at."""
+        """Log what a person should look at."""
         self._log("WARNING", speaker, text)
 
     def error(self, speaker: str, text: str) -> None:

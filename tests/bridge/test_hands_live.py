@@ -38,7 +38,7 @@ def box(box_of_module: Box, real_host: RealHost) -> Box:
 
 
 def test_commands_run_in_the_container(real_host: RealHost, box: Box) -> None:
-    """Three of the image's tools run files, the directory persists, exit code 7 is reported, the host is the box."""
+    """Three of the image's tools run files in the container, the directory persists, exit code 7 is reported."""
     commands = [
         "mkdir -p made && cd made && printf 'console.log(40+2)' > a.js && node a.js",
         "printf 'print(40+3)' > a.py && python3 a.py && pwd",

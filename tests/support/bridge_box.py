@@ -28,7 +28,7 @@ class Box:
         self.agent: Agent = agents.healthy(volumes=volumes, **LOCKED_DOWN, **options)
 
     def command(self, *argv: str) -> list[str]:
-        """Return the words that run a command in the container with this process' streams."""
+        """Return the command line that runs a command in the container with this process' streams."""
         return ["docker", "exec", "-i", self.agent.id, *argv]
 
     def run(self, *argv: str, stdin: bytes = b"", timeout: float = 90) -> subprocess.CompletedProcess[bytes]:

@@ -38,7 +38,7 @@ class Place:
     mount: Path
 
     def box(self, *argv: str, options: tuple[str, ...] = (), cwd: str = "/workspace") -> list[str]:
-        """Return the words that run a command in the lightest container: grant at /host, workspace and client."""
+        """Return the command line for the lightest container: grant at /host, workspace and client."""
         words = ["bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
         words += ["--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
         words += ["--dir", "/app", "--ro-bind", str(ROOT / "bridge"), "/app/bridge", "--unshare-pid"]
@@ -47,7 +47,7 @@ class Place:
         return [*words, "--", *argv]
 
     def claude(self, *argv: str, options: tuple[str, ...] = (), cwd: str = "/workspace") -> list[str]:
-        """Return the words that run the wrapper in such a container."""
+        """Return the command line that runs the wrapper in such a container."""
         return self.box("/app/claude", *argv, options=options, cwd=cwd)
 
     def run(

@@ -103,7 +103,7 @@ def test_error_of_a_task_that_nobody_awaits_ends_the_run() -> None:
         fault()
 
     async def main() -> None:
-        asyncio.ensure_future(limb())  # noqa: RUF006 - a task that nobody keeps is what this tests
+        asyncio.ensure_future(limb())  # noqa: RUF006 - the test is about a task without a reference
         await asyncio.Event().wait()
 
     with pytest.raises(ValueError, match="dead"):
