@@ -22,7 +22,7 @@ nox.options.sessions = [
     "release_tests",
 ]
 
-VARIANTS = ["prod", "dev"]  # held to pipeline.build.image.VARIANTS by tests/unit/test_lists.py
+VARIANTS = ["prod", "dev"]  # tests/unit/test_lists.py checks that this equals pipeline.build.image.VARIANTS
 PYTHON_FILES = [
     "agent",
     "bridge",
@@ -91,7 +91,7 @@ def image_tests(session: nox.Session, variant: str) -> None:
     tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY, "-n", "4", "--dist", "loadscope"]
     if session.posargs:
         _run(session, *tests, *session.posargs)
-    else:  # what passed as a whole may be pushed
+    else:  # what passed all tests may be pushed
         _run(session, "pipeline.release.test_records", variant, sys.executable, "-m", *tests)
 
 
@@ -99,8 +99,9 @@ def image_tests(session: nox.Session, variant: str) -> None:
 def parity_tests(session: nox.Session) -> None:
     """Compare the image's Task Master with a plain install of it; `-- --complete` in all cases.
 
-    One case of each command, once all were compared for this lock (tests/support/parity.py). Apart from the others,
-    which measure times while upstream takes both processors; once, because both variants hold the same layer of it.
+    Without it, once all cases were compared for this lock, one case of each command is compared
+    (tests/support/parity.py). This session is separate, because upstream takes both processors and the others measure
+    times. It runs once, because both variants have the same layer of Task Master.
     """
     _run(session, "pytest", PARITY, *session.posargs)
 
@@ -176,6 +177,6 @@ def _install(session: nox.Session, lock: str) -> None:
 
 
 def _run(session: nox.Session, module: str, *arguments: str) -> None:
-    """Run a module in the environment of nox itself, .venv, which `bin/nox` has made from the lock of the tests."""
+    """Run a module in nox' own environment, .venv, which `bin/nox` has made from the lock of the tests."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     session.run(sys.executable, "-m", module, *arguments, env={"PATH": path}, external=True)

@@ -1,7 +1,8 @@
-"""Starting programs and noticing their end.
+"""Start programs and notice their end.
 
-By posix_spawn, a pidfd and two pipes, and not by asyncio's subprocesses: there a wait ends only when everybody has
-closed the child's pipes, and each child needs a new thread, which cannot be had when pids have run out.
+This uses posix_spawn, a pidfd and two pipes, and not asyncio's subprocesses. With those, a wait ends only when every
+process has closed the child's pipes, and each child needs a new thread, which cannot start when the pids limit is
+reached.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OUTPUT_LIMIT = 4 * 1024 * 1024
 """In bytes. A runaway child must not fill the supervisor's memory; a tmux listing of 1,000 panes is 0.2 MB."""
 
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""The interpreter ignores these, and a child would inherit that: children get the default action back."""
+"""The interpreter ignores these signals, and a child would inherit that. So children get the default action back."""
 
 
 class TooSlowError(Exception):
@@ -31,7 +32,7 @@ class TooSlowError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """How a child ended: `code` is 128+n after signal n."""
+    """How a child ended. `code` is 128+n after signal n."""
 
     code: int
     out: str
@@ -53,7 +54,7 @@ def spawn(
     own_session: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> int:
-    """Start a program found on PATH, /dev/null where no descriptor is given; return its pid. OSError."""
+    """Start a program from PATH and return its pid. Descriptors not given are /dev/null. Raises OSError."""
     actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
     for number, fd in enumerate((stdin, stdout, stderr)):
         if fd is None:
@@ -71,14 +72,14 @@ def spawn(
 
 
 def gone(pid: int) -> asyncio.Future[None]:
-    """Return a future that is done when the process has ended, whoever its parent is."""
+    """Return a future that is done when the process has ended. The process need not be our child."""
     future: asyncio.Future[None] = new_future()
     _when_gone(pid, lambda: set_once(future, None))
     return future
 
 
 def exit_of(pid: int) -> asyncio.Future[int]:
-    """Return a future of the exit code of a child of this process; reaps the child."""
+    """Return a future of the exit code of our own child. It reaps the child."""
     future: asyncio.Future[int] = new_future()
     _when_gone(pid, lambda: set_once(future, exit_code(os.waitpid(pid, 0)[1])))
     return future
@@ -87,7 +88,7 @@ def exit_of(pid: int) -> asyncio.Future[int]:
 async def run(argv: Sequence[str], deadline_s: float, stdout: int | None = None) -> Finished:
     """Run a program to its end and collect its output.
 
-    OSError when it cannot be started, TooSlowError when it has to be killed after `deadline_s`.
+    Raises OSError when it cannot be started, and TooSlowError when it has to be killed after `deadline_s`.
     """
     with _Pipe() as out, _Pipe() as err:
         pid = spawn(argv, stdout=out.writer if stdout is None else stdout, stderr=err.writer)
@@ -118,7 +119,7 @@ def _when_gone(pid: int, call: Callable[[], None]) -> None:
 
 
 class _Pipe:
-    """Collects what a child writes while it writes, so that the child never waits for us."""
+    """Collects a child's output at once, so that the child never waits for the supervisor."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -138,13 +139,13 @@ class _Pipe:
         self._stop()
 
     def close_writer(self) -> None:
-        """Leave the writing end to the child."""
+        """Close our copy of the writing end, so that only the child has it."""
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
 
     def rest(self) -> str:
-        """Return all that was written. Does not wait for the end of file, which a grandchild could delay for ever."""
+        """Return all output. Does not wait for the end of file, which a grandchild could delay for ever."""
         while self._is_open and self._read():
             pass
         return self._data.decode(errors="replace")

@@ -1,7 +1,7 @@
 """`docker run IMAGE COMMAND`: runs the command as a job in the foreground.
 
-It gets a process group of its own and the terminal, as from a shell, so that Ctrl-C reaches it alone and an interactive
-shell has job control. There is no shell above it that could continue it: when the terminal stops it, it is continued
+The command gets its own process group and the terminal, as from a shell. So Ctrl-C reaches only the command, and an
+interactive shell has job control. No shell above it could continue it, so when the terminal stops it, it is continued
 at once.
 """
 
@@ -23,7 +23,7 @@ STOPS_OF_THE_TERMINAL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class CannotRunError(Exception):
-    """The command could not be started; `code` as a shell would exit."""
+    """The command could not be started. `code` is the exit code that a shell would use."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -45,7 +45,7 @@ class Command:
         return self.ended.done()
 
     def start(self) -> None:
-        """Start it, or raise CannotRunError."""
+        """Start the command. Raises CannotRunError."""
         try:
             self.pid = os.posix_spawnp(self._argv[0], self._argv, os.environ, setpgroup=0, setsigdef=IGNORED_BY_PYTHON)
         except FileNotFoundError:
@@ -58,7 +58,7 @@ class Command:
         self.started.set()
 
     def pass_on(self, signum: int) -> None:
-        """Pass a signal on that is for the command, such as HUP or USR1."""
+        """Pass on a signal that is meant for the command, such as HUP or USR1."""
         if self.pid and not self.has_ended:
             os.kill(self.pid, signum)
 
@@ -69,7 +69,7 @@ class Command:
                 self._give_terminal(self.pid)
 
     def _give_terminal(self, group: int) -> None:
-        """Make it the terminal's foreground group; it may have been stopped for not being that yet."""
+        """Make it the terminal's foreground group, then continue it: it may have been stopped for not being that."""
         if not os.isatty(TERMINAL):
             return
         old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})

@@ -33,7 +33,7 @@ class Events:
         self._log("INFO", speaker, text)
 
     def warning(self, speaker: str, text: str) -> None:
-        """Log what somebody should look at."""
+        """Log what a person should look at."""
         self._log("WARNING", speaker, text)
 
     def error(self, speaker: str, text: str) -> None:
@@ -41,7 +41,7 @@ class Events:
         self._log("ERROR", speaker, text)
 
     def _log(self, level: str, speaker: str, text: str) -> None:
-        # the agent may have written what a line quotes: it may not control the reader's terminal
+        # a line may quote text from the agent, which must not control the reader's terminal
         text = "".join(c if c.isprintable() else "?" for c in " ".join(text.splitlines()))
         line = self._line(level, speaker, text)
         self.keep(line)
@@ -55,14 +55,14 @@ class Events:
 
     def _line(self, level: str, speaker: str, text: str) -> str:
         if self._only_problems and not self._json:
-            return f"{speaker}: {text}\n"  # between a command's own lines
+            return f"{speaker}: {text}\n"  # this line appears between the command's own lines
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self._json:
             return json.dumps({"at": at, "level": level, "from": speaker, "event": text}) + "\n"
         return f"{at} {level:<7} {speaker}: {text}\n"
 
     def _write(self, line: str) -> bool:
-        """Write a line whole or not at all, which a pipe guarantees up to 4096 bytes."""
+        """Write a line whole or not at all. A pipe guarantees this up to 4096 bytes."""
         data = line.encode(errors="replace")
         if len(data) > LONGEST_LINE:
             data = data[:LONGEST_LINE] + b"\n"

@@ -1,6 +1,6 @@
-"""Reads and writes our own files on /agent, where the agent may have put something else: a pipe, a link, a directory.
+"""Reads and writes our own files on /agent, where the agent may have put a pipe, a link or a directory instead.
 
-Opening never waits and never follows a link. What is not a plain file is moved aside and reported with one line.
+Opening never waits and never follows a link. What is not a plain file is moved aside and reported in one line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Report = Callable[[str], None]
-    """Takes one line for people; called in whatever thread opens the file."""
+    """Takes one line for people. It is called in the thread that opens the file."""
 
 KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link",
@@ -26,18 +26,18 @@ KINDS = {
 
 
 def open_plain(path: Path, flags: int, report: Report, mode: int = 0o644) -> int:
-    """Open a plain file; what stands in its place is moved aside. FileNotFoundError, OSError."""
+    """Open a plain file. Anything else at its path is moved aside. Raises FileNotFoundError, OSError."""
     flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
     make_way(path, report)
     fd = os.open(path, flags, mode)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "no plain file", str(path))  # it was put there this very moment
+        raise OSError(errno.EINVAL, "no plain file", str(path))  # it was put there after the check
     return fd
 
 
 def replace(path: Path, text: str, report: Report, *, durable: bool = False) -> None:
-    """Replace a file whole or not at all; OSError. `durable`: it is on the disk before this returns."""
+    """Replace a file whole or not at all. `durable`: it is on the disk before this returns. Raises OSError."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fd = open_plain(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, report)
@@ -57,7 +57,7 @@ def replace(path: Path, text: str, report: Report, *, durable: bool = False) -> 
 
 
 def make_way(path: Path, report: Report) -> None:
-    """Move aside what stands in a plain file's place, if anything."""
+    """Move aside anything at the path that is not a plain file."""
     try:
         kind = stat.S_IFMT(path.lstat().st_mode)
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def make_way(path: Path, report: Report) -> None:
 
 
 def make_directory(path: Path, mode: int, report: Report, *, link: bool = True) -> None:
-    """Make a directory of ours; a link to one is accepted unless `link` is false."""
+    """Make a directory of ours. A link to one is accepted unless `link` is false."""
     if os.path.lexists(path) and not (path.is_dir() and (link or not path.is_symlink())):
         kind = KINDS.get(stat.S_IFMT(path.lstat().st_mode), "something")
         move_aside(path, f"{kind} and no directory", report)
@@ -77,7 +77,7 @@ def make_directory(path: Path, mode: int, report: Report, *, link: bool = True) 
 
 
 def move_aside(path: Path, why: str, report: Report) -> None:
-    """Give what is in the way another name, beside its old one."""
+    """Rename what is in the way; it stays in the same directory."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     other = path.with_name(f"{path.name}.aside-{stamp}-{time.monotonic_ns() % 1_000_000_000}")
     path.rename(other)

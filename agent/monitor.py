@@ -32,11 +32,11 @@ C = TypeVar("C", bound="Check")
 OPTIONAL_FIRST_S = 0.2
 """How long the start waits for the first result of a check that is not required."""
 LOOK_PACE_S = 0.01
-"""Only between the opening of the session and the first sight of it."""
+"""Used only between the opening of the session and its first observation."""
 
 
 class Monitor:
-    """All checks, and what follows from their results."""
+    """Runs all checks and acts on their results."""
 
     def __init__(self, run_state: RunState, events: Events, tmux: Tmux, manifest: dict[str, Any]) -> None:
         self.lasting_failure: asyncio.Future[str] = new_future()
@@ -59,14 +59,14 @@ class Monitor:
         self._volumes = _of_kind(self.checks, VolumesCheck)
 
     def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Observe from now on; return the tasks, which never end by themselves."""
+        """Start to observe. Returns the tasks, which never end by themselves."""
         probes = [probe for check in self.checks for probe in check.probes]
         for probe in probes:
             probe.changed = self.evaluate
         return [group.create_task(probe.keep_observing()) for probe in probes]
 
     async def first_results(self) -> None:
-        """Wait until every check has a result; for optional ones only a moment."""
+        """Wait until every check has a result; for optional checks only OPTIONAL_FIRST_S."""
         for check in self.checks:
             for probe in check.probes:
                 with contextlib.suppress(TimeoutError):  # ignored because it may come later
@@ -81,7 +81,7 @@ class Monitor:
         self._sessions.observe_again()
 
     def agent_volume_hangs(self) -> bool:
-        """Say whether touching /agent would hang us too."""
+        """Say whether access to /agent would block."""
         return self._volumes.hangs(volumes.AGENT)
 
     def evaluate(self) -> None:
@@ -92,7 +92,7 @@ class Monitor:
                 self._log_change(result)
         recoverable = {check.name for check in self.checks if check.recoverable}
         failing = [result for result in found if result.name in recoverable and result.status == FAIL]
-        # tmux suffers when /agent, where its socket is, fails; a restart would not mend that
+        # tmux fails too when /agent fails, because its socket is there; a restart would not repair that
         if failing and not self._volumes.is_bad(volumes.AGENT):
             self._keep_time(failing[0].detail)
         else:
@@ -115,7 +115,7 @@ class Monitor:
             return
         self._logged[result.name] = result.status
         text = f"{result.name} {result.status}: {result.detail}"
-        if result.status == FAIL:  # of a required one: others warn at worst
+        if result.status == FAIL:  # only a required check fails; others warn at worst
             self._events.warning("health", text)
         else:
             self._events.info("health", text)
@@ -128,7 +128,7 @@ class Monitor:
         except TmuxError as error:
             raise ProbeError(str(error)) from None
         if SESSION not in {pane.session for pane in panes}:
-            self.on_missing_session()  # in case its hook was lost
+            self.on_missing_session()  # in case the hook's signal was lost
         return [_seen(pane) for pane in panes]
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSE_S = 1.0
-"""A turn of the loop that takes this much longer than its wait means that the container was paused."""
+"""A turn of the loop that takes this much longer than it was meant to wait shows that the container was paused."""
 
 
 class PauseClockLoop(asyncio.SelectorEventLoop):
-    """An event loop whose `time()` does not count pauses, and which an unexpected error ends."""
+    """An event loop whose `time()` does not count pauses. An unexpected error ends it."""
 
     def __init__(self) -> None:
         self.on_pause: Callable[[float], None] = lambda _seconds: None
@@ -31,14 +31,14 @@ class PauseClockLoop(asyncio.SelectorEventLoop):
         self.set_exception_handler(lambda _loop, context: self._fail(context))
 
     def time(self) -> float:
-        """Return the seconds on a clock that stands still while the container is paused."""
+        """Return the seconds on a clock that does not count pauses."""
         return time.monotonic() - self._paused_s
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine to its end and return its value.
 
-        An error in a callback, or in a task that nobody awaits, ends the run with that error: a supervisor of which
-        a part is dead is worse than one that is started again.
+        An error in a callback, or in a task that nobody awaits, ends the run with that error. A supervisor with a
+        failed part is worse than one that is started again.
         """
         try:
             return self.run_until_complete(coroutine)
@@ -50,12 +50,12 @@ class PauseClockLoop(asyncio.SelectorEventLoop):
     def _fail(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if "socket" in context and isinstance(error, OSError):
-            return  # ignored because asyncio accepts again in a second: descriptors or memory ran out
+            return  # ignored because asyncio accepts again after a second: descriptors or memory were exhausted
         self._failure = self._failure or error or RuntimeError(context["message"])
         self.stop()
 
     def _after_wait(self, timeout: float | None) -> None:
-        """Notice a pause. It is measured from turn to turn, as it may come in the middle of the work."""
+        """Detect a pause. It is measured from turn to turn, because it may come while the loop works."""
         now = time.monotonic()
         late, self._turned_at = now - self._turned_at - (timeout or 0.0), now
         if timeout is not None and late > PAUSE_S:
@@ -64,7 +64,7 @@ class PauseClockLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.EpollSelector):
-    """epoll that reports when a wait has ended, and how long it was meant to be."""
+    """An epoll selector that reports the end of each wait, and how long the wait was meant to be."""
 
     def __init__(self, after_wait: Callable[[float | None], None]) -> None:
         super().__init__()

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 RETRY_S = 5.0
 LAST_WRITE_S = 2.0
 MOST_WAITING = 1000
-"""Lines that wait for a disk that hangs; more are lost to the file but not to `docker logs`."""
+"""Lines that may wait for a disk that hangs. More are lost to the file, but not to `docker logs`."""
 
 
 class StateWriter:
-    """Keeps the state of this run in state.json, the log in /agent/log, panes in /agent/scrollback."""
+    """Keeps the state of this run in state.json, the log in /agent/log, and the panes in /agent/scrollback."""
 
     def __init__(self, run_state: RunState, events: Events) -> None:
         self._run_state = run_state
@@ -42,7 +42,7 @@ class StateWriter:
         self._lock: int | None = None
 
     async def open(self) -> bool:
-        """Lock the volume and report how the last run ended; false when another agent runs on it."""
+        """Lock the volume and report how the last run ended. Returns false when another agent uses the volume."""
         try:
             lock = partial(state_file.lock, Path(AGENT, "run", "lock"), self._report)
             self._lock = await self._worker.call(lock)
@@ -61,7 +61,7 @@ class StateWriter:
         return True
 
     def save(self) -> None:
-        """Write the state soon; changes during one write cause one more."""
+        """Write the state soon. Changes during a write cause one more write."""
         if self._lock is None:
             return
         self._is_dirty = True
@@ -69,18 +69,18 @@ class StateWriter:
             self._write()
 
     async def finish(self) -> None:
-        """Write the state and wait for it, at most LAST_WRITE_S."""
+        """Write the state and wait for the end of the write, at most LAST_WRITE_S."""
         self.save()
         deadline = self._loop.time() + LAST_WRITE_S
         while self._busy is not None and self._loop.time() < deadline:
             await first_of(self._busy, timeout_s=deadline - self._loop.time())
 
     async def save_scrollback(self, tmux: Tmux, pane: Pane, stamp: str | None = None) -> None:
-        """Save what stands in a pane. TmuxError, OSError."""
+        """Save the text of a pane. Raises TmuxError, OSError."""
         await scrollback.save(tmux, Path(AGENT, "scrollback"), pane, self._report, stamp)
 
     async def save_all_scrollback(self, tmux: Tmux, stamp: str) -> None:
-        """Save what stands in every pane; a failure is only logged, as the rest of the stop matters more."""
+        """Save the text of every pane. A failure is only logged, because the rest of the stop is more important."""
         try:
             for pane in await tmux.panes():
                 await self.save_scrollback(tmux, pane, stamp)
@@ -88,7 +88,7 @@ class StateWriter:
             self._events.warning("state", f"scrollback could not be kept: {error}")
 
     def _report(self, line: str) -> None:
-        """Log a line, from whatever thread."""
+        """Log a line. May be called in any thread."""
         self._loop.call_soon_threadsafe(self._events.warning, "state", line)
 
     def _write(self) -> None:
@@ -120,4 +120,4 @@ class StateWriter:
 
     def _line_kept(self, kept: asyncio.Future[None]) -> None:
         self._waiting -= 1
-        kept.exception()  # ignored because `docker logs` has the line, and health reports the disk
+        kept.exception()  # ignored because `docker logs` has the line, and health reports the disk's problem

@@ -12,7 +12,7 @@ TERM_BIT = 1 << (signal.SIGTERM - 1)
 
 @dataclass(frozen=True)
 class Process:
-    """One living process; `started` tells it from a later one with the same pid."""
+    """One living process. `started` distinguishes it from a later one with the same pid."""
 
     pid: int
     parent: int
@@ -26,7 +26,7 @@ class Process:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Return what tells it from every other process, also from a later one with the same pid."""
+        """Return a key that no other process has, not even a later one with the same pid."""
         return self.pid, self.started
 
     def ignores(self, signum: int) -> bool:
@@ -47,7 +47,7 @@ class Process:
 def living(proc: str = "/proc") -> dict[int, Process]:
     """Return every process that is no zombie, by pid."""
     found = {}
-    for name in os.listdir(proc):  # noqa: PTH208 - only names are needed, and each end of a process comes here
+    for name in os.listdir(proc):  # noqa: PTH208 - only names are needed, and this runs at the end of each process
         if name.isdigit():
             process = _read(f"{proc}/{name}", int(name))
             if process is not None and process.state not in "ZX":
@@ -72,12 +72,12 @@ def below(root: int, processes: dict[int, Process]) -> set[int]:
 
 def _read(directory: str, pid: int) -> Process | None:
     try:
-        with open(f"{directory}/stat", "rb") as file:  # noqa: PTH123 - Path costs more than the reading
+        with open(f"{directory}/stat", "rb") as file:  # noqa: PTH123 - Path costs more time than the reading
             stat = file.read()
         with open(f"{directory}/status", "rb") as file:  # noqa: PTH123
             status = file.read()
     except (FileNotFoundError, ProcessLookupError):
-        return None  # it has ended between listing and reading
+        return None  # it ended between listing and reading
     # the name is in brackets and may itself hold brackets and blanks, so look for the last one
     opening, closing = stat.index(b"("), stat.rindex(b")")
     fields = stat[closing + 2 :].split()
@@ -90,7 +90,7 @@ def _read(directory: str, pid: int) -> Process | None:
         comm=stat[opening + 1 : closing].decode(errors="replace"),
         ignored=_mask(status, b"\nSigIgn:"),
         caught=_mask(status, b"\nSigCgt:"),
-        has_terminal=int(fields[5]) == int(fields[2]),  # the terminal's foreground group is its own
+        has_terminal=int(fields[5]) == int(fields[2]),  # the foreground group of its terminal is its own group
     )
 
 

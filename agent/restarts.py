@@ -1,4 +1,4 @@
-"""Decides whether what ran in the session is started again, and when. Pure: facts in, decision out."""
+"""Decides whether the command or shell in the session is started again, and when. Pure: facts in, decision out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 30.0
 GOOD_RUN_S = 30.0
-"""A run of this length was not part of a crash loop."""
+"""A run of at least this length was not part of a crash loop."""
 MOST_QUICK_FAILURES = 5
 """As systemd's StartLimitBurst."""
 QUICK_SHELL_S = 2.0
@@ -15,7 +15,7 @@ QUICK_SHELL_S = 2.0
 
 @dataclass(frozen=True)
 class Ended:
-    """One end of what ran in the session: `code` as a shell reads it (128+n), `cause` in words."""
+    """The end of one run in the session: `code` as a shell shows it (128+n), `cause` in words."""
 
     code: int
     cause: str
@@ -30,12 +30,12 @@ class Again:
 
 @dataclass(frozen=True)
 class Done:
-    """It has finished with 0 and the container stays."""
+    """It has ended with 0, and the container stays."""
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The container ends with this code."""
+    """The container ends with this exit code."""
 
     code: int
     why: str
@@ -50,7 +50,7 @@ class CommandPolicy:
         self._quick = 0
 
     def after(self, ended: Ended, ran_s: float) -> Again | Done | GiveUp:
-        """Decide what follows an end."""
+        """Decide what follows the end of a run."""
         if ran_s >= GOOD_RUN_S:
             self._quick = 0
         if ended.code == 0 and self._restart != "always":
@@ -64,13 +64,13 @@ class CommandPolicy:
 
 
 class ShellPolicy:
-    """A login shell that was left is started again and is no failure; one that ends at once is slowed down."""
+    """A login shell that has ended is started again and counts as no failure. One that ends at once is delayed."""
 
     def __init__(self) -> None:
         self.quick = 0
 
     def after(self, ended: Ended, ran_s: float) -> Again | Done | GiveUp:
-        """Decide what follows an end."""
+        """Decide what follows the end of a run."""
         if ran_s >= QUICK_SHELL_S:
             self.quick = 0
             return Again(0.0)
@@ -79,7 +79,7 @@ class ShellPolicy:
 
     @property
     def profile_is_broken(self) -> bool:
-        """Say whether the shell keeps ending at once, so that it should start without its profile."""
+        """Say whether the shell ends at once again and again, so that it should start without its profile."""
         return self.quick >= MOST_QUICK_FAILURES
 
 

@@ -1,4 +1,4 @@
-"""The state of this run of the container: what health shows, state.json keeps and the stop ladder needs."""
+"""The state of this run of the container: health shows it, state.json keeps it, the stop ladder uses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunState:
-    """One run of the container. `phase` and `state` are those of AgentFacts."""
+    """One run of the container. `phase` and `state` are those of `AgentFacts`."""
 
     settings: Settings
     argv: list[str]
@@ -39,7 +39,7 @@ class RunState:
 
     @property
     def what_runs(self) -> str:
-        """Return in words what the agent is."""
+        """Return a description of what the agent runs."""
         if self.argv:
             return " ".join(self.argv)
         return self.settings.command or "a login shell"
@@ -49,11 +49,11 @@ class RunState:
         return time.monotonic() - self.started
 
     def ended(self, code: int, cause: str) -> None:
-        """Note how what ran ended."""
+        """Record how the last command or shell ended."""
         self.last_exit = {"code": code, "cause": cause, "at": utc()}
 
     def facts(self) -> AgentFacts:
-        """Return what health evaluates and shows."""
+        """Return the facts that health evaluates and shows."""
         return AgentFacts(
             name=self.settings.name,
             phase=self.phase,
@@ -74,7 +74,7 @@ class RunState:
         )
 
     def to_save(self) -> dict[str, Any]:
-        """Return what state.json keeps."""
+        """Return the values for state.json."""
         return {
             "phase": self.phase,
             "name": self.settings.name,

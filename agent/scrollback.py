@@ -1,4 +1,4 @@
-"""Saves what stands in the panes in /agent/scrollback: readable text, a bounded number of files, the newest ones."""
+"""Saves the text of the panes in /agent/scrollback: readable text, a limited number of files, the newest ones."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 KEPT_FILES = 40
 MOST_LINES = 10_000
-"""At 200 columns 2 MB a file, so 80 MB at the very worst; a usual screenful is 4 KB."""
+"""At 200 columns this is 2 MB a file, so 80 MB in the worst case. A usual screenful is 4 KB."""
 
 
 async def save(tmux: Tmux, directory: Path, pane: Pane, report: Report, stamp: str | None = None) -> None:
-    """Write one pane's history and screen; tmux writes the file itself, so it never passes through here.
+    """Write one pane's history and screen.
 
-    The same stamp again replaces what was saved under it.
+    tmux writes the file itself, so the text never passes through this process. A second call with the same stamp
+    replaces the first file.
     """
     stamp = stamp or now_stamp()
     name = re.sub(r"[^\w.-]", "_", f"{pane.session}-{pane.window_index}-{pane.window_name}")[:60]
@@ -38,12 +39,12 @@ async def save(tmux: Tmux, directory: Path, pane: Pane, report: Report, stamp: s
 
 
 def now_stamp() -> str:
-    """Return the present second as it stands in file names."""
+    """Return the present second in the form used in file names."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
 
 def forget_old(directory: Path) -> None:
-    """Remove all but the newest; names begin with their time."""
+    """Remove all files but the newest. Names begin with the time."""
     for path in sorted(directory.glob("*.txt"))[:-KEPT_FILES]:
-        with contextlib.suppress(OSError):  # ignored because it may be another user's, who bounds their own
+        with contextlib.suppress(OSError):  # ignored because another user's agent limits its own files
             path.unlink()

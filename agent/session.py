@@ -1,7 +1,7 @@
 """Keeps the agent's tmux session and restarts its command by policy.
 
-Every end is noticed by an event and not by polling: a pidfd on the command, another on the tmux server, and a hook in
-tmux that signals this process when a session closes (`look_now`).
+Every end is noticed by an event and not by polling: a pidfd on the command, another one on the tmux server, and a tmux
+hook that signals this process when a session closes (`look_now`).
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ KEEP_CLIPBOARD = (
     ["set-option", "-s", "set-clipboard", "external"],
     ["set-option", "-g", "-w", "allow-passthrough", "off"],
 )
-"""What a program prints does not reach the clipboard of attached people: neither OSC 52 nor what is wrapped for the
-outer terminal. What a person copies in tmux does. Set after the user's own configuration was read."""
+"""Programs' output cannot set the clipboard of attached people.
+
+This holds for OSC 52 and for sequences wrapped for the outer terminal. What a person copies in tmux does reach the
+clipboard. These options are set after the user's own configuration was read.
+"""
 
 HUNG_UP = 129
-"""The exit code of a command whose session or server was killed: by HUP."""
+"""The exit code of a command whose session or server was killed: it gets HUP."""
 REAP_RETRY_S = 0.01
-"""tmux learns of the end of a process a moment after us."""
+"""tmux learns of the end of a process a moment later than the supervisor."""
 OPEN_RETRY_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class Session:
-    """Opens the pane, waits for its end, opens it again as the policy says."""
+    """Opens the pane, waits for the end of its process, and opens it again by policy."""
 
     def __init__(
         self, tmux: Tmux, run_state: RunState, events: Events, save: Callable[[Pane], Awaitable[None]]
@@ -61,7 +64,7 @@ class Session:
         self.opened = asyncio.Event()
 
     def look_now(self) -> None:
-        """Look at the session: one was closed."""
+        """Check the session now, because one was closed."""
         set_once(self._nudged, None)
 
     async def keep(self, hurry: asyncio.Future[None]) -> GiveUp:
@@ -152,7 +155,7 @@ class Session:
                 return Ended(HUNG_UP, "its session or window was killed")
             if pane.exit_code is not None:
                 return Ended(pane.exit_code, f"{self._what()} ended with {pane.exit_code}")
-            if pane.pid != self._run_state.pid:  # somebody respawned the pane by hand
+            if pane.pid != self._run_state.pid:  # a person respawned the pane by hand
                 self._run_state.pid = pane.pid
                 process = gone(pane.pid)
             elif process.done():
@@ -199,7 +202,7 @@ class Session:
         if self._runs_command():
             self._set_state("restarting", f"{ended.cause}; starting again")
             await self._save_scrollback()
-            # what the last run left behind would fight with the next one for ports and files
+            # left-over processes would compete with the next run for ports and files
             leftovers = ProcessShutdown(one_terminal(self._run_state.pid), hurry)
             await leftovers.run(self._run_state.settings.stop_grace_s)
         if decision.delay_s:

@@ -21,7 +21,7 @@ class BadSettingError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """The values; times in seconds."""
+    """The settings. Times are in seconds."""
 
     name: str
     command: str
@@ -38,7 +38,7 @@ class Settings:
 
 
 def read(environ: Mapping[str, str]) -> Settings:
-    """Read all variables; an empty one counts as unset, because `${X:-}` in compose files makes empties."""
+    """Read all variables. An empty one counts as unset, because `${X:-}` in compose files gives empty values."""
 
     def value(name: str, default: str, check: Callable[[str], str | None]) -> str:
         text = environ.get(name) or default
@@ -47,7 +47,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             raise BadSettingError(f"{name} is {text!r}; allowed: {allowed}")
         return text
 
-    value("CLAUDE_BRIDGE_ERRORS", "text", _one_of("text", "json"))  # for the bridge's client; checked at the start
+    value("CLAUDE_BRIDGE_ERRORS", "text", _one_of("text", "json"))  # for the bridge's client; only checked here
     return Settings(
         name=_printable(environ.get("AGENT_NAME") or socket.gethostname()),
         command=environ.get("AGENT_COMMAND", "").strip(),
@@ -72,7 +72,7 @@ def _one_of(*words: str) -> Callable[[str], str | None]:
 
 def _seconds(most: int) -> Callable[[str], str | None]:
     def check(text: str) -> str | None:
-        # a pattern first: float() also takes "nan", "1e3", "1_0" and other scripts' digits
+        # the pattern comes first: float() also accepts "nan", "1e3", "1_0" and digits of other scripts
         good = re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) and float(text) <= most
         return None if good else f"seconds from 0 to {most}"
 

@@ -1,13 +1,13 @@
-"""The stop ladder: every process is asked by a signal that it does not ignore, waited for, and only then killed.
+"""The stop ladder: every process gets a signal that it does not ignore, then time to end, and only then KILL.
 
-Who is asked when. The order matters: each rule has once cost somebody a half-written file.
-- A process with a handler for TERM cleans up by itself. It is asked at once, and only once.
-- What it starts meanwhile belongs to its cleaning up and is left alone. When all who were asked have ended and
-  something is left, that is asked in turn.
+The order of the signals matters: without each of these rules, a file was once left half-written.
+- A process with a handler for TERM cleans up by itself. It is signalled at once, and only once.
+- The processes that it starts meanwhile are part of its clean-up and get no signal. When all signalled processes have
+  ended and others are left, those are signalled next.
 - An interactive shell ignores TERM, so it gets HUP. It passes HUP on to its jobs, and the kernel and tmux send HUP to
-  everything in its terminal, so it is asked after all of those have ended. The same holds for a shell that would die
-  of TERM while its child still saves something.
-- A tmux server is asked after what runs in it, because its end sends HUP to all panes.
+  everything in its terminal. So it is signalled after all of those have ended. The same holds for a shell that would
+  die of TERM while its child is still saving something.
+- A tmux server is signalled after the processes in it, because its end sends HUP to all panes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Scope = Callable[[dict[int, Process]], set[int]]
-    """Chooses the pids that a shutdown is about."""
+    """Chooses the pids that a shutdown has to end."""
 
 LOOK_AGAIN_S = 0.25
-"""Ends are noticed at once; this only bounds how long a new process stays unseen."""
+"""Ends are noticed at once. This only limits how long a new process stays unnoticed."""
 HANG_UP_S = 0.3
 """Between HUP and KILL at the end of the grace."""
 MOST_ASKINGS = 4
-"""bash loses a HUP that comes between its child's end and its prompt (seen with 5.2), so a prompt is asked again."""
+"""bash loses a HUP that comes between its child's end and its prompt (seen with 5.2), so it is signalled again."""
 KILL_ROUNDS = 40
 KILL_ROUND_S = 0.05
 
@@ -43,7 +43,7 @@ ASKING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 @dataclass
 class ShutdownReport:
-    """How many were asked; the names of those that were killed, and of those that we may not signal."""
+    """How many processes were signalled, and the names of those that were killed or that we may not signal."""
 
     asked: int = 0
     killed: list[str] = field(default_factory=list)
@@ -56,13 +56,13 @@ def asking_signal(process: Process) -> int:
 
 
 def is_held_back(process: Process, group: dict[int, Process]) -> bool:
-    """Say whether asking `process` now would end another one of `group` while that cleans up."""
+    """Say whether a signal to `process` now would end another process of `group` during its clean-up."""
     if process.comm == "tmux: server":
         return bool(below(process.pid, group))
     if process.catches_term:
         return False
     dependents = below(process.pid, group)
-    if process.session == process.pid:  # its end sends HUP to the whole terminal
+    if process.session == process.pid:  # its end sends HUP to everything in its terminal
         dependents |= {p.pid for p in group.values() if p.session == process.pid and p.pid != process.pid}
     if process.ignores(signal.SIGTERM):
         return bool(dependents)
@@ -83,7 +83,7 @@ class ProcessShutdown:
         self.result = ShutdownReport()
 
     async def run(self, grace_s: float) -> ShutdownReport:
-        """Ask, wait until they have ended or the grace is over, escalate."""
+        """Send the signals, wait until all have ended or the grace is over, then escalate."""
         deadline = self._clock() + grace_s
         while (left := self._left()) and not self._hurry.done():
             patience = deadline - self._clock()
@@ -114,7 +114,7 @@ class ProcessShutdown:
             if not is_held_back(process, group):
                 self._asked[process.key] = (times + 1, self._clock() + LOOK_AGAIN_S)
                 self._send(process, asking_signal(process))
-                if process.state == "T":  # a stopped one would never hear it
+                if process.state == "T":  # a stopped process does not act on the signal
                     self._send(process, signal.SIGCONT)
 
     async def _escalate(self) -> None:
@@ -125,7 +125,7 @@ class ProcessShutdown:
         while (left := self._left()) and self._clock() < deadline:
             await self._next_end(left, deadline - self._clock())
         killed: dict[tuple[int, int], str] = {}
-        for _ in range(KILL_ROUNDS):  # rounds, because what is being killed may be forking
+        for _ in range(KILL_ROUNDS):  # several rounds, because processes may still fork
             left = self._left()
             if not left:
                 break
@@ -138,7 +138,7 @@ class ProcessShutdown:
     async def _next_end(self, left: dict[int, Process], patience_s: float, *others: asyncio.Future[None]) -> None:
         for process in left.values():
             if process.key not in self._watched:
-                with contextlib.suppress(OSError):  # ignored because without descriptors LOOK_AGAIN_S still holds
+                with contextlib.suppress(OSError):  # ignored because the wait ends after LOOK_AGAIN_S anyway
                     self._watched[process.key] = gone(process.pid)
         ends = [self._watched[p.key] for p in left.values() if p.key in self._watched]
         await first_of(*(end for end in ends if not end.done()), *others, timeout_s=patience_s)
@@ -148,17 +148,17 @@ class ProcessShutdown:
             os.kill(process.pid, signum)
         except ProcessLookupError:
             return False
-        except PermissionError:  # another user's, from `docker exec -u`
+        except PermissionError:  # it belongs to another user, from `docker exec -u`
             self._not_permitted[process.key] = f"{process.comm} ({process.pid})"
             return False
         return True
 
 
 def whole_container(*spared: int) -> Scope:
-    """Choose all processes of the container but init, this one and those spared.
+    """Choose all processes of the container except init, this one and those spared.
 
-    What the engine is just bringing in (`docker exec`, the health probe) does not belong to the container yet.
-    With `--pid=host` the list would be the host's: then only the descendants of this process are chosen.
+    A process that the engine is just starting (`docker exec`, the health probe) does not belong to the container yet.
+    With `--pid=host` the list would hold the host's processes, so only the descendants of this one are chosen.
     """
     init, own = os.getppid(), os.getpid()
 
@@ -172,12 +172,12 @@ def whole_container(*spared: int) -> Scope:
 
 
 def one_terminal(session: int) -> Scope:
-    """Choose what was started in one pane, by the kernel's session id."""
+    """Choose the processes that were started in one pane, by the kernel's session id."""
     return lambda processes: {p.pid for p in processes.values() if p.session == session}
 
 
 def is_passing_through(process: Process, servers: tuple[int, ...]) -> bool:
-    """Say whether it is about to become another program: the engine's process, or a helper that tmux forks."""
+    """Say whether it will soon become another program: a process of the engine, or a helper that tmux has forked."""
     return process.comm.startswith("runc:") or (process.comm == "tmux: server" and process.parent in servers)
 
 

@@ -1,6 +1,7 @@
-"""/agent/state.json, atomic and durable, so that the next start can say how this run ended; the log; the lock.
+"""The files of the supervisor on /agent: state.json, the log, and the lock.
 
-Functions here may block on a disk that hangs: helper threads only.
+state.json is atomic and durable, so that the next start can say how this run ended. Functions here may block on a disk
+that hangs: call them in helper threads only.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STATE_BYTES = 1_000_000
-"""A thousand times what we write; what is larger is not ours."""
+"""A thousand times the size that we write. A larger file is not ours."""
 
 MOST_CUT_OFF = 1_000_000
 LONGEST_WORD = 40
 
 LOG_BYTES = 1_000_000
 LOG_FILES = 4
-"""One that is written and three old ones: at most 4 MB of events, which is months."""
+"""One file in use and three old ones: at most 4 MB of events, enough for months."""
 
 
 class StateFile:
@@ -39,7 +40,7 @@ class StateFile:
         self._report = report
 
     def read(self) -> dict[str, Any]:
-        """Return what the last run left; empty when there was none or the file cannot be read."""
+        """Return what the last run saved. Empty when there was no run, or the file cannot be read."""
         try:
             fd = open_plain(self._path, os.O_RDONLY, self._report)
             with os.fdopen(fd, "rb") as file:
@@ -52,13 +53,13 @@ class StateFile:
         return found if isinstance(found, dict) else {}
 
     def write(self, facts: dict[str, Any]) -> None:
-        """Replace the file whole, on the disk before this returns; OSError when that cannot be."""
+        """Replace the file whole; it is on the disk before this returns. Raises OSError."""
         text = json.dumps({"schema": SCHEMA, "updated_at": utc(), **facts}, indent=1) + "\n"
         replace(self._path, text, self._report, durable=True)
 
 
 class LogFile:
-    """/agent/log/agent.log and a bounded number of older ones."""
+    """/agent/log/agent.log and a limited number of older files."""
 
     def __init__(self, path: Path, report: Report) -> None:
         self._path = path
@@ -66,7 +67,7 @@ class LogFile:
 
     def append(self, line: str) -> None:
         """Add a line, starting a new file when this one is full."""
-        with contextlib.suppress(FileNotFoundError):  # ignored because the first line makes the file
+        with contextlib.suppress(FileNotFoundError):  # ignored because the file does not exist before the first line
             if self._path.lstat().st_size > LOG_BYTES:
                 self._rotate()
         fd = open_plain(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._report)
@@ -77,15 +78,15 @@ class LogFile:
         for number in range(LOG_FILES - 1, 0, -1):
             older = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
             newer = self._path.with_name(f"{self._path.name}.{number}")
-            with contextlib.suppress(FileNotFoundError):  # ignored because there were fewer until now
+            with contextlib.suppress(FileNotFoundError):  # ignored because there are fewer old files so far
                 make_way(newer, self._report)
                 older.replace(newer)
 
 
 def lock(path: Path, report: Report) -> int | None:
-    """Lock the volume for this agent until the process ends; None when another one runs on it.
+    """Lock the volume for this agent until the process ends. Returns None when another agent runs on it.
 
-    Opened for reading, because a file open for writing would keep the volume from being remounted.
+    The file is opened for reading, because a file open for writing would prevent a remount of the volume.
     """
     fd = open_plain(path, os.O_RDONLY | os.O_CREAT, report, 0o666)
     try:
@@ -97,7 +98,7 @@ def lock(path: Path, report: Report) -> int | None:
 
 
 def how_it_ended(last: dict[str, Any]) -> str | None:
-    """Return a sentence when the last run was cut off; None after a clean end, or when there was no run."""
+    """Return a sentence when the last run was cut off. Returns None after a clean end, or without an earlier run."""
     if not last or last.get("phase") == "stopped":
         return None
     return (
@@ -107,16 +108,16 @@ def how_it_ended(last: dict[str, Any]) -> str | None:
 
 
 def times_cut_off(last: dict[str, Any]) -> int:
-    """Return how many runs in a row were cut off, as the file says; 0 where it says no number."""
+    """Return how many runs in a row were cut off, from the file; 0 where the file has no number."""
     found = last.get("cut_off")
     return found if isinstance(found, int) and 0 <= found < MOST_CUT_OFF else 0
 
 
 def utc() -> str:
-    """Return the present second as ISO 8601, UTC."""
+    """Return the present second in ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _short(value: object) -> str:
-    """Shorten a value of the file for a sentence: the agent may have written it."""
+    """Shorten a value from the file for a message, because the agent may have written it."""
     return str(value)[:LONGEST_WORD]

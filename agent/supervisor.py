@@ -1,7 +1,7 @@
 """One run of the container from start to stop, in time order: bring up, run, leave.
 
-One event loop, one thread; what may block is done by helper threads (`persistence`, the checks). Health is answered
-from the first to the last moment and says `stopping` before anything is done about stopping.
+One event loop, one thread; helper threads do what may block (`persistence`, the checks). Health is answered from the
+first to the last moment. It says `stopping` before the stop begins.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ KILLED = 137
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AS_STOP_IN_SESSION = (signal.SIGHUP, signal.SIGQUIT)
-"""Without a command nobody else needs them, and their default action would skip the ladder."""
+"""Without a command no other program needs these signals, and their default action would skip the ladder."""
 FOR_THE_COMMAND = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 
 SERVER_END_S = 1.0
 EARLY_SCROLLBACK_S = 1.0
-"""A stop that takes longer saves the scrollback early too, in case Docker's own limit is shorter than ours."""
+"""A stop that takes longer than this also saves the scrollback early, in case Docker's own limit is shorter."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Why the container ends; `code` None means that the stop ladder decides it."""
+    """Why the container ends. With `code` None the stop ladder decides the exit code."""
 
     code: int | None
     why: str
 
 
 class Supervisor:
-    """One run of the container. Made and run in the event loop."""
+    """One run of the container. It is made and run inside the event loop."""
 
     def __init__(self, settings: Settings, argv: list[str], events: Events) -> None:
         self._loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ class Supervisor:
         self._listen_to_signals()
 
     async def run(self) -> int:
-        """Run the agent to its end; return the container's exit code."""
+        """Run the agent to its end. Returns the container's exit code."""
         ending = await self._answer_health() or await self._until_the_end()
         return await self._leave(ending)
 
@@ -96,7 +96,7 @@ class Supervisor:
             listen(signal.SIGUSR1, self._session.look_now)
             for signum in (signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
                 listen(signum, lambda: None)  # their default action would end or stop us
-        # the launcher started us with these blocked, so that none was lost before there were handlers
+        # the launcher started us with these blocked, so that no signal was lost before the handlers existed
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _stop_requested(self, signum: int) -> None:
@@ -124,7 +124,7 @@ class Supervisor:
         return None
 
     async def _prepare(self) -> Ending | None:
-        """Make what is needed on /agent; return an Ending when this container cannot run."""
+        """Make what is needed on /agent. Returns an Ending when this container cannot run."""
         home = os.environ.get("HOME") or volumes.AGENT + "/home"
         worker = Worker()
         for line in await worker.call(partial(volumes.prepare, home)):
@@ -220,27 +220,27 @@ class Supervisor:
     # -- leave --------------------------------------------------------------------------------------------
 
     async def _leave(self, ending: Ending) -> int:
-        """Numbered as the contract's ladder."""
-        # 1. health says so before anything else
+        """Leave. The numbers are those of the contract's ladder."""
+        # 1. health says `stopping` first
         began = self._loop.time()
         self._run_state.phase = STOPPING
         self._run_state.stop = {"why": ending.why}
         self._events.info("supervisor", f"stopping: {ending.why}")
         self._state_writer.save()
-        # 2. every process is asked, waited for, killed
+        # 2. every process is signalled, waited for, killed
         stamp = scrollback.now_stamp()
         await self._make_tmux_ready()
         async with asyncio.TaskGroup() as group:
             early = group.create_task(self._save_scrollback(stamp, after_s=EARLY_SCROLLBACK_S))
             report = await self._end_all(self._run_state.settings.stop_grace_s)
             early.cancel()
-        # 3. what stood in the panes is saved, then the server may go, and whoever waited for it
+        # 3. the panes' text is saved, then the tmux server ends, and then the processes that waited for it
         await self._save_scrollback(stamp)
         await self._tmux.end(SERVER_END_S)
         rest = await self._end_all(SERVER_END_S)
-        # 4. the last state is on the disk before we are gone
+        # 4. the last state is on the disk before this process ends
         report.killed += rest.killed
-        if self._command.pid:  # its end was seen, its code may come a moment later
+        if self._command.pid:  # its end was seen; its exit code may come a moment later
             await first_of(self._command.ended, timeout_s=SERVER_END_S)
         code = self._exit_code(ending, report)
         took_s = self._loop.time() - began
@@ -254,10 +254,10 @@ class Supervisor:
         if not self._tmux.is_up:
             return
         os.kill(self._tmux.pid, signal.SIGCONT)  # it may have been stopped
-        with contextlib.suppress(TmuxError):  # ignored because scrollback is the most that is lost
+        with contextlib.suppress(TmuxError):  # ignored because only scrollback is lost
             await self._tmux.send(
                 ["set-option", "-g", "@agent_state", STOPPING],
-                ["set-option", "-g", "remain-on-exit", "on"],  # dead panes stay until they are saved
+                ["set-option", "-g", "remain-on-exit", "on"],  # ended panes stay until they are saved
             )
 
     async def _save_scrollback(self, stamp: str, after_s: float = 0.0) -> None:

@@ -1,9 +1,9 @@
 """The tmux server as a child in the foreground, and commands to it.
 
-Traps of tmux that are handled here: plain `tmux` starts a second server when the first is not up yet (hence -N); an
-argument that ends in `;` is taken for a separator (hence `word`); a user's own configuration may end the session
-when nobody is attached (hence the options set again after it was read); -D makes no session of its own, so that
-Ctrl-C on `docker run -it` would reach it (hence own_session).
+Special cases of tmux handled here: plain `tmux` starts a second server when the first does not listen yet (hence -N).
+An argument that ends in `;` is read as a separator (hence `word`). A user's own configuration may end the session when
+nobody is attached (hence the options that are set again after it was read). -D makes no new session, so Ctrl-C on
+`docker run -it` would reach the server (hence own_session).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ASK_DEADLINE_S = 1.5
-"""A listing takes 4 ms; with the pace of the check, health tells the truth within 5 s."""
+"""A listing takes 4 ms. With this deadline and the interval of the check, health is right within 5 s."""
 START_DEADLINE_S = 10.0
 START_RETRY_S = 0.005
 
 HOOKS = ("session-closed[3999]", "session-renamed[3999]")
-"""A high index, so that a user's own hooks keep their places."""
+"""The high index keeps the indexes of a user's own hooks free."""
 
 PANE_FIELDS = (
     "session_id", "session_name", "session_attached", "window_id", "window_index", "window_active",
@@ -36,16 +36,16 @@ PANE_FIELDS = (
 
 
 NO_SESSION = "no current target"
-"""The answer of a server without any session to `list-panes -a`."""
+"""The error message of `list-panes -a` from a server without a session."""
 
 
 class TmuxError(Exception):
-    """The server is away, hangs, or refuses."""
+    """The server is missing, hangs, or refuses."""
 
 
 @dataclass(frozen=True)
 class Pane:
-    """One line of the listing. `exit_code` is None while it lives."""
+    """One line of the listing. `exit_code` is None while its process lives."""
 
     session_id: str
     session: str
@@ -63,7 +63,7 @@ class Pane:
 
 
 class Tmux:
-    """One server, started by us, on the socket that TMUX_TMPDIR says."""
+    """One server, started by the supervisor, on the socket in TMUX_TMPDIR."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -76,7 +76,7 @@ class Tmux:
         return self.ended is not None and not self.ended.done()
 
     def start_server(self) -> None:
-        """Start the server's process; OSError when there can be no process."""
+        """Start the server's process. Raises OSError when no process can be started."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.pid = children.spawn(["tmux", "-u", "-D"], stderr=writer, own_session=True)
@@ -91,7 +91,7 @@ class Tmux:
         self.ended = children.exit_of(self.pid)
 
     async def send_first(self, *commands: Iterable[str]) -> str:
-        """Give the server its first commands as soon as it listens; return its answer. TmuxError."""
+        """Send the first commands as soon as the server listens. Returns its answer. Raises TmuxError."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + START_DEADLINE_S
         while True:
@@ -105,7 +105,7 @@ class Tmux:
             await asyncio.sleep(START_RETRY_S)
 
     async def send(self, *commands: Iterable[str], stdout: int | None = None) -> str:
-        """Give the server commands at once, so that nothing happens between them; return its answer. TmuxError."""
+        """Send all commands together, so that nothing happens between them. Returns the answer. Raises TmuxError."""
         argv = ["tmux", "-u", "-N"]
         for number, command in enumerate(commands):
             argv += [";"] * bool(number) + [word(w) for w in command]
@@ -120,7 +120,7 @@ class Tmux:
         return finished.out
 
     async def panes(self) -> list[Pane]:
-        """List every pane of every session. TmuxError."""
+        """List every pane of every session. Raises TmuxError."""
         form = "\t".join(f"#{{{field}}}" for field in PANE_FIELDS)
         try:
             lines = (await self.send(["list-panes", "-a", "-F", form])).splitlines()
@@ -134,9 +134,10 @@ class Tmux:
         return panes
 
     def remind_of_children(self) -> None:
-        """Make the server look for children that have ended.
+        """Make the server check for children that have ended.
 
-        libutempter, which tmux calls for each new pane, takes SIGCHLD away for a moment: what ends then stays a zombie.
+        libutempter, which tmux calls for each new pane, takes SIGCHLD away for a moment. A child that ends then would
+        stay a zombie.
         """
         if self.is_up:
             os.kill(self.pid, signal.SIGCHLD)
@@ -149,7 +150,7 @@ class Tmux:
             return "it says nothing"
 
     async def end(self, patience_s: float) -> None:
-        """End the server; what ran in it should have gone before."""
+        """End the server. The processes in it should have ended before."""
         for signum in (signal.SIGTERM, signal.SIGKILL):
             if self.ended is None or self.ended.done():
                 return
@@ -158,20 +159,20 @@ class Tmux:
 
 
 def is_not_there_yet(error: TmuxError) -> bool:
-    """Say whether nobody listens on the socket so far."""
+    """Say whether the error means that nothing listens on the socket yet."""
     return str(error).startswith(("error connecting", "no server running"))
 
 
 def word(text: str) -> str:
-    """Quote an argument that would end a command."""
+    """Quote an argument that would otherwise end a command."""
     return f"{text[:-1]}\\;" if text.endswith(";") and text != ";" else text
 
 
 def parse_pane(line: str) -> Pane:
-    """Read one line of the listing; the window's name is last because it may hold anything.
+    """Read one line of the listing. The window's name comes last because it may hold any character.
 
-    A pane is called dead when its terminal has closed, which may be before its process was reaped: only with a
-    status or a signal it has ended.
+    tmux calls a pane dead when its terminal has closed, and that may be before its process was reaped. The process has
+    ended only when the line has a status or a signal.
     """
     values = dict(zip(PANE_FIELDS, line.split("\t", len(PANE_FIELDS) - 1), strict=True))
     code: int | None = None

@@ -1,7 +1,7 @@
-"""A name for whoever `--user` says, through libnss-extrausers, and one line about what will not work.
+"""Gives the user of `--user` a name, through libnss-extrausers, and reports in one line what will not work.
 
-The library ignores entries whose uid or gid is below 500. Its two files are links into
-/agent/run, which is writable even under a read-only root.
+The library ignores entries with a uid or gid below 500. Its two files are links into /agent/run, which is writable even
+with a read-only root.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ LEAST_ID = 500
 
 
 def introduce(home: str, report: Report) -> str | None:
-    """Give this process' user a name where it has none; return what will not work for this user, if anything."""
+    """Give this process' user a name where it has none. Returns what will not work for this user, if anything."""
     uid, gid = os.getuid(), os.getgid()
-    for file in ("passwd", "group"):  # every look-up of a name, here and in all programs, would wait for a pipe
+    for file in ("passwd", "group"):  # a pipe here would block every look-up of a name, in this and all other programs
         with contextlib.suppress(OSError):  # ignored because `prepare` has reported what is wrong with /agent
             make_way(_target(EXTRA / file), report)
     known = _known(uid)
@@ -53,7 +53,7 @@ def introduce(home: str, report: Report) -> str | None:
 
 
 def own_name() -> str:
-    """Return the name of this process' user; empty where it has none."""
+    """Return the name of this process' user, or an empty text."""
     found = _known(os.getuid())
     return found.pw_name if found else ""
 
@@ -85,7 +85,7 @@ def _name(number: int) -> str:
 
 
 def _target(link: Path) -> Path:
-    """Follow the image's link, and none that lies there, to the writable place, which may not exist yet."""
+    """Return the target of the image's link, which may not exist yet. Links at the target itself are not followed."""
     target = link.readlink()
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

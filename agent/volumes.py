@@ -1,7 +1,7 @@
 """The three volumes: how they are mounted, what must be made in them, and what is wrong when they fail.
 
-A look leaves no trace: it writes a file without a name (O_TMPFILE), so that no file watcher in /workspace wakes.
-Every function here may block on a disk that hangs, so callers use a helper thread.
+An observation leaves no trace: it writes a file without a name (O_TMPFILE), so that no file watcher in /workspace
+reacts. Every function here may block on a disk that hangs, so callers use a helper thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VOLUMES = (AGENT, WORKSPACE, SHARED)
 MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700}
 
 NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
-"""What file systems without O_TMPFILE answer: NFS, 9p and other shares of a desktop's host."""
+"""Errors of file systems without O_TMPFILE: NFS, 9p and other shares of a desktop's host."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Mount:
 
 
 def mount_of(path: str, table: str) -> Mount:
-    """Find how `path` is mounted in the text of /proc/self/mountinfo."""
+    """Find in the text of /proc/self/mountinfo how `path` is mounted."""
     best, found = "", Mount("unknown", read_only=False, is_volume=False)
     for line in table.splitlines():
         left, _, right = line.partition(" - ")
@@ -59,14 +59,14 @@ def mounts() -> dict[str, Mount]:
 
 
 def prepare(home: str) -> list[str]:
-    """Make what belongs into /agent; return a line for each thing that was in the way or could not be made."""
+    """Make the directories of /agent. Returns a line for each thing that was in the way or could not be made."""
     lines: list[str] = []
     for name, mode in MADE_IN_AGENT.items():
         path = Path(AGENT, name)
         try:
             make_directory(path, mode, lines.append)
         except OSError as error:
-            return [*lines, f"{path} cannot be made: {error.strerror}; {remedy(AGENT)}"]  # as will the others be
+            return [*lines, f"{path} cannot be made: {error.strerror}; {remedy(AGENT)}"]  # the others would fail too
     if not os.access(home, os.W_OK):
         return [*lines, f"the home {home} cannot be written by {_self()}; {remedy(AGENT)}"]
     try:
@@ -78,7 +78,7 @@ def prepare(home: str) -> list[str]:
 
 
 def _clear_the_way_for_tmux(home: Path, report: Report) -> None:
-    """Make way for tmux's socket, and for its configuration: tmux would wait for a pipe there."""
+    """Move aside what is in the way of tmux's socket and configuration. tmux would block on a pipe there."""
     sockets = Path(os.environ.get("TMUX_TMPDIR") or Path(AGENT, "run"), f"tmux-{os.getuid()}")
     if os.path.lexists(sockets):
         make_directory(sockets, 0o700, report, link=False)
@@ -86,7 +86,7 @@ def _clear_the_way_for_tmux(home: Path, report: Report) -> None:
             move_aside(socket, "a directory and no socket", report)
     configured = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     for file in (home / ".tmux.conf", configured / "tmux" / "tmux.conf", home / ".config" / "tmux" / "tmux.conf"):
-        if file.exists() and not file.is_file():  # a link to a file is as good as one
+        if file.exists() and not file.is_file():  # a link to a file is valid too
             move_aside(file, "no file", report)
 
 
@@ -119,7 +119,7 @@ def observe(path: str, mount: Mount) -> VolumeStatus:
 
 
 def write_nameless(path: str) -> None:
-    """Write a block into a file without a name, which vanishes with its descriptor."""
+    """Write a block into a file without a name, which disappears when it is closed."""
     try:
         fd = os.open(path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -134,7 +134,7 @@ def write_nameless(path: str) -> None:
 
 
 def sentence(path: str, error: OSError, mount: Mount) -> str:
-    """Say what is wrong with a volume and what mends it."""
+    """Describe what is wrong with a volume, and how to repair it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{path} is full; free space in it, or give it a larger volume"
     if error.errno == errno.EROFS:
@@ -147,7 +147,7 @@ def sentence(path: str, error: OSError, mount: Mount) -> str:
 
 
 def remedy(path: str) -> str:
-    """Return what to type so that this user can write a volume."""
+    """Return what to type so that this user can write to a volume."""
     if path == WORKSPACE:
         owner = _owner(path)
         if not owner.startswith("0:"):
@@ -171,7 +171,7 @@ def _check_without_writing(path: str) -> None:
 
 def _owner(path: str) -> str:
     try:
-        found = os.stat(path)  # noqa: PTH116 - beside the other calls of os
+        found = os.stat(path)  # noqa: PTH116 - like the other calls of os here
     except OSError:
         return "unknown"
     return f"{found.st_uid}:{found.st_gid}"

@@ -1,7 +1,7 @@
-"""Waiting for one of several futures without cancelling them.
+"""Wait for one of several futures without cancelling them.
 
-A task that is cancelled while it awaits a future cancels that future as well. What several tasks wait for (the end of
-a process, the request to stop) is therefore waited for by `first_of`.
+A task that is cancelled while it awaits a future also cancels that future. So futures that several tasks wait for (the
+end of a process, the request to stop) are waited for with `first_of`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def new_future() -> asyncio.Future[Any]:
 
 
 def set_once(future: asyncio.Future[T], value: T) -> None:
-    """Give a future its value; a later value is ignored because the first has been acted on."""
+    """Give a future its value. A later value is ignored, because the first one has been used."""
     if not future.done():
         future.set_result(value)
 
 
 async def first_of(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> bool:
-    """Wait until one of the futures is done, at most `timeout_s`; return false when the time was over first."""
+    """Wait until one of the futures is done, at most `timeout_s`. Returns false when the time ran out first."""
     if not futures:
         await asyncio.sleep(timeout_s or 0.0)
         return False

@@ -1,1 +1,1 @@
-"""The tasks that `bin/invoke` runs, one module a noun: they read options, call pipeline/, and print."""
+"""The tasks that `bin/invoke` runs, in one module per noun. They read options, call pipeline/, and print."""

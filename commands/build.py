@@ -1,4 +1,4 @@
-"""`invoke build`: make the images. The options of a build are the fields of `image.Options`, for `up` as well."""
+"""`invoke build`: make the images. The options of a build are the fields of `image.Options`; `up` has them too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELP = {each.name.replace("_", "-"): each.metadata["help"] for each in fields(im
 
 
 def with_build_options(body: Callable[..., None]) -> Callable[..., None]:
-    """Give a task the options of a build; `body` gets them as its argument `options`."""
+    """Give a task the options of a build. `body` gets them as its argument `options`."""
 
     @functools.wraps(body)
     def run(context: Context, **given: Any) -> None:
@@ -36,7 +36,7 @@ def with_build_options(body: Callable[..., None]) -> Callable[..., None]:
 
 
 def variant_named(name: str) -> image.Variant:
-    """Return the variant that a person named; ends the task where there is none of that name."""
+    """Return the variant with this name. Ends the task when there is none."""
     if name not in image.VARIANTS:
         raise Exit(f"there is no variant {name}; use one of {', '.join(image.VARIANTS)}", 64)
     return image.VARIANTS[name]

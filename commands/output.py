@@ -1,4 +1,4 @@
-"""How every task reports: errors as one line and an exit code, results as tables."""
+"""How every task reports: an error as one line and an exit code, results as tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import Problem
 
 @contextmanager
 def problems_as_exit() -> Iterator[None]:
-    """Report a `Problem` as Invoke reports an error: one line, and the exit code."""
+    """Report a `Problem` as Invoke reports an error: one line and the exit code."""
     try:
         yield
     except Problem as problem:
@@ -25,13 +25,13 @@ def problems_as_exit() -> Iterator[None]:
 
 
 def exit_with(code: int) -> None:
-    """End the task with the exit code of a program that it ran; 0 goes on."""
+    """End the task with the exit code of a program that it ran; do nothing when it is 0."""
     if code:
         raise Exit(code=code)
 
 
 def table(*headings: str) -> Table:
-    """Make an empty table."""
+    """Return an empty table."""
     made = Table(box=None, pad_edge=False)
     for heading in headings:
         made.add_column(heading, overflow="fold")
@@ -39,7 +39,7 @@ def table(*headings: str) -> Table:
 
 
 def print_table(rows: Table) -> None:
-    """Print a table: folded to a terminal's width, in whole lines elsewhere."""
+    """Print a table: wrapped to the terminal's width, and without wrapping when the output is no terminal."""
     Console(soft_wrap=not sys.stdout.isatty()).print(rows)
 
 

@@ -1,4 +1,4 @@
-"""Tasks of a release: name, push, join and describe what was built and tested."""
+"""Tasks of a release: name, push, join and describe the images that were built and tested."""
 
 from __future__ import annotations
 

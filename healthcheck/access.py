@@ -1,13 +1,14 @@
 """Who may read details: this container itself and its host, when they ask by one of its own names.
 
-A Host header alone proves nothing, because a program writes what it likes into it. It stops pages in a browser, which
-cannot choose it (but whose own name may lead here). An address alone stops no such page. So both are needed:
+A Host header alone proves nothing, because a program can write anything into it. But it stops pages in a browser: they
+cannot choose it, although their own name may resolve to this address. The peer's address alone does not stop them. So
+both are needed:
 
     peer      loopback; the address that it connected to (this container asks itself); the default gateway, which is
-              the host on Docker's networks: a port mapped to 127.0.0.1 of the host is passed on from there
+              the host on Docker's networks: connections to a port mapped to 127.0.0.1 of the host come from there
     Host      loopback, the container's own name, AGENT_NAME, the address that the peer connected to
 
-A name in HEALTH_ALLOWED_HOSTS is the operator's decision and is enough, whoever the peer is.
+A name in HEALTH_ALLOWED_HOSTS was allowed by the operator, and is enough for any peer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ IPV6_ANY = "0" * 32
 
 @dataclass(frozen=True)
 class Client:
-    """A connection's two ends, as addresses in their usual form."""
+    """Both ends of a connection, as addresses in their usual form."""
 
     peer: str
     own: str
@@ -38,7 +39,7 @@ NOBODY = Client("", "")
 
 
 class Access:
-    """Knows who may read details."""
+    """Decides who may read details."""
 
     def __init__(self, own_names: tuple[str, ...], allowed: frozenset[str], proc: Path = Path("/proc/net")) -> None:
         self._own = LOOPBACK | {host_name(name) for name in own_names}
@@ -58,7 +59,7 @@ class Access:
 
 
 def ends(peer: tuple[Any, ...] | None, own: tuple[Any, ...] | None) -> Client:
-    """Return both ends of a connection from its two socket addresses; NOBODY when it has gone already."""
+    """Return both ends of a connection from its two socket addresses; NOBODY when it is closed already."""
     return Client(host_name(peer[0]), host_name(own[0])) if peer and own else NOBODY
 
 
@@ -74,24 +75,24 @@ def without_port(host: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """Return a name or address in the one form in which they are compared; empty when it is none."""
+    """Return a name or address in the form used for comparison; empty when it is neither."""
     text = text.lower().removesuffix(".")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError, ValueError):  # ignored because it is then no address of this family
+        with contextlib.suppress(OSError, ValueError):  # ignored because it is no address of this family
             return _address(socket.inet_pton(family, bare))
     return text if NAME.fullmatch(text) else ""
 
 
 def _address(packed: bytes) -> str:
-    """Return an address as text; of IPv4 also where a socket for both kinds shows it as one of IPv6."""
+    """Return an address as text. An IPv4 address that a dual-stack socket shows as IPv6 becomes plain IPv4."""
     if len(packed) == 16 and packed.startswith(IPV4_MAPPED):
         packed = packed[len(IPV4_MAPPED) :]
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def gateways(proc: Path = Path("/proc/net"), *, ipv6: bool = False) -> set[str]:
-    """Return the addresses of default gateways; read when it matters, as networks come and go in a container's life."""
+    """Return the addresses of the default gateways. They are read for each request, because networks may change."""
     return _ipv6_gateways(proc) if ipv6 else _ipv4_gateways(proc)
 
 
@@ -99,7 +100,7 @@ def _ipv4_gateways(proc: Path) -> set[str]:
     found = set()
     for fields in _rows(proc / "route")[1:]:
         if fields[1] == "00000000" and fields[7] == "00000000" and fields[2] != "00000000":
-            found.add(_address(int(fields[2], 16).to_bytes(4, sys.byteorder)))  # printed as a number of this machine's
+            found.add(_address(int(fields[2], 16).to_bytes(4, sys.byteorder)))  # printed in this machine's byte order
     return found
 
 
@@ -115,4 +116,4 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         return [line.split() for line in path.read_text().splitlines()]
     except OSError:
-        return []  # ignored because there is no such network here
+        return []  # ignored because this network does not exist here

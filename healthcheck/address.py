@@ -1,4 +1,4 @@
-"""Where this container's own programs reach health. Imports nothing, because Docker's probe has to be quick."""
+"""The address under which the container's own programs reach health. No imports: Docker's probe must be fast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
 
 PORT = 3999
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to connect to, not to bind
-"""Addresses that a server listens on and nobody can connect to, and the one to connect to instead."""
+"""For each address that a server can listen on but nobody can connect to, the address to connect to."""
 
 
 def own_address(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Return host and port to connect to. ValueError where the port is no number."""
+    """Return host and port to connect to. Raises ValueError when the port is no number."""
     host = environ.get("HEALTH_HOST", "")
     return EVERYWHERE.get(host, host), int(environ.get("HEALTH_PORT") or PORT)

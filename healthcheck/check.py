@@ -1,4 +1,4 @@
-"""What a check is. Each lives in a file of its own in `healthcheck/checks/`, whose table lists them all."""
+"""The base class of checks. Each check has its own file in `healthcheck/checks/`, which holds the table of all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASS, WARN, FAIL = "pass", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: `detail` says what to do where it does not pass."""
+    """The result of a check. `detail` says what to do when the check does not pass."""
 
     status: str
     detail: str
@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Metric:
-    """One family of Prometheus: rows of labels and values. `kind` is `gauge` or `counter`."""
+    """One Prometheus metric family: rows of labels and values. `kind` is `gauge` or `counter`."""
 
     name: str
     kind: str
@@ -33,32 +33,32 @@ class Metric:
 
 
 def gauge(name: str, meaning: str, value: float) -> Metric:
-    """Return a family of one value without labels, which may fall."""
+    """Return a family with one value and no labels, which may fall."""
     return Metric(name, "gauge", meaning, (({}, value),))
 
 
 def counter(name: str, meaning: str, value: float) -> Metric:
-    """Return a family of one value without labels, which only grows."""
+    """Return a family with one value and no labels, which only grows."""
     return Metric(name, "counter", meaning, (({}, value),))
 
 
 class Check:
-    """One check: what it observes, what that means, what the pages show of it."""
+    """One check: what it observes, how that is evaluated, and what the pages show of it."""
 
     name: ClassVar[str]
     required: ClassVar[bool] = False
-    """Makes the agent unhealthy when it fails; one that is not required warns at worst."""
+    """A failure makes the agent unhealthy. A check that is not required warns at worst."""
     recoverable: ClassVar[bool] = False
-    """The supervisor works on it when it fails, and ends the container when that fails for too long."""
+    """The supervisor tries to repair a failure, and ends the container when that takes too long."""
 
     probes: Sequence[Probe[Any]] = ()
 
     def evaluate(self, agent: AgentFacts) -> Finding:
-        """Return what the last observations mean."""
+        """Evaluate the last observations."""
         raise NotImplementedError
 
     def metrics(self) -> Iterable[Metric]:
-        """Return the numbers that /metrics shows beside the result."""
+        """Return the metrics that /metrics shows beside the result."""
         return ()
 
     def details(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Check:
 
 
 def size(count: float) -> str:
-    """Return bytes for people."""
+    """Return a number of bytes as text for people."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

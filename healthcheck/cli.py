@@ -1,4 +1,7 @@
-"""`agent-status`: how the agent is, for people and with --json for programs. It uses HTTP, so any user may run it."""
+"""`agent-status`: shows the agent's status to people, and with --json to programs.
+
+It uses HTTP, so any user may run it.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 class NoAnswerError(Exception):
-    """No agent answers; the text says which address was asked."""
+    """No agent answers. The text names the address that was asked."""
 
 
 def main() -> int:
-    """Print the status and return the exit code."""
+    """Print the status. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="agent-status",
         description="Show how this container's agent is.",
@@ -43,13 +46,13 @@ def main() -> int:
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         return FINE
-    except BrokenPipeError:  # `agent-status --watch | head`
+    except BrokenPipeError:  # the reader has ended, as in `agent-status --watch | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FINE
 
 
 def ask(host: str, port: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """Fetch /status, the whole of it within the deadline."""
+    """Fetch /status. The deadline is for the whole answer."""
     until = time.monotonic() + deadline_s
     where = f"{host} port {port}"
     data = b""

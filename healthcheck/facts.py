@@ -1,4 +1,4 @@
-"""What the supervisor tells health about the agent: plain data, filled in anew for each evaluation."""
+"""The facts about the agent that the supervisor gives to health: plain data, made again for each evaluation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SESSION = "agent"
 class AgentFacts:
     """The agent at one moment.
 
-    `state` is `starting`, `running`, `restarting`, `finished` or `command`; `problem` is empty when there is none;
-    `last_exit` and `stop` are as the page /status shows them.
+    `state` is `starting`, `running`, `restarting`, `finished` or `command`. `problem` is empty when there is none.
+    `last_exit` and `stop` have the form of the page /status.
     """
 
     name: str
@@ -41,7 +41,7 @@ class AgentFacts:
 
 @dataclass(frozen=True)
 class Pane:
-    """One pane of tmux. `attached` counts the session's clients; `activity` is a Unix time in seconds."""
+    """One pane of tmux. `attached` is the number of the session's clients; `activity` is a Unix time in seconds."""
 
     session: str
     attached: int
@@ -57,7 +57,7 @@ class Pane:
 
 @dataclass(frozen=True)
 class VolumeStatus:
-    """What one look at a volume found; sizes in bytes. `problem` is empty when all is well."""
+    """The result of one observation of a volume. Sizes are in bytes. `problem` is empty when all is well."""
 
     path: str
     kind: str
@@ -71,10 +71,10 @@ class VolumeStatus:
 
 @dataclass(frozen=True)
 class Sources:
-    """What the checks are made from.
+    """The sources of the checks.
 
-    `panes` lists the panes of tmux and raises ProbeError; None where a command runs in place of the session. The
-    functions in `volumes`, one a path, may block.
+    `panes` lists the panes of tmux and raises ProbeError; it is None where a command runs in place of the session.
+    `volumes` holds one function for each path, which may block.
     """
 
     panes: Callable[[], Awaitable[list[Pane]]] | None

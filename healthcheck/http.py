@@ -1,6 +1,7 @@
 """HTTP without I/O: bytes in, a request or a refusal out; answers as bytes.
 
-Only what health needs: GET, no bodies, one request a connection (`Connection: close`), so no framing can go wrong.
+Only what health needs: GET, no bodies, one request for each connection (`Connection: close`), so that no framing can go
+wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 HEAD_LIMIT = 8192
-"""As nginx and Apache: browsers with many cookies stay below."""
+"""In bytes. nginx and Apache have the same limit; browsers with many cookies stay below it."""
 
 REASONS = {
     200: "OK",
@@ -32,7 +33,7 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 @dataclass(frozen=True)
 class Request:
-    """A request line and its Host (empty: there is none); no other header matters here."""
+    """A request's first line and its Host header (empty: it has none). No other header is used here."""
 
     method: str
     path: str
@@ -40,7 +41,7 @@ class Request:
 
 
 class RefusedError(Exception):
-    """The bytes are no request; `status` is the code to answer with."""
+    """The bytes are no valid request. `status` is the status code for the answer."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -48,7 +49,7 @@ class RefusedError(Exception):
 
 
 def parse(data: bytes) -> Request | None:
-    """Return the request that `data` begins with; None while it is incomplete, RefusedError when it is none."""
+    """Return the request at the start of `data`; None while it is incomplete. Raises RefusedError when invalid."""
     end = HEAD_END.search(data)
     if end is None:
         if len(data) > HEAD_LIMIT:
@@ -74,7 +75,7 @@ def parse(data: bytes) -> Request | None:
 
 
 def _check_line(line: bytes, *, complete: bool) -> Request | None:
-    """Check the first line as early as possible, so that garbage is refused at once."""
+    """Check the first line as early as possible, so that invalid data is refused at once."""
     if not complete:
         method, blank, _ = line.partition(b" ")
         if (method and not TOKEN.fullmatch(method.rstrip(b"\r"))) or (blank and not method):
@@ -90,7 +91,7 @@ def _check_line(line: bytes, *, complete: bool) -> Request | None:
         raise RefusedError(505, "only HTTP/1.0 and 1.1 are spoken")
     if not all(0x21 <= byte < 0x7F for byte in target):
         raise RefusedError(400, "the request target is malformed")
-    whole = ABSOLUTE.match(target)  # its host overrules the header's: RFC 9112, 3.2.2
+    whole = ABSOLUTE.match(target)  # the host in the target overrides the header: RFC 9112, 3.2.2
     path = target[whole.end() if whole else 0 :].split(b"?", 1)[0]
     if not path.startswith(b"/"):
         raise RefusedError(400, "the request target is malformed")
@@ -98,7 +99,7 @@ def _check_line(line: bytes, *, complete: bool) -> Request | None:
 
 
 def answer(status: int, body: dict[str, Any] | str) -> bytes:
-    """Make the whole answer: JSON for a dictionary, Prometheus text for a string."""
+    """Return the whole answer: JSON for a dictionary, Prometheus text for a string."""
     if isinstance(body, str):
         payload, kind = body.encode(), "text/plain; version=0.0.4; charset=utf-8"
     else:

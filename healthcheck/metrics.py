@@ -27,7 +27,7 @@ def exposition(agent: AgentFacts, checks: Sequence[Check], manifest: dict[str, A
 
 
 def labels(pairs: dict[str, str]) -> str:
-    """Return the label part of a line, escaped as the format asks."""
+    """Return the labels of a line, escaped as the format requires."""
     if not pairs:
         return ""
     return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in pairs.items()) + "}"

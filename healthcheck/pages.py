@@ -1,4 +1,4 @@
-"""The pages: what /health, /live, /ready, /status and /metrics say."""
+"""The contents of the pages /health, /live, /ready, /status and /metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANIFEST = Path("/usr/share/magents/manifest.json")
 
 
 class Reporter:
-    """Makes the pages from what is known at the moment of the request."""
+    """Makes the pages from what is known when the request comes."""
 
     def __init__(self, facts: Callable[[], AgentFacts], checks: Sequence[Check], manifest: dict[str, Any]) -> None:
         self._facts = facts
@@ -32,7 +32,7 @@ class Reporter:
         self._manifest = manifest
 
     def pages(self) -> Pages:
-        """Return all pages. What probes need is there for everybody, without names and details."""
+        """Return all pages. Everybody can read what probes need, but without names and details."""
         return {
             "/health": Page(self.health, lambda: _bare(self.health)),
             "/live": Page(self.live, lambda: _bare(self.live)),
@@ -42,15 +42,15 @@ class Reporter:
         }
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """Return the status, check by check."""
+        """Return the overall status and the result of each check."""
         return self._health(self._facts())
 
     def live(self) -> tuple[int, dict[str, Any]]:
-        """Say that the supervisor's loop turns, which this answer proves."""
+        """Report that the supervisor's event loop runs. This answer proves it."""
         return 200, {"status": "alive", "uptime_s": round(self._facts().uptime_s, 1)}
 
     def ready(self) -> tuple[int, dict[str, Any]]:
-        """Say whether work can be given to this agent."""
+        """Report whether this agent can be given work."""
         code, health = self.health()
         if code == 200:
             return 200, {"status": "ready"}
@@ -102,16 +102,16 @@ class Reporter:
 
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, Any]:
-    """Return the image's description of itself; empty outside an image."""
+    """Return the image's manifest; empty outside an image."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return {}  # ignored because an image without it is still an agent
+        return {}  # ignored because an agent can run in an image without a manifest
     return found if isinstance(found, dict) else {}
 
 
 def resident_kb() -> int:
-    """Return the resident memory of this process."""
+    """Return the resident memory of this process in kB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 

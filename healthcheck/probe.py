@@ -1,4 +1,4 @@
-"""Observes something at a steady pace and remembers the result, so that an HTTP request costs nothing."""
+"""Observes something at a regular interval and keeps the result, so that an HTTP request does not have to wait."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 class ProbeError(Exception):
-    """An observation failed; the text is the sentence to show."""
+    """An observation failed. The text is shown to people."""
 
 
 @dataclass(frozen=True)
 class Observation(Generic[T]):
-    """The last result: a value, or None and the problem (empty: nothing was observed yet)."""
+    """The last result: a value, or None and the problem. The problem is empty when nothing was observed yet."""
 
     value: T | None
     problem: str
@@ -27,18 +27,18 @@ class Observation(Generic[T]):
 
     @property
     def why_missing(self) -> str:
-        """Return the sentence to show in place of a value."""
+        """Return the text to show in place of a value."""
         return self.problem or "not seen yet"
 
 
 class Probe(Generic[T]):
-    """Observes every `every_s`. An observation that exceeds `deadline_s` shows as hung until it returns."""
+    """Observes every `every_s` seconds. An observation that exceeds `deadline_s` shows as hung until it returns."""
 
     def __init__(self, name: str, observe: Callable[[], Awaitable[T]], *, every_s: float, deadline_s: float) -> None:
         self.name = name
         self.changed: Callable[[], None] = lambda: None
         self.first = asyncio.Event()
-        """Set when the first result is there."""
+        """Set when the first result exists."""
         self._observe = observe
         self._every_s = every_s
         self._deadline_s = deadline_s
@@ -54,11 +54,11 @@ class Probe(Generic[T]):
         return Observation(self._value, self._problem, self._clock() - self._observed_at)
 
     def observe_again(self) -> None:
-        """Observe now, or once more when an observation is under way."""
+        """Observe now, or once more when an observation is in progress."""
         self._again.set()
 
     async def keep_observing(self) -> None:
-        """Observe for ever; one at a time, so that a second never joins one that hangs."""
+        """Observe for ever, one observation at a time, so that none is added to one that hangs."""
         while True:
             self._again.clear()
             observation = asyncio.ensure_future(self._once())
@@ -69,7 +69,7 @@ class Probe(Generic[T]):
                 self._remember(*await observation)
             finally:
                 observation.cancel()
-            with contextlib.suppress(TimeoutError):  # ignored because that is the usual pace
+            with contextlib.suppress(TimeoutError):  # ignored because this is the usual case: the interval has passed
                 async with asyncio.timeout(self._every_s):
                     await self._again.wait()
 
@@ -78,7 +78,7 @@ class Probe(Generic[T]):
             return await self._observe(), ""
         except ProbeError as error:
             return None, str(error)
-        except Exception as error:  # a check that is broken must not end the agent
+        except Exception as error:  # an error in a check must not end the agent
             return None, f"{self.name} cannot be looked at: {type(error).__name__}: {error}"
 
     def _remember(self, value: T | None, problem: str) -> None:

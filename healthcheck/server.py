@@ -1,7 +1,7 @@
-"""The HTTP server: many clients, slow ones, broken ones, and always an answer for the next.
+"""The HTTP server: it always answers, even with many, slow or broken clients.
 
-A connection reads one head, gets one answer, and is drained for a moment before it is closed, because closing with
-unread bytes would make the kernel take the answer away from the client.
+A connection reads one head and sends one answer. Before it is closed, incoming data is read and dropped for a moment:
+if a connection is closed with unread bytes, the kernel may discard the answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     Pages = dict[str, "Page"]
 
 MOST_CONNECTIONS = 512
-"""Beyond it the oldest is dropped, so that idle connections can never keep the probe out."""
+"""Above this the oldest connection is dropped, so that idle connections never keep the probe out."""
 BACKLOG = 512
 ACCEPTED_PER_TURN = 32
-"""So that a flood of connections cannot starve the rest of the loop."""
+"""A flood of connections then leaves time for the rest of the loop."""
 PATIENCE_S = 5.0
-"""For a whole request, so that a byte a second gains nothing; again for taking the answer."""
+"""The limit for a whole request, and again for taking the answer. Single bytes do not extend it."""
 LINGER_S = 1.0
 
 NOT_FOR_YOU = {
@@ -37,14 +37,14 @@ NOT_FOR_YOU = {
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says to who may read details, and to anybody else; None: nothing."""
+    """A page's answer for those who may read details, and for all others; None means that they get none."""
 
     full: Answer
     bare: Answer | None = None
 
 
 class Server:
-    """Answers GET for a table of pages; `may_see` says who may read details."""
+    """Answers GET for a table of pages. `may_see` says who may read details."""
 
     def __init__(self, pages: Pages, may_see: Callable[[str, Client], bool]) -> None:
         self._pages = pages
@@ -52,7 +52,7 @@ class Server:
         self._connections: dict[Connection, None] = {}
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
-        """Answer from now on; OSError when the address is taken or not ours."""
+        """Start to answer. Raises OSError when the address is in use or not local."""
         listener = _bound(host, port)
         try:
             server = await asyncio.get_running_loop().create_server(
@@ -61,11 +61,11 @@ class Server:
         except BaseException:
             listener.close()
             raise
-        listener.listen(BACKLOG)  # asyncio takes one number for the queue and for what it accepts in one turn
+        listener.listen(BACKLOG)  # asyncio uses one number for the queue and for the connections accepted in one turn
         return server
 
     def respond(self, data: bytes, client: Client) -> bytes | None:
-        """Return the answer to what a client has sent so far; None while it is incomplete."""
+        """Return the answer to the bytes that a client has sent so far; None while the request is incomplete."""
         try:
             request = parse(data)
         except RefusedError as refused:
@@ -95,7 +95,7 @@ class Server:
 
 
 class Connection(asyncio.Protocol):
-    """One client: it asks, it takes the answer, it lingers."""
+    """One client: read its request, send the answer, wait a moment, close."""
 
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._is_answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the request, but not for long."""
+        """Wait for the request, at most PATIENCE_S."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._client = ends(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._server.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Answer as soon as the request is complete; what comes later is drained."""
+        """Answer as soon as the request is complete. Later data is dropped."""
         if self._is_answered:
             return
         self._received += data
@@ -124,12 +124,12 @@ class Connection(asyncio.Protocol):
             self._answer(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forget the client, whoever has hung up."""
+        """Forget the client, whichever side has closed."""
         self._timer.cancel()
         self._server.remove(self)
 
     def abort(self) -> None:
-        """Hang up, whatever the client is doing."""
+        """Close the connection, whatever the client is doing."""
         self._transport.abort()
 
     def _answer(self, reply: bytes) -> None:
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(reply)
         try:
             self._transport.write_eof()
-        except OSError:  # the client has gone: nobody is left to answer
+        except OSError:  # the client has gone, so nobody can receive the answer
             self.abort()
             return
         is_sent = self._transport.get_write_buffer_size() == 0
@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket at an IP address; `::` also takes IPv4, which asyncio's own sockets do not."""
+    """Return a socket bound to an IP address. `::` also accepts IPv4, which asyncio's own sockets do not."""
     is_ipv6 = ":" in host
     listener = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
     try:

@@ -1,4 +1,4 @@
-"""The results of all checks, and the one word for them."""
+"""The results of all checks, and the overall status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATUSES = ("healthy", "degraded", "starting", "unhealthy", "stopping")
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the answer."""
+    """One result, as the pages show it."""
 
     name: str
     required: bool
@@ -36,12 +36,12 @@ class Result:
 
 
 def results(checks: Iterable[Check], agent: AgentFacts) -> list[Result]:
-    """Evaluate all checks, in their order."""
+    """Evaluate all checks, in the order of their table."""
     return [_result(check, agent) for check in checks]
 
 
 def overall_status(phase: str, found: Iterable[Result]) -> str:
-    """Return the one word of STATUSES."""
+    """Return the overall status, one of STATUSES."""
     if phase in (STARTING, STOPPING):
         return phase
     found = list(found)

@@ -14,7 +14,7 @@ COLOURS = {
 
 
 def page(status: dict[str, Any], *, colour: bool) -> str:
-    """Return the whole page. The agent may have written what it shows, so nothing in it may control the terminal."""
+    """Return the whole page. The agent may have written what it shows, so no part of it may control the terminal."""
     status = plain(status)
     parts = [_agent(status, colour=colour), _sessions(status), _checks(status, colour=colour), _volumes(status)]
     notes = status.get("notes") or []
@@ -24,7 +24,7 @@ def page(status: dict[str, Any], *, colour: bool) -> str:
 
 
 def plain(found: Any) -> Any:
-    """Return the same with a question mark for each character that is not printable."""
+    """Return the same with a question mark in place of each unprintable character."""
     if isinstance(found, dict):
         return {plain(key): plain(value) for key, value in found.items()}
     if isinstance(found, list):
@@ -33,7 +33,7 @@ def plain(found: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """Return 75 as `1m 15s`, 90000 as `1d 1h`: two units are enough."""
+    """Return 75 as `1m 15s`, 90000 as `1d 1h`: at most two units."""
     left = int(seconds)
     words: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows with their columns under each other, no blanks at the end of a line."""
+    """Return rows with aligned columns, without blanks at the end of a line."""
     rows = [list(row) for row in rows]
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
@@ -52,7 +52,7 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
 
 
 def painted(word: str, *, colour: bool) -> str:
-    """Return a status word in its colour."""
+    """Return a status in its colour."""
     return f"\x1b[{COLOURS[word]}m{word}\x1b[0m" if colour and word in COLOURS else word
 
 
@@ -95,7 +95,7 @@ def _checks(status: dict[str, Any], *, colour: bool) -> str:
     width = max(map(len, names))
     lines = [f"{names[0].ljust(width)}  DETAIL"]
     for line, check in zip(names[1:], status["checks"].values(), strict=True):
-        name = line.removesuffix(check["status"])  # padded first: colour codes have no width
+        name = line.removesuffix(check["status"])  # padded first, because colour codes take no width
         word = painted(check["status"], colour=colour)
         lines.append(f"{name}{word}{' ' * (width - len(line))}  {check['detail']}")
     return "\n".join(lines)

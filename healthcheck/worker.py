@@ -1,4 +1,4 @@
-"""Helper threads for what may block: a disk that hangs stops its own thread and nothing else."""
+"""Helper threads for what may block: a disk that hangs blocks its own thread and nothing else."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """One thread that does one job after another, for the event loop that runs when it is made.
+    """One thread that does one job after another, for the running event loop.
 
-    Started at once and not at the first job (as a ThreadPoolExecutor does), so that an exhausted pids limit cannot
-    take the checks away. A plain `_thread`, because the interpreter does not wait for it at the end.
+    It starts at once and not at the first job (as a ThreadPoolExecutor does), so that an exhausted pids limit cannot
+    stop the checks. It is a plain `_thread`, because the interpreter does not wait for those when it exits.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class Worker:
         _thread.start_new_thread(self._work, ())
 
     def call(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Do a job in the thread; its result or exception comes through the future."""
+        """Do a job in the thread. Its result or exception comes through the future."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def do() -> None:
             try:
                 value = job()
-            except Exception as error:  # whatever it is, the thread must live on
+            except Exception as error:  # of any kind: the thread must go on
                 self._in_loop(_fail, future, error)
             else:
                 self._in_loop(_succeed, future, value)
@@ -51,7 +51,7 @@ class Worker:
 
 
 def _succeed(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():  # done when who waited was cancelled
+    if not future.done():  # it is done when its waiter was cancelled
         future.set_result(value)
 
 

@@ -1,1 +1,1 @@
-"""The library behind the tasks: bootstrap, build, release, agents, bridge. It imports no Invoke."""
+"""The library behind the tasks: bootstrap, build, release, agents, bridge. It does not import Invoke."""

@@ -1,4 +1,4 @@
-"""The host's bridge server, as the tasks see it: started, asked, stopped, and a grant for each agent's workspace."""
+"""The host's bridge server for the tasks: start, query, stop, and a grant for each agent's workspace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_CLAUDE = "this host has no Claude Code, so agents do without; install it and 
 
 
 def up(say: Say) -> str:
-    """Have the server running; the answer says in one line which it is."""
+    """Make sure that the server runs. Returns one line that says which it is."""
     with _operator() as operator:
         if operator.needs_bubblewrap():
             have_bubblewrap(say)
@@ -26,21 +26,21 @@ def up(say: Say) -> str:
 
 
 def down(say: Say) -> None:
-    """Stop the server; running calls get their grace."""
+    """Stop the server. Running calls get their grace."""
     with _operator() as operator:
         pid = operator.stop()
     say(f"no bridge server runs in {operator.root}" if pid is None else f"bridge server {pid} is stopped")
 
 
 def status() -> int:
-    """Print what runs and what waits, as `claude-bridge-server status` does; returns its exit code."""
+    """Print running and waiting calls, as `claude-bridge-server status` does. Returns its exit code."""
     with _operator() as operator:
         print("\n".join(operator.status_lines()))
     return 0
 
 
 def doctor() -> int:
-    """Check everything that a call needs, as `claude-bridge-server doctor` does; returns its exit code."""
+    """Check everything that a call needs, as `claude-bridge-server doctor` does. Returns its exit code."""
     with _operator() as operator:
         results = operator.doctor()
     print("\n".join(result.line for result in results))
@@ -48,38 +48,38 @@ def doctor() -> int:
 
 
 def grant(name: str, workspace: Path, user: str | None = None) -> Path:
-    """Let containers that mount the directory returned use the host's Claude Code on `workspace`.
+    """Let containers that mount the returned directory use the host's Claude Code on `workspace`.
 
-    It runs as `user` (UID[:GID]), without one as it did before, or as the workspace's owner. A workspace that was
-    replaced is granted anew; the shares of an earlier grant are the operator's, and stay.
+    Claude runs as `user` (UID[:GID]). Without `user`, it runs as in the earlier grant, or as the workspace's owner. A
+    workspace that was replaced is granted again. The shares of an earlier grant were chosen by the operator and stay.
     """
     with _operator() as operator:
         return operator.grant(name, workspace, user=user)
 
 
 def refuse_links_of_containers(path: Path) -> None:
-    """Refuse a folder whose name leads through a link that an agent can have made."""
+    """Refuse a folder whose path goes through a link that an agent could have made."""
     with _operator() as operator:
         operator.refuse_links_of_containers(path)
 
 
 def revoke(name: str) -> None:
-    """End a grant at once, where there is one; its conversations stay."""
+    """End a grant at once, if there is one. Its conversations stay."""
     with _operator() as operator:
         operator.revoke(name)
 
 
 def forget(name: str) -> None:
-    """End a grant and remove what it kept, its conversations included."""
+    """End a grant and remove its data, including its conversations."""
     with _operator() as operator:
         operator.forget(name)
 
 
 def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> Path | None:
-    """Grant an agent its workspace and have the server running; returns the directory to mount.
+    """Grant an agent its workspace and make sure that the server runs. Returns the directory to mount.
 
-    `user` is whom Claude runs as for it (UID[:GID]), where the operator has just said so.
-    Whatever is missing is reported in one line: an agent lives without Claude Code, too.
+    `user` (UID[:GID]) is the user that Claude runs as, where the operator has just chosen one. Every problem is
+    reported in one line, and None is returned where there is no grant: an agent also works without Claude Code.
     """
     directory = None
     try:
@@ -91,13 +91,13 @@ def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> 
 
 
 def host_has_claude() -> bool:
-    """Say whether there is a Claude Code that the bridge could serve."""
+    """Say whether the host has a Claude Code that the bridge could serve."""
     with _operator() as operator:
         return operator.find_cli() is not None
 
 
 def have_bubblewrap(say: Say) -> None:
-    """Make sure that calls can be confined: install bubblewrap where this is root's Debian or Ubuntu."""
+    """Make sure that calls can be confined. Installs bubblewrap when run as root on Debian or Ubuntu."""
     if shutil.which("bwrap") is None and os.geteuid() == 0 and shutil.which("apt-get"):
         say("bubblewrap missing: installing it from the distribution ...")
         engine_setup.apt("update")
@@ -108,7 +108,7 @@ def have_bubblewrap(say: Say) -> None:
 
 @contextmanager
 def _operator() -> Iterator[Operator]:
-    """The usual bridge of this host, whose errors are problems of the tasks."""
+    """Yield the usual bridge of this host. Its errors become a `Problem`."""
     try:
         yield Operator()
     except OperatorError as error:

@@ -1,4 +1,4 @@
-"""What goes wrong, in one line each: fact; consequence; what to type."""
+"""Errors for people, each in one line: fact; consequence; what to type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import requests.exceptions
 
 
 class Problem(Exception):
-    """A fault that is told to a person as one line; `code` is the exit code of the task."""
+    """An error that people see as one line. `code` is the exit code of the task."""
 
     def __init__(self, text: str, code: int = 1) -> None:
         super().__init__(text)
@@ -23,7 +23,7 @@ ENGINE_AWAY = "no Docker engine answers at {where}; run `bin/invoke engine.up`, 
 
 @contextmanager
 def docker_errors_as_problems(where: str) -> Iterator[None]:
-    """Turn what the Docker SDK raises into a `Problem`; `where` is the engine's address."""
+    """Turn errors of the Docker SDK into a `Problem`. `where` is the engine's address."""
     try:
         yield
     except docker.errors.ImageNotFound as error:

@@ -1,4 +1,4 @@
-"""The clone's folder, and how a file of it is replaced."""
+"""The clone's folder, and replacing a file in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a whole file: who reads it meanwhile sees the old text or the new one, never a part."""
+    """Replace a whole file. Readers see the old text or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(text)

@@ -1,4 +1,4 @@
-"""How the library reports progress to a person: through a function that its caller gives."""
+"""How the library reports progress to people: through a function that the caller provides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way from a bare machine to a healthy agent, through all rooms of the pipeline."""
+"""Everything from a bare machine to a healthy agent, with all parts of the pipeline."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.reporting import Say
 def from_bare_machine(
     workspace: Path, variant: image.Variant, options: image.Options, say: Say, *, chown: bool, as_root: bool
 ) -> compose.Running:
-    """Have an engine, the image, the bridge and one agent on `workspace`.
+    """Provide an engine, the image, the bridge and one agent on `workspace`.
 
-    `chown` and `as_root` decide what becomes of a workspace that belongs to root (`workspace.owner_of`).
+    `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`).
     """
     owner = owner_of(workspace, chown=chown, as_root=as_root)
     say(engine_setup.up(say))

@@ -11,7 +11,7 @@ PAUSE_S = 0.05
 
 
 def wait_until(happened: Callable[[], bool], limit_s: float, otherwise: str) -> None:
-    """Ask again and again; a `Problem` with the text `otherwise` once `limit_s` seconds are over."""
+    """Ask repeatedly. Raises a `Problem` with the text `otherwise` after `limit_s` seconds."""
     deadline = time.monotonic() + limit_s
     while not happened():
         if time.monotonic() > deadline:

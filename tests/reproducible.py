@@ -21,7 +21,7 @@ MOST_SHOWN = 20
 
 
 def main() -> int:
-    """Compare; 1 where a layer differs, with the files that make it differ."""
+    """Compare the builds. Returns 1 when a layer differs, and prints the files that differ."""
     differing = 0
     with engine.connected() as client:
         for variant in image.VARIANTS.values():
@@ -60,7 +60,7 @@ def _compare(client: docker.DockerClient, first: str, second: str) -> int:
 def _files(
     client: docker.DockerClient, reference: str, digests: list[str], numbers: list[int]
 ) -> dict[str, tuple[int, int, str]]:
-    """Return mode, time and digest of the content of each entry of the numbered layers."""
+    """Return mode, time and digest of each entry in the numbered layers."""
     wanted = {digests[number] for number in numbers}
     found: dict[str, tuple[int, int, str]] = {}
     with tempfile.TemporaryDirectory() as folder:

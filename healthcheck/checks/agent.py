@@ -1,4 +1,4 @@
-"""`agent`: what the agent runs is there. Nothing is observed; the supervisor knows at once."""
+"""`agent`: what the agent should run is running. There is no probe, because the supervisor knows at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AgentCheck(Check):
     recoverable = True
 
     def evaluate(self, agent: AgentFacts) -> Finding:
-        """Return what the agent's state means."""
+        """Evaluate the agent's state."""
         if agent.state in GOOD_STATES and not agent.problem:
             return Finding(PASS, f"{agent.state}: {agent.what_runs} (pid {agent.pid})")
         return Finding(FAIL, f"{agent.state}: {agent.problem or agent.what_runs}")

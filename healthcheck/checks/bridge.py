@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 EVERY_S, DEADLINE_S = 4.0, 1.5
 ANSWER_LIMIT_S = 1.0
 HELLO_EVERY = 15
-"""Looks over one connection: about each minute the server says again which CLI it has."""
+"""Observations over one connection. About once a minute a new hello shows which CLI the server has."""
 SOCKET_PATH_BYTES = 107
-"""What the kernel allows for a socket's path."""
+"""The kernel's limit for a socket's path."""
 
 SENTENCES = {
     "not-mounted": "{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory",
@@ -33,7 +33,7 @@ SENTENCES = {
 
 
 class BridgeCheck(Check):
-    """Asks the server behind the socket at `path` for a sign of life."""
+    """Pings the server behind the socket at `path`."""
 
     name = "bridge"
 
@@ -56,7 +56,7 @@ class BridgeCheck(Check):
 
 
 class Client:
-    """Keeps one connection: the socket's file alone proves nothing, and a hello for each look would be noise."""
+    """Keeps one connection: the socket's file alone proves nothing, and a hello each time would fill the log."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -64,7 +64,7 @@ class Client:
         self._looks = 0
 
     def ask(self) -> str:
-        """Return what answers; ProbeError with what to do. May block for a second."""
+        """Return what answers. Raises ProbeError with what to do. May block for a second."""
         if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES:
             raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {SOCKET_PATH_BYTES} bytes; mount it elsewhere")
         if self._looks % HELLO_EVERY == 0:
@@ -76,6 +76,6 @@ class Client:
             sentence = SENTENCES.get(fault.kind) or "; ".join([fault.text, *STEPS.get(fault.kind, ())[:1]])
             raise ProbeError(sentence.format(directory=Path(self._path).parent)) from None
         if not server.get("cli"):
-            self._connection.close()  # so that the next look sees when a CLI has come
+            self._connection.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
         return f"{server.text('cli')} for grant {server.text('grant')}"

@@ -1,4 +1,4 @@
-"""`disk`: there is room on the volumes that can be written. Judges what the check `volumes` has seen."""
+"""`disk`: the writable volumes have free space. Evaluates the observations of the check `volumes`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 LITTLE_SPACE = 0.05
 LITTLE_SPACE_BYTES = 1 << 30
-"""5 % of a large disk is plenty: what counts as little is below 5 % and below 1 GiB."""
+"""5 % of a large disk is plenty, so space is low only when it is below 5 % and below 1 GiB."""
 
 
 class DiskCheck(Check):
@@ -24,7 +24,7 @@ class DiskCheck(Check):
         self._volumes = volumes
 
     def evaluate(self, agent: AgentFacts) -> Finding:
-        """Return which volumes are short of space, or the least that is left."""
+        """Return which volumes are short of space, or the least free space."""
         seen = self._volumes.seen.values()
         age_s = max(observation.age_s for observation in seen)
         found = [observation.value for observation in seen if observation.value is not None]
@@ -38,7 +38,7 @@ class DiskCheck(Check):
 
 
 def is_short_of_space(volume: VolumeStatus) -> bool:
-    """Say whether space or file numbers are about to run out."""
+    """Say whether space or inodes are about to run out."""
     if volume.total and volume.free < min(LITTLE_SPACE * volume.total, LITTLE_SPACE_BYTES):
         return True
     return volume.files > 0 and volume.free_files < LITTLE_SPACE * volume.files

@@ -1,4 +1,4 @@
-"""`memory`: the container is not about to run out of memory, as its own cgroup says."""
+"""`memory`: the container is not about to run out of memory, according to its own cgroup."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EVERY_S, DEADLINE_S = 5.0, 2.0
 MUCH = 0.9
 
 UNLIMITED = 1 << 60
-"""cgroup v1 writes no limit as a number near 2^63."""
+"""cgroup v1 shows "no limit" as a number near 2^63."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Use and limit of the container in bytes; `limit` 0 where there is none."""
+    """Memory use and limit of the container in bytes; `limit` is 0 where there is none."""
 
     used: int
     limit: int
@@ -46,7 +46,7 @@ class MemoryCheck(Check):
         return evaluate(self._probe.last)
 
     def metrics(self) -> Iterable[Metric]:
-        """Return use, limit and kills."""
+        """Return use, limit and the number of kills."""
         memory = self._probe.last.value
         if memory is None:
             return
@@ -61,7 +61,7 @@ class MemoryCheck(Check):
 
 
 def evaluate(seen: Observation[Memory]) -> Finding:
-    """Return how much of the limit is used, and what to do when it is much."""
+    """Return how much of the limit is used, and what to do when it is too much."""
     memory, age_s = seen.value, seen.age_s
     if memory is None:
         return Finding(WARN, seen.why_missing, age_s)
@@ -76,7 +76,7 @@ def evaluate(seen: Observation[Memory]) -> Finding:
 
 
 def read(root: Path = Path("/sys/fs/cgroup")) -> Memory:
-    """Read the container's own cgroup, version 2 or 1; cache that can be dropped at once does not count."""
+    """Read the container's own cgroup, version 2 or 1. Cache that can be dropped at once does not count."""
     if (root / "memory.current").exists():
         return Memory(
             used=_number(root / "memory.current") - _field(root / "memory.stat", "inactive_file"),

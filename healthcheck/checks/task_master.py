@@ -18,7 +18,7 @@ EVERY_S, DEADLINE_S = 60.0, 2.0
 
 
 class TaskMasterCheck(Check):
-    """Finds the program on PATH; to run it would cost 2 s of a core."""
+    """Finds the program on PATH. Running it would cost 2 s of a core."""
 
     name = "task-master"
 
@@ -36,7 +36,7 @@ class TaskMasterCheck(Check):
 
 
 def find(version: str) -> str:
-    """Return version and place of the program. ProbeError."""
+    """Return version and path of the program. Raises ProbeError."""
     path = shutil.which("task-master")
     if path is None:
         raise ProbeError("task-master is not on PATH; build the image anew with `invoke build`")

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from healthcheck.facts import AgentFacts, Pane
 
 EVERY_S, DEADLINE_S = 3.0, 1.8
-"""Pace and deadline together stay below 5 s, after which health has to tell the truth."""
+"""Interval and deadline together stay below 5 s, the limit within which health has to be right."""
 
 
 class TmuxCheck(Check):
-    """Lists the panes; `panes` is None where a command runs in place of the session."""
+    """Lists the panes. `panes` is None where a command runs in place of the session."""
 
     name = "tmux"
     required = True
@@ -31,21 +31,21 @@ class TmuxCheck(Check):
 
     @property
     def panes(self) -> list[Pane]:
-        """Return the panes that were seen last; empty where there are none, or nobody knows."""
+        """Return the panes of the last observation; empty where there are none, or none is known."""
         return (self._probe.last.value if self._probe else None) or []
 
     @property
     def sessions(self) -> set[str]:
-        """Return the names of the sessions that were seen last."""
+        """Return the names of the sessions in the last observation."""
         return {pane.session for pane in self.panes}
 
     def observe_again(self) -> None:
-        """Look now."""
+        """Observe now."""
         if self._probe:
             self._probe.observe_again()
 
     def evaluate(self, agent: AgentFacts) -> Finding:
-        """Return whether the session is there."""
+        """Evaluate whether the session exists."""
         if agent.is_command or self._probe is None:
             return Finding(PASS, "not used: a command runs instead of the session")
         seen = self._probe.last

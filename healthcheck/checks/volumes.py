@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from healthcheck.facts import AgentFacts, VolumeStatus
 
 EVERY_S, DEADLINE_S = 3.0, 1.5
-"""Pace and deadline together stay below 5 s, after which health has to tell the truth."""
+"""Interval and deadline together stay below 5 s, the limit within which health has to be right."""
 
 
 class VolumesCheck(Check):
-    """Looks at each volume by a function of its own, which may block."""
+    """Observes each volume with its own function, which may block."""
 
     name = "volumes"
     required = True
 
     def __init__(self, observe: Mapping[str, Callable[[], VolumeStatus]]) -> None:
-        # one thread for each volume, so that a hung one hides no other
+        # one thread for each volume, so that one that hangs does not hide the others
         self._probes = {
             path: Probe(path, partial(Worker().call, look), every_s=EVERY_S, deadline_s=DEADLINE_S)
             for path, look in observe.items()
@@ -34,11 +34,11 @@ class VolumesCheck(Check):
 
     @property
     def seen(self) -> dict[str, Observation[VolumeStatus]]:
-        """Return what was seen last, by path."""
+        """Return the last observations, by path."""
         return {path: probe.last for path, probe in self._probes.items()}
 
     def hangs(self, path: str) -> bool:
-        """Say whether who touches this volume would hang too."""
+        """Say whether access to this volume would block."""
         return self._probes[path].last.problem.startswith("hung")
 
     def is_bad(self, path: str) -> bool:
@@ -47,7 +47,7 @@ class VolumesCheck(Check):
         return bool(last.problem or (last.value and last.value.problem))
 
     def evaluate(self, agent: AgentFacts) -> Finding:
-        """Return what is wrong with which volume."""
+        """Return which volumes have problems, and which problems."""
         problems, words = [], []
         seen = self.seen
         for path, observation in seen.items():
@@ -61,7 +61,7 @@ class VolumesCheck(Check):
         return Finding(FAIL, "; ".join(problems), age_s) if problems else Finding(PASS, ", ".join(words), age_s)
 
     def metrics(self) -> Iterable[Metric]:
-        """Return free and whole size of each volume."""
+        """Return free and total size of each volume."""
         found = [observation.value for observation in self.seen.values() if observation.value is not None]
         free = tuple(({"path": volume.path}, float(volume.free)) for volume in found)
         total = tuple(({"path": volume.path}, float(volume.total)) for volume in found)

@@ -1,1 +1,1 @@
-"""Run agents: Compose projects of compose.yaml, the list of them, their logs, and a check of their life."""
+"""Run agents: Compose projects made from compose.yaml, their list, their logs, and the lifecycle check."""

@@ -1,7 +1,7 @@
-"""Run agents from compose.yaml, which alone describes an agent's container.
+"""Run agents from compose.yaml, the only description of an agent's container.
 
-Each agent is a Compose project of its own. What tells one from another are values of the template, and a second file
-that is generated for what the template has no value for: names, labels, a folder as the workspace.
+Each agent is a Compose project of its own. Agents differ in the values for the template (compose.yaml), and in a second
+file that is generated for what has no such value: names, labels, a folder as the workspace.
 """
 
 from __future__ import annotations
@@ -34,24 +34,27 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 HASH_LABEL = "com.docker.compose.config-hash"
 SHARED_VOLUME = "magents-shared"
-HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need their time
+HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need longer
 PORT_TAKEN = re.compile("port is already allocated|address already in use")
 STOP_S = 30  # as the template's stop_grace_period
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the template calls the parts of one variant."""
+    """The template's names for the parts of one variant."""
 
     agent: str
     """The agent's service, and its volume for /agent."""
     helper: str
     """The service that prepares the volumes."""
     values: str
-    """How the names of its own values begin."""
+    """The prefix of the values that only this variant has."""
     profile: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Services of the other variant that have no profile. Compose makes the volumes of all that are enabled."""
+    """Services of the other variant that have no profile.
+
+    They are disabled here, because Compose makes the volumes of all enabled services.
+    """
 
 
 PARTS = {
@@ -62,39 +65,44 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Project:
-    """One agent's container as a project of the template."""
+    """One agent's container as a Compose project made from the template."""
 
     name: str
     variant: str
     image: str
     values: Mapping[str, str] = field(default_factory=dict)
-    """Of the template's ${…}, by name. Those that are not here count as they do for Compose: from the environment and
-    from .env beside the template."""
+    """Values for the template's ${…}, by name.
+
+    Compose takes all others from the environment and from .env beside the template.
+    """
     service: Mapping[str, object] = field(default_factory=dict)
-    """What the agent's service has beside the template, in Compose's words."""
+    """Settings of the agent's service beyond the template, in Compose's format."""
     volumes: Mapping[str, str] = field(default_factory=dict)
-    """Volumes that are there already and outlive the project: the template's name, the engine's name."""
+    """Volumes that outlive the project and must exist already: the engine's name by the template's name."""
 
     @property
     def part(self) -> Part:
-        """What the template calls it."""
+        """The names of this variant's parts."""
         return PARTS[self.variant]
 
     def at_any_port(self) -> Project:
-        """Return the same project with a free port of the engine's choice for health."""
+        """Return the same project, with a free port for health that the engine chooses."""
         return dataclasses.replace(self, values={**self.values, f"{self.part.values}_PORT": "0"})
 
     def up(self) -> None:
-        """Create what is missing or changed, start it and wait until it is healthy; a `Problem` is Compose's error."""
+        """Create what is missing or changed, start it, and wait until it is healthy.
+
+        Raises Compose's error as a `Problem`.
+        """
         self._compose("up", "--detach", "--pull", "never", "--wait", "--wait-timeout", str(HEALTHY_S), self.part.agent)
 
     def matches(self, container: Container) -> bool:
-        """Say whether Compose would leave the container as it is, apart from its image."""
+        """Say whether Compose would keep the container unchanged. The image is not compared."""
         answer = self._compose("config", "--hash", self.part.agent).split()
         return answer == [self.part.agent, container.labels.get(HASH_LABEL)]
 
     def remove(self) -> None:
-        """Remove the containers at once, with those volumes that are the project's own."""
+        """Remove the containers at once, and the volumes that belong to the project."""
         self._compose("down", "--volumes", "--timeout", "0")
 
     def container(self, client: docker.DockerClient) -> Container | None:
@@ -102,7 +110,7 @@ class Project:
         return self._find(client, self.part.agent)
 
     def remarks(self, client: docker.DockerClient) -> list[str]:
-        """Return what the last run of the service that prepares the volumes said."""
+        """Return the output lines of the last run of the service that prepares the volumes."""
         helper = self._find(client, self.part.helper)
         if helper is None:
             return []
@@ -133,8 +141,8 @@ class Project:
         return done.stdout
 
     def _second_file(self) -> str:
-        """Return the file that is laid over the template; JSON is YAML."""
-        # an engine has some 30 networks to give, and there may be a hundred agents
+        """Return the file that Compose merges into the template. It is JSON, which is also YAML."""
+        # an engine has about 30 networks to give, and there may be a hundred agents
         service = {"network_mode": "bridge", **self.service}
         volumes = {key: {"name": name, "external": True} for key, name in self.volumes.items()}
         others = {name: {"profiles": ["other"]} for name in self.part.left_out}
@@ -142,7 +150,7 @@ class Project:
 
 
 def folder_at(target: str, source: Path) -> dict[str, object]:
-    """Return a mount of a folder of this machine, whatever characters are in its name."""
+    """Return a bind mount of a folder of this machine. Its name may hold any characters."""
     return {"type": "bind", "source": str(source), "target": target, "bind": {"create_host_path": False}}
 
 
@@ -151,7 +159,7 @@ def folder_at(target: str, source: Path) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Running:
-    """A healthy agent, as `up` tells it to a person."""
+    """A healthy agent, with what `up` prints about it."""
 
     name: str
     container: str
@@ -171,9 +179,9 @@ def up(
     say: Say,
     bridge: Path | None = None,
 ) -> Running:
-    """Have the agent `name` running and healthy on `workspace`; one that runs like that already is left alone.
+    """Make sure that the agent `name` runs and is healthy on `workspace`. An agent that already fits is not restarted.
 
-    `bridge` is the directory of its grant for the host's Claude Code.
+    `bridge` is the directory of the agent's grant for the host's Claude Code.
     """
     image.require(client, variant)
     before = ps.find(client, name)
@@ -204,7 +212,7 @@ def _fits(client: docker.DockerClient, container: Container, project: Project) -
 def _replaceable(
     client: docker.DockerClient, container: Container | None, project: Project, say: Say
 ) -> Container | None:
-    """Return the container where Compose can compare and replace it itself; any other is removed, gracefully."""
+    """Return the container when Compose can compare and replace it. Any other is stopped gracefully and removed."""
     if container is None:
         return None
     labels = container.labels
@@ -246,9 +254,9 @@ def _project(
 
 
 def _port(before: Container | None) -> str:
-    """Return the port of this machine for health: the one that was asked for, the usual one, or 0 for any.
+    """Return the port on this machine for health: the present one, the usual one, or 0 for any free port.
 
-    A port that is taken is not asked for, except by the container that has it.
+    A port that is in use is not returned, unless the running agent itself uses it.
     """
     asked = str(ps.HEALTH_PORT)
     if before:
@@ -266,20 +274,20 @@ def _port(before: Container | None) -> str:
 
 
 def _start(client: docker.DockerClient, project: Project, name: str) -> None:
-    """Start the project; a `Problem` tells what failed of it."""
+    """Start the project. Raises a `Problem` that says which part failed."""
     try:
         try:
             project.up()
         except Problem as problem:
             if not PORT_TAKEN.search(str(problem)):
                 raise
-            project.at_any_port().up()  # it was free a moment ago: another `up` was faster
+            project.at_any_port().up()  # another `up` took the port just now
     except Problem as problem:
         raise Problem(_what_failed(client, project, name, str(problem))) from problem
 
 
 def _what_failed(client: docker.DockerClient, project: Project, name: str, error: str) -> str:
-    """Say in the words of the container that failed what Compose only names."""
+    """Explain the error by the output of the container that failed. Compose gives only its name."""
     if "didn't complete successfully" in error:
         return f"the volumes of agent {name} could not be prepared: {(project.remarks(client) or [error])[-1]}"
     container = project.container(client)
@@ -300,7 +308,7 @@ def down(client: docker.DockerClient, names: list[str], say: Say) -> None:
 
 
 def _remove(client: docker.DockerClient, container: Container) -> None:
-    """Stop an agent and remove it, with what else Compose made for it."""
+    """Stop an agent and remove it, and everything else that Compose made for it."""
     container.stop(timeout=STOP_S)
     container.remove()
     project = container.labels.get(PROJECT_LABEL)

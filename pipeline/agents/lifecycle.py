@@ -1,4 +1,4 @@
-"""Check the life of a live agent: start, stop, restart, kill and recover, with the seconds that each step takes."""
+"""Check the lifecycle of a live agent: start, stop, restart, kill, recovery; with the seconds of each step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRACE_S = 5
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done to the container: whether it passed, what was seen, and the seconds it took."""
+    """One step of the check: whether it passed, what was seen, and the seconds it took."""
 
     name: str
     passed: bool
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass
 class Fixture:
-    """An agent of compose.yaml with volumes of its own, which the steps act on."""
+    """An agent of compose.yaml with its own volumes, on which the steps act."""
 
     client: docker.DockerClient
     variant: image.Variant
@@ -47,7 +47,7 @@ class Fixture:
     host: Path | None = None
 
     def open_bridge(self, say: Say) -> None:
-        """Take a folder of this machine's as the workspace, since a grant is for one, and grant it."""
+        """Make a temporary workspace on this machine and grant it. A grant needs a folder, so a volume does not do."""
         if os.geteuid() not in (0, AGENT_UID):
             say(f"the image's user {AGENT_UID} cannot use folders of uid {os.geteuid()}; going on without the bridge")
             return
@@ -56,13 +56,13 @@ class Fixture:
         self.host = bridge.for_agent(self.name, self.workspace, say)
 
     def start(self, command: str = "") -> str:
-        """Have the agent running and healthy; `command` is its AGENT_COMMAND."""
+        """Start the agent and wait until it is healthy. `command` is its AGENT_COMMAND."""
         self._project(command).up()
         return "healthy"
 
     @property
     def container(self) -> Container:
-        """The agent's container, running or not."""
+        """Return the agent's container, running or not. Raises `Problem` when it is gone."""
         found = self._project().container(self.client)
         if found is None:
             raise Problem(f"the container of {self.name} is gone")
@@ -78,7 +78,7 @@ class Fixture:
         return Project(self.name, self.variant.name, self.variant.reference, values, service)
 
     def clear(self) -> None:
-        """Remove the container, the volumes, and the grant with all that belongs to it."""
+        """Remove the container, the volumes, the grant with all its data, and the temporary workspace."""
         self._project().remove()
         if self.host:
             bridge.forget(self.name)
@@ -87,12 +87,12 @@ class Fixture:
 
 
 NO_BRIDGE = (125, 127)
-"""What the client answers where the bridge, or the host's Claude Code, is not there."""
+"""Exit codes of the client when the bridge, or the host's Claude Code, is missing."""
 PLACES = ("workspace", "shared", "agent")
 
 
 def run_lifecycle(client: docker.DockerClient, variant: image.Variant, say: Say) -> Generator[Step, None, None]:
-    """Go through an agent's life, giving each step as it is over."""
+    """Run all steps, and yield each one when it has ended."""
     image.require(client, variant)
     fixture = Fixture(client, variant)
     try:
@@ -158,7 +158,7 @@ def _run(container: Container, script: str) -> str:
 
 
 def _asks_claude(container: Container, fixture: Fixture) -> str:
-    """Ask for the version; a host without Claude Code is no fault, as long as the client says so."""
+    """Ask for the version. A host without Claude Code is no failure, as long as the client reports it."""
     code, output = container.exec_run(["claude-code", "--version"])
     said = str(output.decode(errors="replace").split("\n")[0])
     if code and (code not in NO_BRIDGE or (fixture.host and bridge.host_has_claude())):
@@ -180,7 +180,7 @@ def _ended(container: Container, code: int) -> str:
 
 
 def _recovers(container: Container, script: str) -> str:
-    """Kill something that the supervisor keeps: the container stays, and a session answers again."""
+    """Kill a process that the supervisor restarts. The container must stay, and a session must answer again."""
     started = _state(container)["StartedAt"]
     container.exec_run(["bash", "-c", script])
     _wait(lambda: container.exec_run(["tmux", "has-session", "-t", "=agent"]).exit_code == 0, "a session")
@@ -190,7 +190,7 @@ def _recovers(container: Container, script: str) -> str:
 
 
 def _comes_back(container: Container) -> str:
-    """Kill the main process from inside: the restart policy brings the container back."""
+    """Kill the supervisor from inside. The restart policy must start the container again."""
     started = _state(container)["StartedAt"]
     container.exec_run(["bash", "-c", "pkill -KILL -f agent-entrypoint"], user="0:0", privileged=True)
     _wait(lambda: _state(container)["StartedAt"] != started, "a restart")

@@ -1,4 +1,4 @@
-"""What containers say, shown to people: none of it may steer the terminal that it is shown on."""
+"""Print containers' output for people. Control characters are removed, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 
 from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
-LONGEST_PIECE = 65_536  # bytes of a line at a time: a line may have no end
+LONGEST_PIECE = 65_536  # bytes read at once: a line may have no end
 
 
 def show(container: str, tail: str, *, follow: bool) -> int:
-    """Print what a container said; returns the exit code of Docker's command."""
+    """Print the log of a container. Returns the exit code of Docker's command."""
     command = ["docker", "logs", "--tail", tail, *(["--follow"] if follow else []), container]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except FileNotFoundError:
         raise Problem(NO_DOCKER_COMMAND) from None
-    with process, contextlib.suppress(KeyboardInterrupt):  # ignored because that is how following is ended
+    with process, contextlib.suppress(KeyboardInterrupt):  # ignored because people end following with Ctrl-C
         assert process.stdout is not None
         while piece := process.stdout.readline(LONGEST_PIECE):
             sys.stdout.write(plain(piece.decode(errors="replace")))
@@ -27,5 +27,5 @@ def show(container: str, tail: str, *, follow: bool) -> int:
 
 
 def plain(text: str) -> str:
-    """Return a text with a question mark for each control character."""
+    """Replace each control character in a text by a question mark."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)

@@ -17,7 +17,7 @@ HEALTH_PORT = 3999
 
 @dataclass(frozen=True)
 class Listed:
-    """One agent as a person sees it in a list; `health` is an address, empty where the agent does not run."""
+    """One agent in a list for people. `health` is an address, empty where the agent does not run."""
 
     name: str
     state: str
@@ -28,7 +28,7 @@ class Listed:
 
 
 def container_name(name: str) -> str:
-    """Name the container of the agent `name`, and its Compose project."""
+    """Return the name of the container, and of the Compose project, for the agent `name`."""
     return f"magents-{name}"
 
 
@@ -41,7 +41,7 @@ def find(client: docker.DockerClient, name: str) -> Container | None:
 
 
 def require(client: docker.DockerClient, name: str) -> Container:
-    """Return the container of the agent `name`; a `Problem` names the agents that are there."""
+    """Return the container of the agent `name`. When there is none, raises a `Problem` that lists the agents."""
     container = find(client, name)
     if container is None:
         raise Problem(
@@ -62,7 +62,7 @@ def names(client: docker.DockerClient) -> list[str]:
 
 
 def listing(client: docker.DockerClient) -> list[Listed]:
-    """Describe all agents, by name."""
+    """Return all agents, sorted by name."""
     return [_listed(container) for container in every(client)]
 
 
@@ -82,7 +82,7 @@ def _listed(container: Container) -> Listed:
 
 
 def published_port(container: Container) -> int:
-    """Return the port of this machine at which the container's health answers."""
+    """Return the port of this machine on which the container's health answers."""
     bindings = container.attrs["NetworkSettings"]["Ports"].get(f"{HEALTH_PORT}/tcp") or []
     if not bindings:
         raise Problem(f"{container.name} publishes no port for its health; run `bin/invoke agents.down` and up again")

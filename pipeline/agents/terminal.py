@@ -1,4 +1,4 @@
-"""Docker's command on an agent's container, with this process' own streams."""
+"""Run Docker's command on an agent's container, with this process' own streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
 
 def attach(name: str) -> None:
-    """Become the command that shows the agent's tmux session; it knows how to handle a terminal."""
+    """Replace this process by the command that shows the agent's tmux session and handles the terminal."""
     try:
         os.execvp("docker", ["docker", "exec", "-it", container_name(name), "tmux", "attach", "-t", "agent"])
     except FileNotFoundError:
@@ -18,7 +18,7 @@ def attach(name: str) -> None:
 
 
 def run(name: str, command: list[str], *, on_terminal: bool) -> int:
-    """Run a command in an agent's container; returns its exit code."""
+    """Run a command in an agent's container. Returns its exit code."""
     flags = ["-it"] if on_terminal else ["-i"]
     try:
         return subprocess.call(["docker", "exec", *flags, container_name(name), *command])

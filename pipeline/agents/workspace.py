@@ -1,4 +1,4 @@
-"""The folder that an agent works in, and whom the agent runs as: its owner."""
+"""The folder that an agent works in, and the user that the agent runs as: the folder's owner."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline import bridge
 from pipeline.errors import Problem
 
 AGENT_UID = 1000
-"""The image's user, who also has a group of this number."""
+"""The image's user. Its group has the same number."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whom the agent runs as: the owner of its workspace."""
+    """The user and group that the agent runs as: the owner of its workspace."""
 
     uid: int
     gid: int
 
 
 def owner_of(workspace: Path, *, chown: bool, as_root: bool) -> Owner:
-    """Say whom the agent runs as. A workspace of root's is an error until a person chose what to do about it."""
+    """Return the owner of the workspace. Root as the owner is a `Problem` until a person has chosen what to do."""
     if not workspace.is_dir():
         raise Problem(f"workspace {workspace} is no folder; make it, or name another with --workspace", 64)
     facts = workspace.stat()
@@ -39,14 +39,17 @@ def owner_of(workspace: Path, *, chown: bool, as_root: bool) -> Owner:
 
 
 def named(workspace: str) -> Path:
-    """Return the folder that a person named, links followed; a `Problem` where an agent can have made one of them."""
+    """Return the folder that a person named, with links resolved.
+
+    Raises a `Problem` when an agent could have made one of the links.
+    """
     path = Path(workspace).expanduser()
     bridge.refuse_links_of_containers(path)
     return path.resolve()
 
 
 def default_workspace(root: Path) -> Path:
-    """Return the folder beside compose.yaml, made on first use and given to the image's user."""
+    """Return the folder beside compose.yaml. It is made on first use and given to the image's user."""
     workspace = root / "workspace"
     if not workspace.exists():
         workspace.mkdir()
@@ -56,7 +59,7 @@ def default_workspace(root: Path) -> Path:
 
 
 def _give(workspace: Path, uid: int) -> None:
-    """Give a tree to `uid`: links themselves, and never what they point at."""
+    """Give a tree to `uid`. Links themselves are given, never their targets."""
     for folder, _, files, descriptor in os.fwalk(workspace, follow_symlinks=False):
         del folder
         os.chown(descriptor, uid, uid)

@@ -1,1 +1,1 @@
-"""What a bare machine lacks: a Docker engine, a base image, and a look at what is there."""
+"""What a bare machine may lack: a Docker engine and a base image; and a check of what is there."""

@@ -1,8 +1,8 @@
-"""The base that the images stand on: node:NN-slim from a registry, or one of the same shape made here.
+"""The base of the images: node:NN-slim from a registry, or a similar one made here.
 
-Where no registry answers, Debian's minimal root comes from mmdebstrap and Node with its package managers from npm.
-The made image is named by a digest of its recipe, so finding it again is the memory: neither is a registry asked
-nor anything made a second time, until `--pull`.
+Where no registry answers, mmdebstrap makes a minimal Debian, and npm provides Node and its package managers. The tag of
+such a base is a digest of its recipe. If that image exists it is reused: no registry is asked and nothing is made
+again, until `--pull`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ DEBIAN_ROOT = (
     *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "groff", "info", "lintian", "locale", "man")),
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
 )
-RECIPE_EPOCH = 1767225600  # 2026-01-01: the time that files of a made base carry, so that its content repeats
+RECIPE_EPOCH = 1767225600  # 2026-01-01: the time of all files in a made base, so that its content is reproducible
 
 
 @dataclass(frozen=True)
 class Base:
-    """The image to build on, and why it was chosen, as a person is told."""
+    """The image to build on, and the reason for the choice, as people are told."""
 
     reference: str
     why: str
@@ -55,7 +55,7 @@ class Base:
 def choose(
     client: docker.DockerClient, say: Say, *, given: str | None, node: str, architecture: str, pull: bool
 ) -> Base:
-    """Decide which base to use; pulls or makes it where it is not there yet."""
+    """Choose the base, and pull or make it where it is missing. Raises Problem."""
     if given:
         return Base(given, "chosen by --base-image")
     if node not in NODES:
@@ -92,10 +92,10 @@ def _is_there(client: docker.DockerClient, reference: str, architecture: str) ->
 
 
 def _registry_has(client: docker.DockerClient, reference: str) -> bool:
-    """Ask the engine, within `REGISTRY_ANSWER_S`, whether its registry serves `reference`.
+    """Ask the engine, within `REGISTRY_ANSWER_S` seconds, whether its registry serves `reference`.
 
-    The engine asks, not this process, because proxies and mirrors are the engine's. Its own tries last 15 s and
-    cannot be shortened, so the question is put in a thread that is left behind.
+    The engine asks, because proxies and mirrors are configured there. Its own attempts last 15 s and cannot be
+    shortened, so a thread waits for them and is abandoned after the limit.
     """
     answer: list[bool] = []
 
@@ -116,7 +116,7 @@ def _registry_has(client: docker.DockerClient, reference: str) -> bool:
 
 
 def _tag(node: str, architecture: str) -> str:
-    """Name a made base by what it is and by a digest of everything that its content follows from."""
+    """Return the tag of a made base: its kind, and a digest of everything that decides its content."""
     recipe = hashlib.sha256(repr((SUITE, RECIPE_EPOCH, DEBIAN_ROOT)).encode())
     for name in ("Dockerfile", "package-lock.json"):
         recipe.update((ROOT / "docker" / "base" / name).read_bytes())
@@ -179,7 +179,7 @@ def _debian_root(target: Path, architecture: str) -> None:
 
 
 def _fetch(name: str, locked: dict[str, str], directory: Path) -> Path:
-    """Download the package `name` at its locked version with npm, and check it against the lock's own digest."""
+    """Download the package `name` in its locked version with npm, and check it against the lock's digest."""
     wanted = f"{name}@{locked['version']}"
     command = ["npm", "pack", "--silent", "--pack-destination", str(directory), wanted]
     done = subprocess.run(command, capture_output=True, text=True, cwd=directory, stdin=subprocess.DEVNULL)
@@ -196,7 +196,7 @@ def _fetch(name: str, locked: dict[str, str], directory: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path, keep: tuple[str, ...] = ()) -> None:
-    """Unpack npm's archive, whose only folder is `package`, into `target`: all of it, or the entries in `keep`."""
+    """Unpack npm's archive into `target`: everything in its only folder, `package`, or the entries in `keep`."""
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as content:
         members = []

@@ -1,4 +1,4 @@
-"""What is there for building and running agents, what is missing, and what to type."""
+"""Check what building and running agents needs: what is there, what is missing, and what to type."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import requests.exceptions
 from pipeline.bootstrap import base, engine, engine_setup
 from pipeline.errors import Problem
 
-ROOM_GB = 8  # a build of both variants from nothing, with the base and the build cache, takes 6
+ROOM_GB = 8  # building both variants from nothing, with the base and the build cache, takes 6
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about this machine; `remedy` is what to type where it is not well."""
+    """One fact about this machine. `remedy` is what to type where something is wrong."""
 
     what: str
     state: Literal["ok", "warning", "missing"]
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything that building and running needs; nothing is changed."""
+    """Check everything that building and running needs. Nothing is changed."""
     findings = [_command(), *(_plugin(name) for name in ("buildx", "compose"))]
     try:
         where = engine.chosen().where
@@ -89,7 +89,7 @@ def _room(root: str) -> Iterator[Finding]:
     try:
         free_gb = shutil.disk_usage(root).free / 1e9
     except OSError:
-        return  # ignored because the engine may be on another machine, whose disk is not seen from here
+        return  # ignored because the engine may be on another machine, whose disk cannot be seen from here
     if free_gb < ROOM_GB:
         detail = f"{free_gb:.1f} GB free, a build from nothing needs {ROOM_GB}"
         yield Finding("disk", "warning", detail, "docker system prune")

@@ -1,7 +1,7 @@
-"""The Docker engine: which one is meant, whether it answers, and a client for it.
+"""The Docker engine: which one is chosen, whether it answers, and a client for it.
 
 The engine is chosen as Docker's own command chooses it: DOCKER_HOST, then DOCKER_CONTEXT, then the current context of
-the configuration, then the local socket. The SDK by itself knows only the first of these.
+the configuration, then the local socket. The SDK alone uses only the first of these.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from docker.utils import kwargs_from_env
 
 from pipeline.errors import Problem, docker_errors_as_problems
 
-MINIMUM_VERSION = 25  # the first that heeds a health check's start interval
-ANSWER_S = 5  # an engine that needs longer to say its version is not usable either
+MINIMUM_VERSION = 25  # the first version that supports a health check's start interval
+ANSWER_S = 5  # an engine that needs longer to report its version is unusable
 WORK_S = 600  # removing a large container or exporting an image takes minutes on a slow disk
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine's address and how to make a client for it."""
+    """An engine's address, and the options for a client."""
 
     where: str
     options: dict[str, object]
 
     def client(self, timeout: int = WORK_S) -> docker.DockerClient:
-        """Connect; raises the SDK's errors when nothing answers."""
+        """Connect. Raises the SDK's errors when nothing answers."""
         return docker.DockerClient(version="auto", timeout=timeout, **self.options)
 
 
 def chosen() -> Engine:
-    """Say which engine Docker's command would use, without connecting to it."""
+    """Return the engine that Docker's command would use, without connecting to it."""
     if os.environ.get("DOCKER_HOST"):
         options = kwargs_from_env()
         return Engine(os.environ["DOCKER_HOST"], _with_ssh(options))
@@ -62,7 +62,7 @@ def _with_ssh(options: dict[str, object]) -> dict[str, object]:
 
 
 def version() -> str | None:
-    """Return the version of the engine that answers, or None where none does within `ANSWER_S`."""
+    """Return the version of the engine, or None when none answers within `ANSWER_S` seconds."""
     try:
         with closing(chosen().client(timeout=ANSWER_S)) as client:
             return str(client.version()["Version"])
@@ -72,7 +72,7 @@ def version() -> str | None:
 
 @contextmanager
 def connected() -> Iterator[docker.DockerClient]:
-    """Give a client; everything that the SDK raises inside becomes a `Problem`."""
+    """Yield a client. Every error of the SDK inside the block becomes a `Problem`."""
     engine = chosen()
     with docker_errors_as_problems(engine.where):
         client = engine.client()

@@ -1,7 +1,8 @@
-"""Have a Docker engine: use the one that answers, else install one from the distribution's packages and start it.
+"""Provide a Docker engine: use the one that answers, or install one from the distribution's packages and start it.
 
-Debian 12's own engine (20.10, without buildx and Compose 2) is too old, so there four packages come from the next
-suite. It is added pinned so low that nothing else is taken from it; its address is derived from the machine's own.
+Debian 12's own engine (20.10, without buildx and Compose 2) is too old, so four packages come from the next suite
+there. That suite is added with a priority so low that no other package is taken from it. Its address is derived from
+the machine's own sources.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.reporting import Say
 from pipeline.waiting import wait_until
 
 START_S = 60  # dockerd needs 3 s on two cores; a cold disk with many layers to check needs more
-STOP_S = 60  # an engine stops its containers first, 10 s each but together
+STOP_S = 60  # an engine first stops its containers: 10 s each, all at the same time
 RUN = Path("/run")
 APT_FILES = Path("/etc/apt")
 LOG = Path("/var/log/magents-engine.log")
@@ -39,7 +40,7 @@ ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where a distribution keeps the engine: package names, and the later suite to take them from, if any."""
+    """The packages of a distribution's engine, and the later suite to take them from, if any."""
 
     packages: tuple[str, ...]
     suite: str | None = None
@@ -53,7 +54,7 @@ SOURCES: dict[tuple[str, str | None], Source] = {
 
 
 def up(say: Say) -> str:
-    """Make sure of an engine with buildx and Compose; the answer says in one line which it is."""
+    """Make sure that an engine with buildx and Compose runs. Returns one line that says which it is."""
     with _one_at_a_time():
         running = engine.version()
         missing = _missing_parts(engine_too=running is None)
@@ -84,7 +85,7 @@ def down(say: Say) -> None:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Let several calls make sure of one engine in turn; where /run is not ours, nothing is started anyway."""
+    """Let only one call at a time provide an engine. Where /run is not writable, nothing is started anyway."""
     if os.geteuid() != 0 or not RUN.is_dir():
         yield
         return
@@ -97,7 +98,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def plugin_version(plugin: str) -> str | None:
-    """Return the version of a plugin of Docker's command (`buildx`, `compose`), None where it is missing."""
+    """Return the version of a plugin of Docker's command (`buildx`, `compose`), or None where it is missing."""
     if not shutil.which("docker"):
         return None
     answer = subprocess.run(["docker", plugin, "version"], capture_output=True, text=True)
@@ -134,7 +135,7 @@ def _install(say: Say, missing: list[str]) -> None:
 
 
 def _distribution() -> Source | None:
-    """Return where this machine's distribution keeps the engine, None where it is neither Debian nor Ubuntu."""
+    """Return the packages for this machine's distribution, or None where it is neither Debian nor Ubuntu."""
     try:
         lines = Path("/etc/os-release").read_text().splitlines()
     except OSError:
@@ -147,7 +148,7 @@ def _distribution() -> Source | None:
 
 
 def apt(*arguments: str) -> None:
-    """Run apt-get to its end, waiting for others that do; a `Problem` when it fails."""
+    """Run apt-get to its end, after other runs of it have ended. Raises a `Problem` when it fails."""
     command = [*APT, *arguments]
     done = subprocess.run(command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, stdin=subprocess.DEVNULL)
     if done.returncode:
@@ -155,7 +156,7 @@ def apt(*arguments: str) -> None:
 
 
 def _add_suite(suite: str, say: Say) -> None:
-    """Add `suite` beside the present one, pinned so low that only what is asked for by name comes from it."""
+    """Add `suite` beside the present one, with a priority so low that only explicitly named packages come from it."""
     uris, keyring = _present_source()
     signed = f"Signed-By: {keyring}\n" if keyring else ""
     source = APT_FILES / "sources.list.d" / f"magents-{suite}.sources"
@@ -169,7 +170,7 @@ def _add_suite(suite: str, say: Say) -> None:
 
 
 def _present_source() -> tuple[str, str]:
-    """Return the address and keyring of the first Debian source of this machine, in either notation."""
+    """Return the address and keyring of this machine's first Debian source, in either file format."""
     etc = APT_FILES
     for path in sorted((etc / "sources.list.d").glob("*.sources")):
         for stanza in path.read_text().split("\n\n"):
@@ -236,7 +237,7 @@ def _started_by_us() -> dict[str, str] | None:
 
 
 def _start_time(pid: int) -> str | None:
-    """Return the kernel's start time of a process, which tells it from a later one with the same number."""
+    """Return the kernel's start time of a process, which tells it from a later one with the same pid."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,1 +1,1 @@
-"""Build the two images: the source that they are of, and buildx with its progress passed through."""
+"""Build the two images: their source, and buildx with its progress passed through."""

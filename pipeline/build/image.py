@@ -1,4 +1,4 @@
-"""Building the two images with buildx, whose own progress is what a person sees."""
+"""Build the two images with buildx, whose own progress is shown to people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CA_VARIABLES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the images: the Dockerfile's VARIANT and the tag that it goes by locally."""
+    """One of the images: the Dockerfile's VARIANT, and the local tag."""
 
     name: str
     tag: str
@@ -36,7 +36,7 @@ class Variant:
         return f"{REPOSITORY}:{self.tag}"
 
 
-# The only list of variants in the project; noxfile.py's copy is held to it by tests/unit/test_lists.py.
+# The only list of variants in the project. tests/unit/test_lists.py checks that noxfile.py's copy is equal.
 VARIANTS = {"prod": Variant("prod", "latest"), "dev": Variant("dev", "dev")}
 
 
@@ -46,7 +46,7 @@ def _option(default: T, text: str) -> T:
 
 @dataclass(frozen=True)
 class Options:
-    """What a person may choose about a build. The tasks take their options and the help from here."""
+    """What a person may choose about a build. The tasks take their options and help texts from here."""
 
     no_cache: bool = _option(False, "build every step anew")
     base_image: str | None = _option(None, "build on this image instead of node:NN-slim")
@@ -59,7 +59,7 @@ class Options:
     pull: bool = _option(False, "ask the registry again for the base")
 
 
-# What a failed build's output says, in the order in which it is looked for, and what that means to a person.
+# What a failed build prints, in the order of the search, and what it means to a person.
 REASONS = (
     (
         r"no space left on device|disk quota exceeded",
@@ -89,7 +89,7 @@ REASONS = (
 
 
 def build(client: docker.DockerClient, variant: Variant, options: Options, say: Say) -> str:
-    """Build `variant` and tag it; returns the image's id. The tag moves only when the whole image is there."""
+    """Build `variant` and tag it. Returns the image's id. The tag moves only when the whole image is built."""
     if not DOCKERFILE.is_file():
         raise Problem("docker/Dockerfile is missing, so nothing can be built; run `git checkout docker/Dockerfile`")
     architecture = _architecture(options.platform)
@@ -100,7 +100,7 @@ def build(client: docker.DockerClient, variant: Variant, options: Options, say: 
     say(f"building {variant.reference} on {foundation.reference} ({foundation.why})")
     facts = source.describe()
     command = _command(variant, options, foundation, architecture, facts, bundle)
-    # buildx' own look at git adds nothing to the image, and a warning where another user owns the clone
+    # buildx' own look at git adds nothing to the image, and warns where another user owns the clone
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(facts.epoch_s), "BUILDX_GIT_INFO": "false"}
     try:
         code, tail = passthrough.run(command, environment)
@@ -113,7 +113,7 @@ def build(client: docker.DockerClient, variant: Variant, options: Options, say: 
 
 
 def reason(output: str) -> str:
-    """Say in one sentence why a build failed, from the end of what it printed."""
+    """Return one sentence that says why a build failed, from the end of its output."""
     for pattern, meaning in REASONS:
         if re.search(pattern, output, re.IGNORECASE):
             return meaning
@@ -122,7 +122,7 @@ def reason(output: str) -> str:
 
 
 def require(client: docker.DockerClient, variant: Variant) -> None:
-    """Raise a `Problem` where the variant's image is not there."""
+    """Raise a `Problem` where the variant's image is missing."""
     if not client.images.list(variant.reference):
         raise Problem(f"image {variant.reference} is missing; run `bin/invoke build.{variant.name}`")
 
@@ -154,7 +154,7 @@ def _command(
 
 
 def ca_bundle(given: str | None) -> Path | None:
-    """Return the file of extra certificates for the build: the one given, else the first that a variable names."""
+    """Return the file of extra certificates for the build: the given one, or the first that a variable names."""
     named = [("--ca-bundle", given)] if given else [(name, os.environ.get(name)) for name in CA_VARIABLES]
     for name, value in named:
         if value:

@@ -1,4 +1,4 @@
-"""Run a program whose output a person watches, and keep the end of it to say what went wrong."""
+"""Run a program, show its output, and keep the end of the output to explain a failure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import sys
 import termios
 from collections.abc import Mapping
 
-TAIL_BYTES = 65536  # a failing step of buildx repeats its last lines at the end; npm's and apt's fit many times
+TAIL_BYTES = 65536  # a failing step of buildx repeats its last lines at the end; those of npm and apt fit many times
 
 
 def run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Run `command`, passing what it prints to standard error as it comes; returns its exit code and the tail.
+    """Run `command` and copy its output to standard error at once. Returns its exit code and the end of its output.
 
-    On a terminal the program gets a terminal too, so that it draws its progress as if called directly.
+    When standard error is a terminal, the program gets a terminal too, so that it shows its progress as usual.
     """
     on_terminal = sys.stderr.isatty()
     source, sink = _terminal_pair() if on_terminal else os.pipe()
@@ -31,7 +31,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
         tail = _pass_on(source)
         return process.wait(), tail.decode(errors="replace")
     except KeyboardInterrupt:
-        process.wait()  # the terminal told the program too, and it tidies up
+        process.wait()  # Ctrl-C reached the program too, and it cleans up
         raise
     finally:
         os.close(source)
@@ -45,7 +45,7 @@ def _terminal_pair() -> tuple[int, int]:
 
 def _pass_on(source: int) -> bytes:
     tail = b""
-    with contextlib.suppress(OSError):  # a terminal's end of file is EIO
+    with contextlib.suppress(OSError):  # a terminal reports its end of file as EIO
         while chunk := os.read(source, 65536):
             sys.stderr.buffer.write(chunk)
             sys.stderr.buffer.flush()

@@ -1,4 +1,4 @@
-"""The source that an image is built from: version, revision and time, all read from git."""
+"""The source of an image: version, revision and time, all read from git."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNTAGGED = "0.0.0"
 
 @dataclass(frozen=True)
 class Source:
-    """`version` is semantic, `revision` a commit (with -dirty where the tree differs), `epoch_s` its commit time."""
+    """`version` is semantic, `revision` a commit (with -dirty for a modified tree), `epoch_s` its commit time."""
 
     version: str
     revision: str
@@ -22,12 +22,12 @@ class Source:
 
     @property
     def created(self) -> str:
-        """The commit's time in RFC 3339, as OCI labels want it."""
+        """The commit's time as RFC 3339, the format of OCI labels."""
         return datetime.fromtimestamp(self.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def describe() -> Source:
-    """Read the source's facts; outside of a git checkout (an unpacked archive) they are unknown."""
+    """Return the source's facts. Outside of a git checkout (an unpacked archive) they are unknown."""
     revision = _git("rev-parse", "HEAD")
     if revision is None:
         return Source(f"{UNTAGGED}+unknown", "unknown", 0)
@@ -40,13 +40,13 @@ def describe() -> Source:
 
 
 def releases() -> list[str]:
-    """Return the versions that git has tags for, pre-releases too, oldest first."""
+    """Return the versions that have git tags, pre-releases too, oldest first."""
     listed = _git("tag", "--list", "v[0-9]*.[0-9]*.[0-9]*", "--sort=version:refname") or ""
     return [name.removeprefix("v") for name in listed.splitlines()]
 
 
 def _git(*arguments: str) -> str | None:
-    # root may build from another user's clone, which git would not look into
+    # root may build from another user's clone, which git would refuse to read
     trusted = ["-c", f"safe.directory={ROOT}"]
     done = subprocess.run(["git", *trusted, "-C", str(ROOT), *arguments], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,1 +1,1 @@
-"""Publish what was tested: names, push and its check, bills of materials, signatures."""
+"""Publish what was tested: names, push and verification, bills of materials, signatures."""

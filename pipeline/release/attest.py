@@ -1,4 +1,4 @@
-"""Signing what was published: cosign with the workflow's own identity, no key of ours."""
+"""Sign what was published: cosign with the workflow's own identity, without a key of ours."""
 
 from __future__ import annotations
 

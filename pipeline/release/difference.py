@@ -1,4 +1,4 @@
-"""What changed between two images."""
+"""The differences between two images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """Changed packages; layers as (step, bytes before, bytes after); the images' whole sizes in bytes."""
+    """Changed packages; layers as (step, bytes before, bytes after); the images' total sizes in bytes."""
 
     packages: list[Change]
     layers: list[tuple[str, int, int]]
@@ -29,7 +29,7 @@ class Difference:
 
 
 def compare(client: docker.DockerClient, old: str, new: str) -> Difference:
-    """Compare two images of this engine."""
+    """Compare two images on this engine."""
     sizes = (int(image_of(client, old).attrs["Size"]), int(image_of(client, new).attrs["Size"]))
     before, after = layers(client, old), layers(client, new)
     known = {digest for digest, _, _ in before if digest} & {digest for digest, _, _ in after}
@@ -46,7 +46,7 @@ def compare(client: docker.DockerClient, old: str, new: str) -> Difference:
 
 
 def changes(old: list[Package], new: list[Package]) -> list[Change]:
-    """Compare two lists of packages by kind and name; several versions of one are compared as a set."""
+    """Compare two lists of packages by kind and name. Several versions of one package are compared as a set."""
 
     def versions(found: list[Package]) -> dict[tuple[str, str], set[str]]:
         by_name: dict[tuple[str, str], set[str]] = {}

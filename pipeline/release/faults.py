@@ -1,4 +1,4 @@
-"""What the errors of a registry mean to a person, and which of them pass by themselves."""
+"""The meaning of a registry's errors for people, and which of them may be temporary."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 from dataclasses import dataclass
 
 WAITS_S = (1, 3, 9)
-"""Between the attempts where another attempt may help."""
+"""Seconds before each new attempt, where another attempt may help."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What Docker's command prints about a registry, what that means, and whether another attempt may help."""
+    """A pattern for what Docker's command prints, its meaning, and whether another attempt may help."""
 
     pattern: str
     meaning: str
     passes: bool = False
 
     def told(self, reference: str) -> str:
-        """Return the meaning for the registry of `reference`."""
+        """Return the meaning, with the registry of `reference` filled in."""
         host = reference.split("/", 1)[0] if re.match(r"[^/]*[.:]|localhost/", reference) else "docker.io"
         return self.meaning.format(host=host)
 
@@ -48,5 +48,5 @@ FAULTS = (
 
 
 def find(line: str) -> Fault | None:
-    """Return the fault that a line of Docker's command is about, if it is a known one."""
+    """Return the known fault that a line of Docker's command shows, or None."""
     return next((each for each in FAULTS if re.search(each.pattern, line, re.IGNORECASE)), None)

@@ -1,4 +1,4 @@
-"""The description of the repository on Docker Hub: the README."""
+"""Set the repository's description on Docker Hub to the README."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = "Docker images in which AI coding agents live"
 
 
 def credentials(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the user and the token that the environment holds; a `Problem` names what is not set."""
+    """Return user and token from the environment. Raises a `Problem` that names what is not set."""
     lacking = [name for name in (USER, TOKEN) if not environment.get(name)]
     if lacking:
         raise Problem(f"{' and '.join(lacking)} must be set to change the description on Docker Hub", 64)
@@ -26,7 +26,7 @@ def credentials(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def describe(repository: str, user: str, token: str, readme: Path, api: str = API) -> None:
-    """Set short and full description of `repository` (`magents/agent`)."""
+    """Set the short and the full description of `repository` (`magents/agent`)."""
     text = readme.read_text()
     if len(text.encode()) > MOST_BYTES:
         raise Problem(f"{readme.name} is longer than the {MOST_BYTES} bytes that Docker Hub takes; shorten it")

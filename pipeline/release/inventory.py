@@ -1,4 +1,4 @@
-"""What is in an image: its packages, found by looking into it, and its layers."""
+"""The contents of an image: its packages, found by a program in it, and its layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import docker.errors
 
 from pipeline.errors import Problem
 
-# Runs in the image; prints the fields of a Package for each, sorted.
+# Runs in the image; prints the fields of each Package, sorted.
 LOOK = """
 import json, pathlib, platform, re, subprocess, sys
 found = []
@@ -53,7 +53,7 @@ json.dump(sorted(map(list, set(map(tuple, found)))), sys.stdout)
 class Package:
     """A package by kind (`deb`, `npm`, `pypi`, `generic`); `note` is its licence, or Debian's architecture.
 
-    `distribution` is the one that a `deb` is of, by name and version (`debian-12`).
+    `distribution` is the distribution of a `deb`, by name and version (`debian-12`).
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Package:
 
 
 def image_of(client: docker.DockerClient, reference: str) -> Any:
-    """Return the engine's image, or say what to type."""
+    """Return the engine's image. Raises a `Problem` that says what to type."""
     try:
         return client.images.get(reference)
     except docker.errors.ImageNotFound:
@@ -72,7 +72,7 @@ def image_of(client: docker.DockerClient, reference: str) -> Any:
 
 
 def packages(client: docker.DockerClient, reference: str) -> list[Package]:
-    """Look into an image without network; returns its packages, sorted."""
+    """Find the packages of an image, in a container without network. Returns them sorted."""
     image_of(client, reference)
     output = client.containers.run(
         reference,
@@ -88,11 +88,14 @@ def packages(client: docker.DockerClient, reference: str) -> list[Package]:
 
 
 def layers(client: docker.DockerClient, reference: str) -> list[tuple[str, int, str]]:
-    """Return digest, bytes and making step of every layer that holds something, lowest first."""
+    """Return digest, bytes and build step of every layer that is not empty, lowest first.
+
+    A digest is empty where it is not certain.
+    """
     image = image_of(client, reference)
     steps = [step for step in reversed(image.history()) if step["Size"]]
     digests = list(image.attrs["RootFS"]["Layers"])
-    # steps without bytes may still have a layer, so digests are only sure where the counts agree
+    # steps without bytes may still have a layer, so the digests are certain only where the counts are equal
     named = digests if len(digests) == len(steps) else [""] * len(steps)
     return [
         (digest, int(step["Size"]), " ".join(str(step["CreatedBy"]).split()))

@@ -1,4 +1,4 @@
-"""Naming, pushing and joining images: what is published is what was tested, and the registry is asked afterwards."""
+"""Name, push and join images: what was tested is published, and the registry is checked afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = ROOT / "dist" / "parts"
 
 @dataclass(frozen=True)
 class Publication:
-    """An image and the names that it is to have."""
+    """An image and the names that it gets."""
 
     variant: Variant
     image_id: str
@@ -36,7 +36,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Part:
-    """One architecture's image in the registry, to be joined with the others of its variant."""
+    """One architecture's image in the registry. It is joined with the others of its variant."""
 
     variant: str
     architecture: str
@@ -49,7 +49,7 @@ class Part:
 def publications(
     client: docker.DockerClient, variants: Iterable[Variant], where: str, released: Sequence[str] | None = None
 ) -> list[Publication]:
-    """Say which names the built images get below `where` (`magents`, `localhost:5000/team`)."""
+    """Return the names that the built images get below `where` (`magents`, `localhost:5000/team`)."""
     if not re.fullmatch(r"([a-z0-9.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*", where):
         raise Problem(f"--registry {where} is no registry with a namespace; for example localhost:5000/team", 64)
     known = source.releases() if released is None else released
@@ -74,7 +74,7 @@ def tag(client: docker.DockerClient, publication: Publication) -> None:
 
 
 def require_tested(publications: Iterable[Publication], untested: Sequence[str]) -> None:
-    """Refuse images that did not pass their tests; `untested` names the variants that may go without."""
+    """Refuse images that did not pass their tests. `untested` names the variants that are accepted without."""
     for name in untested:
         if name not in VARIANTS:
             raise Problem(f"--untested {name} is no variant; use one of {', '.join(VARIANTS)}", 64)
@@ -87,13 +87,14 @@ def require_tested(publications: Iterable[Publication], untested: Sequence[str])
 
 
 def push(client: docker.DockerClient, publication: Publication, say: Say) -> list[verify.Manifest]:
-    """Push every name and compare what the registry then serves with the image; safe to repeat."""
+    """Push every name, and compare what the registry then serves with the image. May be repeated."""
     tag(client, publication)
     served = []
     for done, reference in enumerate(publication.references):
         _push(reference, f"{done} of {len(publication.references)} names were pushed", say)
         manifest = verify.fetch(reference)
-        # an engine that keeps its images in containerd calls an image by the manifest and not by the configuration
+        # an engine that keeps its images in containerd uses the manifest's digest as the id, and not the
+        # configuration's
         if publication.image_id not in (manifest.config, manifest.digest):
             raise Problem(
                 f"the registry serves another image as {reference} ({manifest.config}, not {publication.image_id}); "
@@ -108,7 +109,7 @@ def _push(reference: str, so_far: str, say: Say) -> None:
         code, tail = passthrough.run(["docker", "push", reference], os.environ)
         if code == 0:
             return
-        last = tail.strip().rpartition("\n")[2]  # the lines before name layers, by digits that may mean anything
+        last = tail.strip().rpartition("\n")[2]  # earlier lines name layers by digits, which could match a pattern
         fault = faults.find(last)
         meaning = fault.told(reference) if fault else "the lines above say why"
         if wait is None or not fault or not fault.passes:
@@ -121,7 +122,7 @@ def _push(reference: str, so_far: str, say: Say) -> None:
 
 
 def push_part(client: docker.DockerClient, publication: Publication, say: Say, folder: Path = PARTS) -> Part:
-    """Push one architecture's image by its revision alone and write down its digest for `join`."""
+    """Push one architecture's image under its revision only, and write down its digest for `join`."""
     by_revision = next((name for name in publication.references if ":sha-" in name), publication.references[0])
     own = f"{by_revision}-{publication.architecture}"
     alone = Publication(publication.variant, publication.image_id, publication.architecture, (own,))
@@ -140,7 +141,7 @@ def push_part(client: docker.DockerClient, publication: Publication, say: Say, f
 
 
 def parts(folder: Path = PARTS, architectures: Iterable[str] = ()) -> list[Part]:
-    """Read what `push --part` wrote on every architecture; each of `architectures` must be there."""
+    """Read what `push --part` wrote for every architecture. Each of `architectures` must be there."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not found:
         raise Problem(f"{folder} holds no part, so there is nothing to join; run `bin/invoke push --part` first")
@@ -151,7 +152,7 @@ def parts(folder: Path = PARTS, architectures: Iterable[str] = ()) -> list[Part]
 
 
 def join(found: Sequence[Part]) -> dict[str, verify.Manifest]:
-    """Give all names of each variant to an index of its parts; returns what the registry then serves by name."""
+    """Give all names of each variant to an index of its parts. Returns what the registry then serves, by name."""
     served = {}
     everywhere = {part.architecture for part in found}
     for variant in sorted({part.variant for part in found}):

@@ -22,14 +22,17 @@ LABEL = "org.opencontainers.image"
 
 
 def path_for(client: docker.DockerClient, variant: Variant, folder: Path) -> Path:
-    """Name the file of a built variant's bill: `VARIANT-ARCHITECTURE.cdx.json` in `folder`."""
+    """Return the path of a built variant's bill: `VARIANT-ARCHITECTURE.cdx.json` in `folder`."""
     require(client, variant)
     architecture = client.images.get(variant.reference).attrs["Architecture"]
     return folder / f"{variant.name}-{architecture}.cdx.json"
 
 
 def write(client: docker.DockerClient, reference: str, path: Path) -> int:
-    """Write the bill of `reference` to `path`; returns the number of its components. The same image, the same bytes."""
+    """Write the bill of `reference` to `path`. Returns the number of its components.
+
+    The same image gives the same bytes.
+    """
     found = packages(client, reference)
     image = image_of(client, reference)
     digest = str(image.id)
@@ -56,7 +59,7 @@ def _component(package: Package) -> Component:
     namespace, _, name = package.name.rpartition("/")
     qualifiers = {}
     if package.kind == "deb":
-        # without `distro`, scanners that go by distribution match nothing
+        # without `distro`, scanners that match by distribution find nothing
         namespace, qualifiers = "debian", {"arch": package.note, "distro": package.distribution}
     url = PackageURL(package.kind, namespace or None, name, package.version, qualifiers)
     licences = [LicenseFactory().make_from_string(package.note)] if package.note and package.kind == "npm" else []

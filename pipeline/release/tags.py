@@ -1,4 +1,4 @@
-"""The names that an image is published by; docs/release.md has the table."""
+"""The names under which an image is published; docs/release.md has the table."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ Release = tuple[int, int, int]
 
 
 def release(version: str) -> Release | None:
-    """Return a release's three numbers; None for a pre-release and for a commit between releases."""
+    """Return the three numbers of a release. None for a pre-release and for a commit between releases."""
     found = VERSION.fullmatch(version)
     return (int(found[1]), int(found[2]), int(found[3])) if found and not found[4] else None
 
 
 def newest(released: Sequence[str]) -> str:
-    """Return the git tag of the newest of the versions, which are oldest first; `main` where none is a release."""
+    """Return the git tag of the newest release; `main` when there is none. `released` is sorted from old to new."""
     found = [version for version in released if release(version)]
     return f"v{found[-1]}" if found else "main"
 
 
 def tags(variant: str, version: str, revision: str, released: Iterable[str]) -> list[str]:
-    """Name an image of `version` and `revision`; `released` are the versions that git knows.
+    """Return the names for an image of `version` and `revision`; `released` are the versions that git knows.
 
-    A moving name (`latest`, `1`, `1.2`) is given to the newest release that it may mean, so that a late 1.2.9 takes
-    nothing from 2.0.0. A pre-release gets its own version alone, a commit between releases only its revision.
+    A moving name (`latest`, `1`, `1.2`) belongs to the newest release that it can mean, so a late 1.2.9 takes no name
+    from 2.0.0. A pre-release gets only its own version, and a commit between releases only its revision.
     """
     suffix = "-dev" if variant == "dev" else ""
     names: list[str] = []

@@ -1,9 +1,7 @@
-"""Which images passed all their tests: `.tested/VARIANT.json`, written by a whole run of `nox -s image_tests`.
+"""Which images passed all their tests: `.tested/VARIANT.json`, written by a full run of `nox -s image_tests`.
 
-    python -m pipeline.release.test_records VARIANT COMMAND ARG…
-
-runs a command that tests the variant's image and records the image's id when the command ends with 0 and the variant
-is still that image.
+`python -m pipeline.release.test_records VARIANT COMMAND ARG…` runs a command that tests the variant's image. It records
+the image's id when the command ends with 0 and the variant is still that image.
 """
 
 from __future__ import annotations
@@ -31,13 +29,13 @@ def identity(client: docker.DockerClient, variant: Variant) -> str:
 
 
 def record(variant: Variant, image_id: str) -> None:
-    """Write down that the image passed."""
+    """Record that the image passed."""
     text = json.dumps({"image": image_id, "passed": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
     replace(RECORDS / f"{variant.name}.json", text)
 
 
 def passed(variant: Variant, image_id: str) -> bool:
-    """Say whether this very image passed."""
+    """Say whether exactly this image passed."""
     try:
         return bool(json.loads((RECORDS / f"{variant.name}.json").read_text())["image"] == image_id)
     except (OSError, ValueError, KeyError):
@@ -45,7 +43,7 @@ def passed(variant: Variant, image_id: str) -> bool:
 
 
 def main(variant: Variant, command: list[str]) -> int:
-    """Run the tests; record what they were of, unless only a part of them was chosen."""
+    """Run the tests. Record the image that they tested, unless only some of them were chosen."""
     with engine.connected() as client:
         before = identity(client, variant)
     code = subprocess.run(command).returncode

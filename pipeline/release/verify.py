@@ -15,7 +15,7 @@ from pipeline.release import faults
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest or an index as served: its own digest and its content."""
+    """A manifest or an index from a registry: its own digest and its content."""
 
     digest: str
     content: dict[str, Any]

@@ -1,1 +1,1 @@
-"""Figures: what the product costs, as ratios against a peer that is measured in the same run, turn by turn."""
+"""Figures: what the product costs, as ratios against a reference that is measured alternately in the same run."""

@@ -1,4 +1,4 @@
-"""Print every figure beside its limit; `nox -s bench`. With names as arguments, only those parts."""
+"""Print every figure beside its limit; `nox -s bench`. Names as arguments select parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WIDTHS = (74, 13, 7, 7, 6)
 
 
 def main(names: list[str]) -> int:
-    """Measure the parts and print each figure at once; returns 1 where one misses its limit or a part fails."""
+    """Measure the parts and print each figure at once. Returns 1 when a figure misses its limit or a part fails."""
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise Problem(f"bench has no part {unknown[0]}; there are {', '.join(PARTS)}", 64)
@@ -44,7 +44,7 @@ def main(names: list[str]) -> int:
                 for figure in PARTS[name](client):
                     good &= figure.holds
                     _print(console, _cells(figure))
-            except Exception as error:  # whatever it is, the other parts are measured all the same
+            except Exception as error:  # of any kind: the other parts are measured all the same
                 good = False
                 print(f"bench: {name} failed: {_line(error)}", file=sys.stderr)
     return 0 if good else 1
@@ -59,7 +59,7 @@ def _print(console: Console, cells: tuple[str, ...]) -> None:
 
 
 def _line(error: Exception) -> str:
-    """One line of an exception, with what a command said last."""
+    """Return an exception as one line, with the last line that its command printed."""
     said = str(getattr(error, "stderr", None) or "").strip().splitlines()
     return " ".join([type(error).__name__, *str(error).split()[:40], *said[-1:]])
 

@@ -1,4 +1,4 @@
-"""What the bridge costs: the start of its client, the first byte of a call, and bytes on their way."""
+"""What the bridge costs: the start of its client, the first byte of a call, and the rate of its output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.containers import Agents
 
 PAIRS = 20
 SIZE = 1_000_000_000
-# Runs a command in the container and prints its seconds: to its end, or to the first byte of its output.
+# Runs a command in the container and prints the seconds until its end, or until the first byte of its output.
 TIMED = """
 import subprocess, sys, time
 begun = time.monotonic()
@@ -39,7 +39,7 @@ code = process.wait()
 print(taken if sys.argv[1] == "first" else time.monotonic() - begun)
 sys.exit(code or not first)
 """
-# The same in the container as the scripted CLI's step `hands`: the median seconds of commands under bash.
+# Does in the container what the scripted CLI's step `hands` does: prints the median seconds of commands under bash.
 COMMANDS = """
 import os, sys, time
 taken = []
@@ -126,7 +126,7 @@ def _directly(state: Path, place: Place) -> float:
 
 
 def _answer(listener: socket.socket) -> None:
-    """Take the namespace's network, as the server does."""
+    """Receive the namespace's listener from the shim and confirm it, as the server does."""
     connection, _ = listener.accept()
     with connection:
         connection.recv(64)

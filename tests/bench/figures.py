@@ -1,4 +1,4 @@
-"""One figure: what was measured, against which limit."""
+"""One figure: a measured value and its limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value beside its limit and goal; `more_is_better` says on which side of the limit is good."""
+    """A measured value with its limit and goal. With `more_is_better` the limit is a minimum."""
 
     name: str
     value: float
@@ -22,7 +22,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the value keeps its limit."""
+        """Whether the value is within its limit."""
         return self.value >= self.limit if self.more_is_better else self.value <= self.limit
 
 
@@ -34,7 +34,7 @@ def seconds(command: Sequence[str]) -> float:
 
 
 def paired(one: Callable[[], float], other: Callable[[], float], pairs: int) -> tuple[float, float]:
-    """Measure two things in turn; returns the medians, after one warm-up of each."""
+    """Measure two things alternately. Returns the medians, after one warm-up of each."""
     one()
     other()
     taken = [(one(), other()) for _ in range(pairs)]

@@ -1,4 +1,4 @@
-"""What the images weigh and how long a rebuild takes."""
+"""The sizes of the images, and how long a rebuild takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REBUILD_CHANGED_S = 5.0
 
 
 def measure(client: docker.DockerClient) -> Iterator[Figure]:
-    """Weigh both images, then rebuild production with nothing changed and with one Python file changed."""
+    """Measure the images' sizes, then rebuild production with nothing changed and with one Python file changed."""
     size = {name: client.images.get(one.reference).attrs["Size"] for name, one in VARIANTS.items()}
     yield Figure("prod, uncompressed", size["prod"] / budgets.MB, "MB", 740, 700)
     yield Figure("dev above prod", (size["dev"] - size["prod"]) / budgets.MB, "MB", 200)
@@ -38,13 +38,13 @@ def measure(client: docker.DockerClient) -> Iterator[Figure]:
 
 
 def compressed(client: docker.DockerClient, reference: str) -> int:
-    """Return the size of the image's archive as gzip makes it at its usual level, which registries keep."""
+    """Return the size in bytes of the image's archive under gzip's default level, as registries store it."""
     packer = zlib.compressobj(6, wbits=31)
     return sum(len(packer.compress(chunk)) for chunk in client.images.get(reference).save()) + len(packer.flush())
 
 
 def rebuild() -> float:
-    """Return the seconds that `invoke build.prod` takes, its own start included."""
+    """Return the seconds that `invoke build.prod` takes, including its own start."""
     begun = time.monotonic()
     command = [sys.executable, "-m", "invoke", "build.prod"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What the bridge adds to Task Master: the same run in a container and, with the same CLI, on the host alone."""
+"""What the bridge adds to a Task Master run: the same run in a container and, with the same CLI, on the host alone."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support.planner import DOCUMENT, planner
 PAIRS = 5
 PLAN = ["task-master", "parse-prd", "prd.md", "--num-tasks=6", "--force"]
 TAKEN = {"usr/local/bin/node": "bin", "usr/local/lib/task-master": "."}
-"""Of the image, so that both sides run the same bits."""
+"""Taken from the image, so that both sides run the same files."""
 
 
 def measure(client: docker.DockerClient) -> Iterator[Figure]:
-    """Make tasks of a document, with the real CLI and a model that answers at once."""
+    """Make tasks from a document, with the real CLI and a model that answers at once."""
     agents = Agents(VARIANTS["prod"].reference)
     cli = str(bridge_cli.installed(bridge_cli.NEWEST))
     with tempfile.TemporaryDirectory(prefix="bench-") as name, FakeMessagesApi(planner) as api:
@@ -54,7 +54,7 @@ def _in_box(box: Box) -> float:
 
 
 def _host_side(where: Path, container: str, cli: str) -> Path:
-    """A project, and a folder of programs: Task Master and its Node from the image, the host's CLI."""
+    """Make a project and a folder of programs: Task Master and its Node from the image, and the host's CLI."""
     (where / "bin").mkdir(parents=True)
     (where / "project").mkdir()
     (where / "home").mkdir()

@@ -1,4 +1,4 @@
-"""How soon an agent is there, and how soon it is gone."""
+"""How long an agent takes to start, and to stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAIRS = 10
 
 
 def measure(client: docker.DockerClient) -> Iterator[Figure]:
-    """Compare the way to `healthy` with a container that only runs `true`; then stop idle agents."""
+    """Compare the time to `healthy` with a container that only runs `true`; then stop idle agents."""
     reference = VARIANTS["prod"].reference
     whole = ["docker", "run", "--rm", reference, "true"]
     healthy, run = paired(lambda: _until_healthy(client, reference), lambda: seconds(whole), PAIRS)
@@ -25,7 +25,7 @@ def measure(client: docker.DockerClient) -> Iterator[Figure]:
 
 
 def _until_healthy(client: docker.DockerClient, reference: str) -> float:
-    """Return the seconds from the call of `docker run -d` to the engine's event `healthy`."""
+    """Return the seconds from the start of `docker run -d` to the engine's event `healthy`."""
     events = client.events(decode=True, filters={"event": "health_status"})
     begun = time.monotonic()
     identity = _run(reference)

@@ -1,4 +1,4 @@
-"""How fast Task Master starts, bundled in the image, beside upstream's plain install under the same Node."""
+"""How fast the image's bundled Task Master starts, compared with upstream's plain install under the same Node."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if done.returncode:
 
 
 def measure(_: docker.DockerClient) -> Iterator[Figure]:
-    """Time two commands on both sides in turn; weigh the bundle."""
+    """Time two commands on both sides alternately, and measure the bundle's size."""
     reference = VARIANTS["prod"].reference
     with side(reference) as bundled, side(reference, install_upstream(reference)) as upstream:
         for command in ("--version", "list"):

@@ -1,4 +1,4 @@
-"""Fixtures: a server per module for tests that leave it as it is, a server per test for those that do not."""
+"""Fixtures: one server per module for tests that do not change it, one server per test for those that do."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ pytest_plugins = ["tests.support.fixtures", "tests.support.attacks"]
 
 @pytest.fixture(scope="module")
 def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeHost]:
-    """A server with the fake CLI; tests make grants of their own on it."""
+    """A server with the fake CLI. Tests make their own grants on it."""
     with bridge_host(tmp_path_factory.mktemp("bridge")) as host:
         yield host
 
 
 @pytest.fixture
 def place(shared_host: BridgeHost) -> Place:
-    """A fresh grant on the shared server."""
+    """A new grant on the shared server."""
     return shared_host.grant(f"grant-{next(NUMBERS)}")
 
 
@@ -41,7 +41,7 @@ def host_per_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostMake
     with ExitStack() as stack:
 
         def make(**config: object) -> BridgeHost:
-            directory = tmp_path_factory.mktemp("host")  # not tmp_path: a socket's path is at most 107 bytes
+            directory = tmp_path_factory.mktemp("host")  # not tmp_path: a socket's path has at most 107 bytes
             return stack.enter_context(bridge_host(directory, **config))
 
         yield make
@@ -63,7 +63,7 @@ def newest_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
 
 @pytest.fixture
 def real(real_host: RealHost) -> RealHost:
-    """The same, with an API that has heard nothing and repeats what it hears."""
+    """The same server for one test. Its API has no recorded requests and repeats what it is sent."""
     real_host.api.part = echo
     real_host.api.requests.clear()
     return real_host
@@ -74,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have bubblewrap before any worker starts."""
+    """Install bubblewrap before any worker starts."""
     if os.geteuid() != 0:
         pytest.exit("the bridge's tests give workspaces to the image's user: run `sudo bin/nox -s bridge_tests`", 1)
     if not hasattr(config, "workerinput"):
@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
 def image(request: pytest.FixtureRequest) -> str:
-    """The image of a variant; without it nothing can be tested."""
+    """The image of a variant. Without it no test can run."""
     reference = f"{request.config.getoption('--repository')}:{VARIANTS[request.param].tag}"
     client = docker.from_env()
     try:

@@ -1,4 +1,4 @@
-"""What one call asks for takes nothing from the others: descriptors, turns, memory, and the loop."""
+"""No call can use up what others need: descriptors, turns, memory, and time on the event loop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.waiting import wait_until
 
 HANDS = Scope(hands=True, web=True)
 AT_ONCE_S = 1.0
-"""Of this thread's own processor time: what else the machine does is no matter."""
+"""Processor time of this thread, so that other load on the machine does not matter."""
 
 
 def descriptors() -> set[str]:
@@ -87,7 +87,7 @@ def test_files_of_a_client_that_keeps_no_limit_are_counted() -> None:
 
 
 def test_listener_waits_while_nothing_can_be_accepted() -> None:
-    """And does not ask again and again meanwhile, for that would be all that the server does."""
+    """It does not call accept() again and again meanwhile, because that would use all of the server's time."""
 
     class Exhausted(socket.socket):
         asked = 0
@@ -120,7 +120,7 @@ def test_call_that_cannot_be_started_gives_its_turn_back(host_per_test: HostMake
     host = host_per_test(limits={"running": 2, "per_grant": 2})
     place = host.grant("alpha")
     scratch = host.state / "scratch"
-    scratch.rename(host.state / "away")  # as a full disk would: no directory can be made
+    scratch.rename(host.state / "away")  # no directory can be made, as with a full disk
     assert [place.run("-p", "out x").returncode for _ in range(4)] == [125] * 4
     (host.state / "away").rename(scratch)
     assert host.status()["running"] == 0
@@ -184,7 +184,7 @@ def test_hook_whose_fields_are_no_text_is_left_out() -> None:
     assert dataclasses.asdict(project)["settings"] == {"hooks": {"Stop": [{"hooks": []}]}}
 
 
-# What is raised while judging
+# Errors raised by the policy
 
 
 ODD_PROJECTS = {
@@ -207,7 +207,7 @@ def test_odd_project_is_a_note_and_the_call_starts(place: Place, file: bytes) ->
 
 @pytest.mark.parametrize("line", NONSENSE, ids=range(len(NONSENSE)))
 def test_odd_message_is_answered(shared_host: BridgeHost, place: Place, line: bytes) -> None:
-    """By an error of the call or by an answer to the request, never by hanging up; and the server's log has no line."""
+    """The answer is an error of the call or a reply to the request. The connection stays open; nothing is logged."""
     before = shared_host.log.stat().st_size
     client = client_of(place)
     number = client.call(STREAM)
@@ -233,7 +233,7 @@ def test_sentence_about_a_long_argument_is_short(shared_host: BridgeHost, place:
 
 
 def test_long_message_is_passed_on_as_a_short_one_would_be(place: Place) -> None:
-    """Judged in a process of its own, and behind it the stream goes on."""
+    """A process of its own checks the message. The stream continues after it."""
     text = "\U0001f600" + "x" * 3_000_000
     lines = [json.dumps({"type": "user", "message": {"content": part}}) for part in (text, "short")]
     done = place.run(*map(os.fsdecode, STREAM), stdin="\n".join(lines).encode())
@@ -275,7 +275,7 @@ def test_judges_have_no_rights_and_end_with_the_server(host_per_test: HostMaker)
 
 
 def test_pings_whose_answers_nobody_reads_are_read_no_more(shared_host: BridgeHost, place: Place) -> None:
-    """What the kernel holds in both directions, and not a megabyte more."""
+    """The server reads no more than the kernel's buffers in both directions hold, and less than a megabyte more."""
     client = client_of(place)
     client.sock.setblocking(False)
     sent = 0
@@ -295,7 +295,7 @@ def test_revoked_client_that_reads_nothing_is_cut_off(shared_host: BridgeHost, p
     assert poll.poll(4000), "the connection is closed"
 
 
-# Commands' ends
+# How commands end
 
 
 @pytest.mark.parametrize(("told", "code"), [
@@ -329,7 +329,7 @@ def test_grant_that_takes_too_much_of_the_disk_is_told_so(host_per_test: HostMak
 
 
 def deepen(directory: Path, name: str, levels: int) -> int:
-    """Make directories in each other; the last one, open."""
+    """Create nested directories. Returns the descriptor of the innermost one."""
     here = os.open(directory, DIRECTORY)
     for _ in range(levels):
         os.mkdir(name, dir_fd=here)
@@ -340,7 +340,7 @@ def deepen(directory: Path, name: str, levels: int) -> int:
 
 
 def test_deep_names_do_not_get_round_the_limit_of_the_disk(host_per_test: HostMaker) -> None:
-    """A file below names so long that no path of the host's reaches it."""
+    """The file lies below names so long that no path of the host can reach it."""
     host = host_per_test(limits={"disk": 1})
     place = host.grant("alpha")
     assert place.run("-p", "out x").returncode == 0
@@ -356,7 +356,7 @@ def test_deep_names_do_not_get_round_the_limit_of_the_disk(host_per_test: HostMa
 
 
 def test_directory_of_a_call_is_removed_however_deep() -> None:
-    """Without a namespace it is where the CLI keeps its own files."""
+    """Without a namespace, this is where the CLI keeps its own files."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
         Path(passable).chmod(0o755)
         with bridge_host(Path(passable), confinement="none") as host:
@@ -373,7 +373,7 @@ def test_directory_of_a_call_is_removed_however_deep() -> None:
 
 @pytest.fixture
 def small() -> Iterator[Path]:
-    """A directory of memory that holds a megabyte."""
+    """A directory on a tmpfs of one megabyte."""
     with tempfile.TemporaryDirectory() as name:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", name], check=True)
         try:

@@ -1,4 +1,4 @@
-"""Calls of the wrapper against a server with a scripted CLI: what goes in, what comes out, how it ends."""
+"""Calls of the wrapper against a server with a scripted CLI: input, output, and how calls end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 def report(place: Place, *argv: str | bytes, **options: Any) -> dict[str, Any]:
-    """What the CLI saw of its own start."""
+    """Return what the CLI saw when it was started."""
     done = place.run("-p", "report", *argv, **options)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

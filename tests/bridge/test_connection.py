@@ -1,4 +1,4 @@
-"""The connection that is kept, against a running server with a scripted CLI."""
+"""The connection that a program keeps open, against a running server with a scripted CLI."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ with Connection("/host/claude-bridge.sock", 5) as bridge:
         print(json.dumps([answer.code, right, answer.stderr.decode()]), flush=True)
     sys.stdin.read()
 """
-"""What a program in the container does, which keeps its connection until it is told to end."""
+"""A program in the container. It keeps its connection until it is told to end."""
 
 
 def test_calls_follow_one_another(shared_host: BridgeHost, place: Place) -> None:

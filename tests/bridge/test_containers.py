@@ -24,7 +24,7 @@ def sdks() -> Path:
 
 @pytest.fixture(scope="module")
 def box_of_module(newest_host: RealHost, image: str, no_leftovers: None, sdks: Path) -> Iterator[Box]:
-    """One container for the tests that leave it as it is."""
+    """One container for the tests that do not change it."""
     agents = Agents(image)
     try:
         yield Box(agents, newest_host.place(), {sdks: agent_sdk.MOUNT})

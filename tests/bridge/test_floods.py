@@ -1,4 +1,4 @@
-"""One grant cannot slow another: all the floods at once, and what a fifth grant feels of them."""
+"""One grant cannot slow down another: all floods run at once while a fifth grant measures response times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.support.waiting import let_pass, wait_until
 SECONDS = 8.0
 PING_P99_MS = 100.0
 BUSY = 0.4
-"""Of the time that the server could have run: beyond that the machine ran others, which are no part of this test."""
+"""Share of the time in which the server could have run.
+
+Above it, other load on the machine decides the wall-clock figures, and they are not tested.
+"""
 CALL_MS = 1000.0
 MEMORY_MB = 150.0
 AUDIT = {"size": 256 * 1024}
@@ -51,18 +54,18 @@ def told(process: subprocess.Popen[bytes]) -> Any:
 
 
 def memory_mb(host: BridgeHost) -> float:
-    """What the server and its judges hold, a page that several share counted once."""
+    """Return the memory of the server and its policy workers in MB. A page that they share is counted once."""
     assert host.process is not None
     total = 0
     for pid in (host.process.pid, *host.judges()):
-        with contextlib.suppress(OSError, AttributeError):  # ignored because judges come and go
+        with contextlib.suppress(OSError, AttributeError):  # ignored because policy workers come and go
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
             total += int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)[1])  # type: ignore[index]
     return total * 1024 / 1e6
 
 
 class Flooded:
-    """What was seen while all floods ran."""
+    """Runs all floods and holds what was measured meanwhile."""
 
     def __init__(self, host: BridgeHost) -> None:
         self.host = host
@@ -99,7 +102,7 @@ def p99(values: list[float]) -> float:
 
 
 def test_ping_of_another_grant_is_answered_in_time(flooded: Flooded) -> None:
-    """By the clock where the machine has time for it, and always by the time that the server itself took."""
+    """The server's own time is always in the limit; wall-clock time only where the machine is not overloaded."""
     seen = flooded.victim
     print(
         f"{len(seen['pings'])} pings: p99 {p99(seen['pings']):.1f} ms, {p99(seen['own']):.1f} of them the server's own"
@@ -143,5 +146,5 @@ def test_what_was_left_out_of_the_audit_log_is_counted(flooded: Flooded) -> None
 
 
 def logs(flooded: Flooded) -> list[Path]:
-    """The audit log and its predecessors, the oldest first."""
+    """Return the audit log and its predecessors, the oldest first."""
     return sorted(flooded.host.state.glob("audit.jsonl*"), key=os.fspath, reverse=True)

@@ -1,4 +1,4 @@
-"""Gateways of the operator's behind the real proxy: what reaches them, with which secret, and what does not."""
+"""The operator's gateways behind the real proxy: which requests reach them, which secret is added, what is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POST = "POST {url}/v1/messages?beta=true HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}
 
 
 class Gate:
-    """A gateway: keeps every byte that came, and answers each connection with the same bytes."""
+    """A gateway: keeps every byte that it receives, and answers each connection with the same bytes."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answer: bytes | Callable[[socket.socket], None] = OK
@@ -47,7 +47,7 @@ class Gate:
 
     @property
     def text(self) -> str:
-        """What came by the one connection."""
+        """Return what came over the only connection."""
         (heard,) = self.heard
         return heard.decode("latin-1")
 
@@ -58,7 +58,7 @@ class Gate:
 
     @staticmethod
     def _finish(sock: socket.socket) -> None:
-        """Say that the answer is over, and go on listening: what would come behind the request?"""
+        """Send the end of the answer, and go on reading, to see whether anything follows the request."""
         if isinstance(sock, ssl.SSLSocket):
             sock.unwrap()
         else:
@@ -105,7 +105,7 @@ def gate() -> Iterator[Gate]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a certificate for 127.0.0.1."""
+    """Return the file of a certificate for 127.0.0.1."""
     return certificate.make(tmp_path_factory.mktemp("tls"))
 
 
@@ -117,7 +117,7 @@ def safe_gate(authority: Path) -> Iterator[Gate]:
 
 
 class Asked:
-    """A proxy with a gateway, and what the CLI is told."""
+    """A proxy with a gateway, and the variables that the CLI is given."""
 
     def __init__(self, serve: Serve, environment: dict[str, str], login: Credential | None = LOGIN) -> None:
         self.rules = Rules.of(environment, True, credential=login)
@@ -128,7 +128,7 @@ class Asked:
         self.proxy = serve(self.rules)
 
     def say(self, text: bytes | str) -> bytes:
-        """Some bytes, and all that comes back."""
+        """Send bytes and return everything that comes back."""
         with socket.create_connection(("127.0.0.1", self.proxy), 10) as sock:
             sock.sendall(text if isinstance(text, bytes) else text.encode())
             received = b""
@@ -138,7 +138,7 @@ class Asked:
             return received
 
     def post(self, path: str = "/v1/messages", method: str = "POST", **fields: str) -> bytes:
-        """A request with the placeholder; what comes back."""
+        """Send a request with the placeholder and return the answer."""
         fields = {"X-Api-Key": self.key, **fields}
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items() if value)
         return self.say(f"{method} {self.url}{path} HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: 2\r\n\r\n{{}}")
@@ -157,7 +157,7 @@ def ask(serve: Serve, gate: Gate) -> Ask:
     return make
 
 
-# What the CLI is told
+# The variables that the CLI is given
 
 
 def test_cli_is_told_neither_the_gateway_nor_a_secret(serve: Serve) -> None:
@@ -207,14 +207,14 @@ def test_key_that_goes_to_no_gateway_stays() -> None:
 
 
 def test_endpoint_that_the_cli_signs_for_is_known_by_its_name() -> None:
-    """AWS's signature covers the name of the server."""
+    """The signature of AWS covers the name of the server."""
     environment = {"ANTHROPIC_BEDROCK_BASE_URL": "https://vpce.example", "AWS_SECRET_ACCESS_KEY": "x"}
     rules = Rules.of(environment, True)
     assert rules.disguise.told == environment
     assert ("vpce.example", 443) in rules.named
 
 
-# What is put in
+# What the proxy adds
 
 
 def test_key_is_put_in_by_the_proxy(ask: Ask, gate: Gate) -> None:
@@ -269,7 +269,7 @@ def test_gateway_without_a_secret_gets_a_placeholder(ask: Ask, gate: Gate) -> No
     assert value not in gate.text
 
 
-# Who may ask
+# Which requests are allowed
 
 
 BESIDE = ["/", "/v1", "/v1/", "/v1/messages/", "/v1/messages/batches", "/v1/files", "/admin/keys?all=1", "/V1/messages",
@@ -305,7 +305,7 @@ def test_gateway_is_asked_for_what_the_cli_needs(ask: Ask, gate: Gate, method: s
 
 @pytest.mark.parametrize("variable", ["x-api-key", "Authorization", "x-other", ""])
 def test_request_without_the_placeholder_is_refused(ask: Ask, gate: Gate, variable: str) -> None:
-    """A remote MCP server, a helper, a redirect: they may learn the name, and nothing else."""
+    """A remote MCP server, a helper or a redirect may learn the gateway's name. The name alone gives no access."""
     asked = ask()
     fields = {variable: asked.key if variable == "x-other" else f"Bearer {KEY}"} if variable else {}
     answer = asked.post(**{"X-Api-Key": "", **fields})
@@ -405,12 +405,12 @@ def test_gateway_that_is_away_is_told_without_its_name(ask: Ask, gate: Gate) -> 
 
 
 def test_keep_alive_client_is_told_that_the_connection_ends(ask: Ask) -> None:
-    """A server need not say so. Without it the client's next request meets a connection that closes."""
+    """Servers may omit the header. Without it, the client sends its next request on a connection that is closing."""
     assert b"\r\nConnection: close\r\n" in ask().post()
 
 
 def test_server_that_never_comes_to_an_answer_is_left(ask: Ask, gate: Gate) -> None:
-    """It could fill memory with heads that announce another one."""
+    """The server could fill the memory with endless interim responses."""
 
     def go_on(sock: socket.socket) -> None:
         for _ in range(10_000):
@@ -420,7 +420,7 @@ def test_server_that_never_comes_to_an_answer_is_left(ask: Ask, gate: Gate) -> N
     assert len(ask().post()) < 20 * 10_000
 
 
-# One request, as it was judged
+# Exactly one request, as it was checked
 
 
 LENGTH = "Content-Length: 2\r\n\r\n{}"
@@ -464,7 +464,7 @@ def test_body_in_chunks_is_passed_on_and_nothing_behind_it(ask: Ask, gate: Gate)
 
 
 def test_answer_flows_as_it_comes(ask: Ask, gate: Gate) -> None:
-    """Server-sent events: the first is there before the second is sent."""
+    """Server-sent events: the first one arrives before the second one is sent."""
     seen = threading.Event()
 
     def stream(sock: socket.socket) -> None:
@@ -530,7 +530,7 @@ def test_authority_that_cannot_be_read_is_told_without_its_path(serve: Serve, sa
 
 
 class Proxied(Gate):
-    """The operator's own proxy: connects everything to one port of loopback."""
+    """The operator's own proxy: connects every request to one port on loopback."""
 
     def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(tls)
@@ -551,7 +551,7 @@ class Proxied(Gate):
 
 
 def through(target: Gate, authority: Path, **more: str) -> tuple[dict[str, str], Proxied]:
-    """Variables of an operator whose gateway is behind a proxy of his, and is called gateway.example."""
+    """Return the variables of an operator whose gateway, called gateway.example, is behind the operator's own proxy."""
     proxy = Proxied(target.port)
     url = target.url.replace("127.0.0.1", "gateway.example")
     upstream = f"http://some:one@127.0.0.1:{proxy.port}"
@@ -591,7 +591,7 @@ def test_no_proxy_knows_addresses(value: str, direct: bool) -> None:
 
 
 def test_private_address_is_not_vouched_for_by_being_a_gateway(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway with TLS had to be known by its name, and a container could reach it wherever it was."""
+    """A gateway with TLS was once allowed by its name, so a container could reach it at any address."""
     monkeypatch.setattr(addresses, "_resolve", lambda *_, **__: [(0, 0, 0, "", ("10.0.0.7", 443))])
     asked = Asked(serve, {"ANTHROPIC_BASE_URL": "https://gateway.example"})
     assert tunnel(asked.proxy, "gateway.example", 443) == 403

@@ -1,7 +1,8 @@
-"""Hands in the box: what Claude runs, and the project's hooks and servers, in the container; with both versions.
+"""Claude's commands and the project's hooks and servers run in the container; with both versions.
 
-The container is the lightest one (tests/support/bridge_host.py), known by /app, which nothing else has; the images'
-own turn comes in test_containers.py. What must be gone is looked for on the whole machine, by an argument of its own.
+The container is the lightest one (tests/support/bridge_host.py). Tests recognise it by /app, which exists nowhere else.
+Tests with the real images are in test_containers.py. Whether a process is gone is checked on the whole machine: each
+process has a unique argument.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.support.waiting import wait_until
 
 
 def tell(real: RealHost, place: Place, *commands: str) -> list[str]:
-    """What Claude is told of the commands, run one after another in one call."""
+    """Run the commands one after another in one call. Returns the results that Claude is given."""
     real.api.part = in_turn(*(bash(command) for command in commands), Say("done"))
     done = place.run("-p", "go on", FREE)
     assert done.returncode == 0, done.stderr
@@ -184,7 +185,7 @@ def test_settings_do_not_count_when_the_client_says_so(real: RealHost) -> None:
     assert (place.workspace / "hooked").exists()
 
 
-# Cancel and death: `sleep N` with an N of its own, gone from the machine within 2 s
+# Cancel and death: each process has a unique number as its argument, and is gone from the machine within 2 s
 
 
 LONG = [f"{WAIT} & setsid {WAIT} & nohup {WAIT} >/dev/null 2>&1 & {WAIT}", f"trap '' TERM INT HUP; {WAIT}"]
@@ -210,7 +211,7 @@ def test_interrupt_ends_the_command(real: RealHost, long_command: tuple[str, str
 
 
 def test_time_out_ends_the_command(real: RealHost, long_command: tuple[str, str]) -> None:
-    """A hook's: a command of the Bash tool that takes too long is moved to the background by the newest CLI."""
+    """The command is a hook's. The newest CLI moves a Bash command that takes too long to the background."""
     command, number = long_command
     place = real.place()
     hook = {"type": "command", "command": command, "timeout": 1}
@@ -231,7 +232,7 @@ def test_client_s_end_ends_the_command(
     with place.start("-p", "go on", FREE) as running:
         wait_until(lambda: alive(number), 20, "the command")
         clients = [pid for pid, line in place.processes().items() if "/app/claude" in line and line[0] != "bwrap"]
-        os.kill(min(clients), number_of_signal)  # a keeper, which the client has forked, has its command line
+        os.kill(min(clients), number_of_signal)  # the client's forked reaper has the same command line
         gone(number)
         wait_until(lambda: not real.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
         running.process.wait(10)

@@ -1,4 +1,4 @@
-"""Hands and terminal in live containers of both images, with both versions of the real CLI."""
+"""Commands and the terminal in live containers of both images, with both versions of the real CLI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def box_of_module(real_host: RealHost, image: str, no_leftovers: None) -> Iterator[Box]:
-    """One container for the tests that leave it as it is."""
+    """One container for the tests that do not change it."""
     agents = Agents(image)
     try:
         yield Box(agents, real_host.place())
@@ -38,7 +38,7 @@ def box(box_of_module: Box, real_host: RealHost) -> Box:
 
 
 def test_commands_run_in_the_container(real_host: RealHost, box: Box) -> None:
-    """A file is made, run by three of the image's tools; the directory persists; 7 is 7; the place is the box."""
+    """Three of the image's tools run files in the container, the directory persists, exit code 7 is reported."""
     commands = [
         "mkdir -p made && cd made && printf 'console.log(40+2)' > a.js && node a.js",
         "printf 'print(40+3)' > a.py && python3 a.py && pwd",
@@ -69,7 +69,7 @@ def test_interrupt_in_the_middle_of_a_command(real_host: RealHost, box: Box) -> 
         box.run("pkill", "-INT", "-f", "claude-code -p")
         gone(number)
         out, _ = process.communicate(timeout=10)
-        assert b"Execution error" in out  # with 0: what the CLI makes of an interrupt
+        assert b"Execution error" in out  # the exit code is 0: that is how the CLI handles an interrupt
     wait_until(lambda: not real_host.host.status()["running"], 5, "the CLI to be gone")
 
 
@@ -87,7 +87,7 @@ def test_project_s_hook_and_server_run_in_the_container(real_host: RealHost, age
 
 
 def test_fork_bomb_stays_in_the_container(real_host: RealHost, agents: Agents) -> None:
-    """The limit of the container holds them; with the call they go, and the next call works."""
+    """The container's process limit stops the fork bomb. Its processes end with the call, and the next call works."""
     box = Box(agents, real_host.place(), pids_limit=300)
     box.agent.expect("see the pids limit")
     real_host.api.part = in_turn(bash("touch begun; b() { b | b & }; b 2>/dev/null; sleep 3"), Say("done"))
@@ -116,7 +116,7 @@ def screen(box: Box, tmp_path: Path) -> Iterator[Screen]:
 
 @contextlib.contextmanager
 def terminal(box: Box, socket: Path) -> Iterator[Screen]:
-    """A person's terminal, in which `docker exec -it` runs a shell."""
+    """The terminal of a person, in which `docker exec -it` runs a shell."""
     screen = Screen(socket, ["docker", "exec", "-it", "-e", PROMPT, box.agent.id, *SHELL], "claude")
     try:
         yield screen
@@ -129,7 +129,7 @@ def test_session_through_docker_exec(screen: Screen) -> None:
 
 
 def test_agent_whose_command_is_claude(real_host: RealHost, agents: Agents, tmp_path: Path) -> None:
-    """Its tmux session is Claude at work and outlives who looks; a stop ends it, the next start offers to go on."""
+    """Claude runs in the tmux session and goes on after people detach. After a stop, the next start can continue it."""
     real_host.api.part = echo
     box = Box(agents, real_host.place(), environment={"AGENT_COMMAND": "claude-code"})
 

@@ -1,4 +1,4 @@
-"""The bridge as a host without this repository has it: a wheel, installed with pip, that serves a live container."""
+"""The bridge on a host without this repository: a wheel, installed with pip, that serves a live container."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an empty environment's commands, after the wheel was installed there."""
+    """Return the folder of commands in an empty environment after the wheel was installed there."""
     return bridge_wheel.installed(wheel, tmp_path_factory.mktemp("installed"))
 
 
@@ -67,7 +67,7 @@ class InstalledHost(BridgeHost):
 
 @pytest.fixture
 def installed_host(commands: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledHost]:
-    """Such a server with the real CLI, whose API is ours."""
+    """Such a server with the real CLI and our own Messages API."""
     with FakeMessagesApi() as api:
         api.part = echo
         environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}

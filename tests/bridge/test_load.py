@@ -1,4 +1,4 @@
-"""Many containers at once, and the server's sudden end, with a scripted CLI in live containers."""
+"""Many containers at once, and the sudden end of the server, with a scripted CLI in live containers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ prod_alone = pytest.mark.parametrize("image", ["prod"], indirect=True)
 
 
 def boxes(agents: Agents, host: BridgeHost, count: int) -> list[Box]:
-    """Containers with a grant each, their health's own words aside."""
+    """Make containers, each with a grant of its own."""
     return [Box(agents, host.grant(f"grant-{number}"), {LOAD: "/load.py"}) for number in range(count)]
 
 
@@ -46,10 +46,10 @@ def test_hundred_clients_from_ten_containers(host_per_test: HostMaker, agents: A
 
 
 def second_turns(log: list[dict[str, Any]], per_grant: int = 4) -> int:
-    """Count the turns that a grant got although another had waited since before its turn before.
+    """Count unfair turns: a grant got a turn while another had been waiting since before that grant's previous turn.
 
-    One that runs as many calls as a single grant may was not passed over, nor one that runs some when the turn went to
-    one that ran none: the last turn is kept for those.
+    Two cases do not count. A grant that already runs as many calls as one grant may was not passed over. Nor was a
+    grant that runs some calls, when the turn went to one that runs none: the last place is kept for such grants.
     """
     waiting: dict[str, collections.deque[int]] = collections.defaultdict(collections.deque)
     running: collections.Counter[str] = collections.Counter()

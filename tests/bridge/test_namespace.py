@@ -1,6 +1,6 @@
-"""The namespace of the CLI: words are words, nothing can be run in it, /proc tells nothing, no pipe holds a call.
+"""The namespace of the CLI: a prompt stays text, nothing can be run, /proc shows nothing, no pipe blocks a call.
 
-Every row with the real CLI in both versions, as in tests/bridge/test_attacks.py.
+Each case runs with the real CLI in both versions, as in tests/bridge/test_attacks.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.bridge_raw import RawClient
 from tests.support.fake_messages_api import Say, Use, echo, in_turn
 from tests.support.stream_json import STREAM, user
 
-# Words behind `--`
+# Words after `--`
 
 TAILS = [
     ["--tmux", "--worktree=x"], ["hello", "--tmux", "--worktree=x"], ["--bg"], ["hello", "--background"],
@@ -43,7 +43,7 @@ TAILS = [
 
 @pytest.mark.parametrize("tail", TAILS, ids=" ".join)
 def test_words_behind_two_hyphens_are_a_prompt(field: Range, tail: list[str]) -> None:
-    """The CLI looks for some of its flags in all of its arguments."""
+    """The CLI searches all of its arguments for some of its flags."""
     field.write(
         ".claude/settings.json", {"hooks": {"WorktreeCreate": [{"hooks": [{"type": "command", "command": RUN}]}]}}
     )
@@ -53,7 +53,7 @@ def test_words_behind_two_hyphens_are_a_prompt(field: Range, tail: list[str]) ->
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_no_word_of_the_cli_s_own_stands_behind_two_hyphens(version: str) -> None:
-    """For each word in the program that looks like a flag, and each command: as it is, with a value, behind others."""
+    """Each word in the program that looks like a flag, and each command: alone, with a value, and after other words."""
     program = installed(version).read_bytes()
     flags = {found.decode() for found in re.findall(rb"--[a-z][a-z0-9-]{1,40}", program)}
     assert len(flags) > 500
@@ -80,13 +80,13 @@ OWN_FLAGS = {
 
 
 def test_nothing_can_be_run_in_the_namespace(host_per_test: HostMaker) -> None:
-    """Not by any name that PATH leads to, nor what the container puts into the workspace."""
+    """This holds for every name in PATH, and for everything that the container puts into the workspace."""
     place = host_per_test().grant("one")
     shutil.copy("/bin/true", place.workspace / "native")
     (place.workspace / "script").write_text("#!/opt/python/bin/python3\n")
     (place.workspace / "script").chmod(0o755)
     ended = json.loads(place.run("-p", "walk").stdout)
-    # The scripted CLI is a script: its own interpreter has to be there. What stands for a shell refuses.
+    # The scripted CLI is a script, so its interpreter has to be there. The replacement for the shell refuses.
     interpreters = {name: how for name, how in ended.items() if "python" in name}
     shells = {name: how for name, how in ended.items() if name.rpartition("/")[2] in ("sh", "bash")}
     assert set(shells.values()) == {126}
@@ -110,13 +110,13 @@ def test_programs_of_the_host_are_not_there(confined: Range) -> None:
         running.end()
 
 
-# What the kernel tells of the CLI's process
+# What the kernel shows about the CLI's process
 
 OF_PROC = ["self/environ", "thread-self/environ", "self/cmdline", "1/cmdline", "self/mountinfo", "self/mem", "mounts"]
 
 
 def told_of_the_host(field: Range) -> str:
-    """All that the model was told, without what the test itself put there."""
+    """Return everything that was sent to the model. Fails when it holds a path of the host."""
     said = "".join(request.everything for request in field.real.api.requests)
     assert str(field.real.host.directory) not in said, "a path of the host's was told"
     return said
@@ -124,7 +124,7 @@ def told_of_the_host(field: Range) -> str:
 
 @pytest.mark.parametrize("path", OF_PROC)
 def test_link_to_what_the_kernel_tells(confined: Range, path: str) -> None:
-    """By a link in the workspace: read, searched, mentioned, imported."""
+    """A link in the workspace is read, searched, mentioned and imported."""
     (confined.place.workspace / "L").symlink_to(f"/proc/{path}")
     (confined.place.workspace / "L.md").symlink_to(f"/proc/{path}")
     (confined.place.workspace / "D").symlink_to("/proc/self")
@@ -189,7 +189,7 @@ NOT_MEANT = [
 
 
 def test_model_writes_its_own_files_in_the_cli_s_directory(confined: Range) -> None:
-    """Whatever the client approves; also by way of a link in the workspace."""
+    """This holds whatever the client approves, and also through a link in the workspace."""
     (confined.place.workspace / "L").symlink_to("/claude")
     places = [f"{top}/{name}" for top in ("/claude", "/workspace/L") for name in (*MEANT, *NOT_MEANT)]
     uses = [Use("Write", {"file_path": path, "content": "attack"}) for path in places]
@@ -224,7 +224,7 @@ ROWS = [*((name, False) for name in READERS), *((name, True) for name in SILENT)
 
 @pytest.mark.parametrize(("name", "writer"), ROWS, ids=[f"{n}-{'silent' if w else 'no'} writer" for n, w in ROWS])
 def test_pipe_in_the_workspace_holds_no_call(confined: Range, name: str, writer: bool) -> None:
-    """The call goes on without it, or ends with a sentence."""
+    """The call goes on without the pipe, or ends with a one-line error."""
     workspace = confined.place.workspace
     pipes = [workspace / f"pipe{suffix}" for suffix in ("", ".png", ".pdf", ".ipynb")]
     for pipe in pipes:
@@ -250,11 +250,11 @@ def test_mention_of_a_pipe_holds_no_call(confined: Range) -> None:
     assert done.returncode in (0, 125)
 
 
-# No hands to the container, and what stands for a shell
+# No executor in the container, and the replacement for the shell
 
 
 def test_what_stands_for_a_shell_runs_nothing_but_the_prefix(tmp_path: Path) -> None:
-    """Whatever the CLI gives to a shell of its own accord ends there; a command is read as bash reads it."""
+    """Everything else that the CLI gives to a shell ends there. Command lines are read as bash reads them."""
     program = tmp_path / "bash"
     program.write_bytes(bubblewrap.hand(sys.executable))
     program.chmod(0o755)
@@ -279,7 +279,7 @@ def test_command_is_read_as_a_shell_reads_it(word: str) -> None:
 
 
 def shim_names() -> dict[str, Any]:
-    """The names of the program that stands beside the CLI, without running it."""
+    """Return the names defined in the shim, without running it."""
     text = bubblewrap.SHIM.read_text().partition("\ntry:\n    if sys.argv[0]")[0]
     names: dict[str, Any] = {}
     exec(compile(text, "shim.py", "exec"), names)

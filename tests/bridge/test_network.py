@@ -1,4 +1,4 @@
-"""The namespace's way out: a real proxy on loopback, real connections, and names that lie."""
+"""Network access from the namespace: a real proxy on loopback, real connections, and false DNS answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLIC = "93.184.216.34"
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """Answers with the path, or leads elsewhere: /to/HOST:PORT."""
+    """Answers with the path, or redirects: /to/HOST:PORT."""
 
     def do_GET(self) -> None:
         leads = self.path.startswith("/to/")
@@ -36,7 +36,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.path.encode())
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_address_that_is_not_public_is_refused(serve: Serve, site: tuple[str, in
     proxy = serve(Rules(web=True, web_ports=frozenset({site[1]})))
     name = f"[{host}]" if ":" in host else host
     code, text = fetch(proxy, f"http://{name}:{site[1]}/hello")
-    assert code in (403, 502)  # 502: a name that this machine cannot resolve at all
+    assert code in (403, 502)  # 502: this machine cannot resolve the name at all
     assert "/hello" not in text
     assert tunnel(proxy, host, site[1]) in (403, 502)
 
@@ -72,7 +72,7 @@ def test_refusal_is_a_sentence(serve: Serve, host: str) -> None:
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *turns: list[str]) -> list[list[str]]:
-    """A resolver whose answers change from one question to the next; what is connected to."""
+    """Replace the resolver by one whose answers change with each question. Returns the addresses connected to."""
     connected: list[list[str]] = []
     left = list(turns)
 
@@ -150,7 +150,7 @@ def test_public(address: str, public: bool) -> None:
 
 
 def test_address_of_this_machine_s_own_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is public for everyone else: what listens there may count on a firewall."""
+    """The address may be public for everyone else. What listens there may rely on a firewall."""
     assert addresses._is_own(ipaddress.ip_address("127.0.0.1"))
     assert not addresses._is_own(ipaddress.ip_address(PUBLIC))
     monkeypatch.setattr(addresses, "_is_own", lambda address: str(address) == PUBLIC)
@@ -181,7 +181,7 @@ def test_names_that_nobody_answers_for_keep_few_threads(serve: Serve, monkeypatc
 
 
 def test_unanswered_lookups_of_a_grant_delay_no_other(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four calls of a grant ask for more names than any pool has threads; another grant's name comes at once."""
+    """Four calls of one grant ask for more names than there are threads. Another grant's name is resolved at once."""
     asked, go = [], threading.Event()
 
     def resolve(host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Directories of a grant: pinned when they are granted, and never another one later, whatever a container does."""
+"""Directories of a grant are pinned when they are granted. No container can replace one by another directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRET = "text-of-root-s-own"
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Path:
-    """A directory of root's that is none of a container's business."""
+    """A directory that belongs to root and that no container may see."""
     directory = tmp_path / "vault"
     directory.mkdir(mode=0o700)
     (directory / "secret").write_text(SECRET)
@@ -50,7 +50,7 @@ def grant(host: BridgeHost, name: str, workspace: Path, *words: str) -> Place:
 
 
 def refused(host: BridgeHost, name: str, workspace: Path, *words: str) -> str:
-    """The one line by which a grant is refused."""
+    """Make a grant that must be refused. Returns the one line that says why."""
     done = host.tell("grant", name, "--workspace", str(workspace), *words)
     assert done.returncode in (1, 64), done.stdout
     (line,) = done.stderr.splitlines()
@@ -73,7 +73,7 @@ def put_directory(path: Path, target: Path) -> None:
 
 
 def put_link_above(path: Path, target: Path) -> None:
-    """Not the directory itself is exchanged, but one on the way to it."""
+    """Replace a directory above the given one, and not the given one itself."""
     folder(target / path.name, 0)
     (target / path.name / "secret").write_text(SECRET)
     path.parent.rename(path.parent.with_name("away"))
@@ -96,7 +96,7 @@ EXCHANGES = [put_link, put_directory, put_link_above, remove, mount_over]
 def test_workspace_that_was_exchanged_is_served_no_more(
     host_per_test: HostMaker, tmp_path: Path, vault: Path, exchange: Callable[[Path, Path], None], claimed: str
 ) -> None:
-    """The client claims to be where it was, or says what is there now."""
+    """The client claims to be in the old directory, or says truthfully what is there now."""
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "above" / "ws"))
     old = f"{place.workspace.stat().st_dev}:{place.workspace.stat().st_ino}"
@@ -133,7 +133,7 @@ def test_share_that_was_exchanged_is_served_no_more(
 
 
 def test_directory_that_is_exchanged_while_a_call_starts(host_per_test: HostMaker, tmp_path: Path, vault: Path) -> None:
-    """Between the server's look and bubblewrap's mount: the launcher looks again, from inside."""
+    """The exchange happens between the server's check and bubblewrap's mount. The launcher checks again from inside."""
     host = host_per_test(limits={"running": 4, "per_grant": 4})
     workspace = folder(tmp_path / "above" / "ws")
     place = grant(host, "one", workspace)
@@ -157,7 +157,7 @@ def test_directory_that_is_exchanged_while_a_call_starts(host_per_test: HostMake
 def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
     tmp_path: Path, vault: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The moment between both can be met by chance alone, so the server is made to open the wrong directory here."""
+    """The moment between both cannot be met reliably, so the server is made to open the wrong directory here."""
     state = StateDirectory(tmp_path / "state")
     state.prepare()
     granted = Grant.of("one", folder(tmp_path / "ws"))
@@ -186,7 +186,7 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
 
 
 def test_number_of_a_removed_directory_is_never_reused(host_per_test: HostMaker, tmp_path: Path) -> None:
-    """A file system gives it to the next directory at once, unless the server holds the old one."""
+    """A file system reuses the inode number at once, unless the server keeps the old directory open."""
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"))
     number = place.workspace.stat().st_ino
@@ -203,11 +203,11 @@ def test_what_is_granted_anew_works(host_per_test: HostMaker, tmp_path: Path) ->
     assert RawClient(grant(host, "one", place.workspace)).call("-p", "out x").stdout == b"x"
 
 
-# The call's directory
+# The working directory of a call
 
 
 def links_out(vault: Path) -> list[str]:
-    """Targets by which a container has tried to leave the namespace with its directory."""
+    """Return link targets with which a container has tried to leave the namespace through its working directory."""
     through = [f"/proc/{who}/fd/{number}/../../vault" for who in ("self", "1", "2") for number in range(3, 40)]
     return [
         *through,
@@ -220,7 +220,7 @@ def links_out(vault: Path) -> list[str]:
 
 
 def test_directory_of_a_call_leads_nowhere_else(host_per_test: HostMaker, tmp_path: Path, vault: Path) -> None:
-    """Whatever link it is: what the server has open for the namespace must not be a way out of it."""
+    """No link leads out: the descriptors that the server opens for the namespace must not be a way out of it."""
     vault.chmod(0o777)
     place = grant(host_per_test(), "one", folder(tmp_path / "ws"))
     for number, target in enumerate(links_out(vault)):
@@ -232,7 +232,7 @@ def test_directory_of_a_call_leads_nowhere_else(host_per_test: HostMaker, tmp_pa
 
 
 def test_nothing_of_the_host_s_is_open_in_the_namespace(host_per_test: HostMaker, tmp_path: Path) -> None:
-    """Neither in the CLI nor in bubblewrap's own process, which has the number 1 there."""
+    """This holds for the CLI and for bubblewrap's own process, which is pid 1 in the namespace."""
     place = grant(host_per_test(), "one", folder(tmp_path / "ws"))
     with place.start("-p", "ready;wait") as running:
         running.line()
@@ -269,7 +269,7 @@ def test_directory_is_entered_as_the_user_without_a_namespace() -> None:
             assert RawClient(place).call("-p", "list .", cwd="/workspace/sub").stdout == b"[]"
 
 
-# Whom the CLI runs as
+# The user that the CLI runs as
 
 
 @pytest.mark.parametrize("owner", [0, 1234])
@@ -311,7 +311,7 @@ def test_user_is_the_operator_s_word(host_per_test: HostMaker, tmp_path: Path, u
 
 
 def test_group_of_the_workspace_is_nobody_s_word(host_per_test: HostMaker, tmp_path: Path) -> None:
-    """Root in a container may give the workspace to any group before it is granted anew."""
+    """Root in a container can give the workspace to any group before it is granted again."""
     host = host_per_test()
     workspace = folder(tmp_path / "ws")
     os.chown(workspace, OWNER, 42)
@@ -386,7 +386,7 @@ def test_own_share_inside_the_workspace_or_around_it_is_refused(host_per_test: H
 
 
 def test_share_that_is_mounted_inside_another_one_is_refused(host_per_test: HostMaker, tmp_path: Path) -> None:
-    """The container could put a link there, and have the inner one mounted over the bridge's own program."""
+    """The container could put a link there, and the inner share would then be mounted over the bridge's own program."""
     host = host_per_test()
     one, two, workspace = (folder(tmp_path / name) for name in ("one", "two", "ws"))
     for targets in (("/data", "/data/cache"), ("/data/cache", "/data"), ("/data", "/data"), ("/data", "//data/x")):
@@ -477,7 +477,7 @@ BAD: dict[str, Callable[[Path], object]] = {
 def test_one_bad_grant_keeps_no_other_from_being_served(
     host_per_test: HostMaker, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """Neither at a start nor at a reload; each tells one line of it."""
+    """This holds at a start and at a reload. Each of them reports the bad grant in one line."""
     host = host_per_test()
     bad, good = grant(host, "bad", folder(tmp_path / "bad")), grant(host, "good", folder(tmp_path / "good"))
     claimed = f"{bad.workspace.stat().st_dev}:{bad.workspace.stat().st_ino}"
@@ -520,7 +520,7 @@ def test_name_that_is_used_again_brings_no_conversation_along(host_per_test: Hos
     assert RawClient(grant(host, "again", first)).call("-p", look).stdout == b'["left"]'
 
 
-# Guesses
+# Guessed workspaces
 
 
 def test_wrong_workspaces_are_counted_and_slow_the_asker_down(host_per_test: HostMaker, tmp_path: Path) -> None:
@@ -535,11 +535,11 @@ def test_wrong_workspaces_are_counted_and_slow_the_asker_down(host_per_test: Hos
     begun = time.monotonic()
     assert RawClient(other).call("-p", "out x").stdout == b"x"
     assert time.monotonic() - begun < 1.0
-    assert RawClient(place).call("-p", "out x").stdout == b"x"  # a right one is not refused, only late
+    assert RawClient(place).call("-p", "out x").stdout == b"x"  # a correct claim is not refused, only delayed
 
 
 def test_guesses_at_once_are_no_faster(host_per_test: HostMaker, tmp_path: Path) -> None:
-    """Nor does a right one among them answer sooner than the wrong ones."""
+    """A correct guess among them is not answered sooner than the wrong ones."""
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "one"))
     clients = [RawClient(place, f"1:{inode}") for inode in range(40)]

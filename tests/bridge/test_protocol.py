@@ -1,4 +1,4 @@
-"""The protocol's two halves joined without I/O: every cut, every kind of nonsense, every limit."""
+"""Both ends of the protocol joined without I/O: bytes cut at every offset, every kind of invalid data, every limit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NASTY = [b"", b"a b", b"line\nfeed", b"\xff\xfe\x80", b"=", b"quote\"'", "naïve
 
 
 def conversation() -> tuple[bytes, list[Event]]:
-    """What a client says in a whole call, and what a server makes of it."""
+    """Return the bytes that a client sends in a whole call, and the events that a server decodes from them."""
     link = Link(CLIENT)
     parts = [link.hello(client="1", name=b"\xff\n")]
     number, data = link.open(NASTY, {b"TERM": b"xterm"}, cwd=b"/workspace")
@@ -219,7 +219,7 @@ def test_goaway_leaves_running_calls_alone() -> None:
 
 
 def test_a_million_fuzzed_frames_leave_memory_flat() -> None:
-    """Frames with random types, sizes and contents; a broken link is made anew, as a server would."""
+    """Frames with random types, sizes and contents. A broken link is replaced by a new one, as a server would do."""
     rng = random.Random(20261123)
     types = [*SIZES, 0x7F]
     pool = [

@@ -1,5 +1,4 @@
-"""The real CLI, oldest and newest, over the bridge against a Messages API of our own: what people and SDKs
-do."""
+"""The real CLI, oldest and newest, over the bridge against a local Messages API: what people and SDKs do."""
 
 from __future__ import annotations
 
@@ -100,7 +99,7 @@ def test_project_memory_stays_out_when_the_client_says_so(real: RealHost) -> Non
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_managed_settings_are_read(version: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The second layer behind the policy: a version that cannot read it says that the file is missing."""
+    """The second layer behind the policy. A version that cannot read the file reports it as missing."""
     opened = {"allow": ["--debug-to-stderr"]}
     with real_server(tmp_path_factory.mktemp("managed"), version, policy=opened) as real:
         done = real.place().run("-p", "hi you", "--debug-to-stderr")

@@ -1,4 +1,4 @@
-"""The server's life: published, restarted, killed, reloaded, revoked, full; and what clients are told."""
+"""The server's life: publishing, restart, kill, reload, revoke, overload; and the errors that clients get."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 
 
 def told(done: subprocess.CompletedProcess[bytes]) -> tuple[int, str]:
-    """Exit code and first line of a failed call."""
+    """Return exit code and first line of a failed call."""
     return done.returncode, done.stderr.decode().split("\n")[0]
 
 
@@ -217,13 +217,13 @@ def test_default_grant_of_serve(tmp_path_factory: pytest.TempPathFactory) -> Non
         host.end()
 
 
-# Full, and late
+# Full queues, and late clients
 
 
 def test_client_that_leaves_the_output_of_an_ended_process_gives_its_turn_back(
     shared_host: BridgeHost, place: Place
 ) -> None:
-    """The last of the output is in the pipe: the process has ended, the call has not."""
+    """The last output is still in the pipe: the process has ended, but the call has not."""
     size = WINDOW + 100_000
     with RawClient(place) as client:
         _, opening = client.link.open([b"-p", b"flood %d" % size], {}, cwd="/workspace", stdin="none", stdout="other")
@@ -309,11 +309,11 @@ def test_mistake_in_the_configuration_is_one_line_and_64(tmp_path: Path, text: s
     assert re.fullmatch(r"bridge: \S*bridge.yaml: .+\n", done.stderr)
 
 
-# Faults that clients meet
+# Errors that clients get
 
 
 def fault(place: Place, *options: str, **env: str) -> dict[str, str]:
-    """The client's fault for programs."""
+    """Return the client's error in the form for programs."""
     done = place.run("-p", "out x", options=options, env={"CLAUDE_BRIDGE_ERRORS": "json", **env})
     assert done.returncode == 125
     found: dict[str, str] = json.loads(done.stderr)
@@ -409,7 +409,7 @@ def test_million_fuzzed_frames_leave_the_server_as_it_was(host_per_test: HostMak
 
 
 def fuzz(place: Place, rng: random.Random) -> int:
-    """Send a thousand harmless frames of random size, and then five that are anything; how many were sent."""
+    """Send a thousand harmless frames of random size and then five random ones. Returns how many were sent."""
     kinds = [Frame.PONG, Frame.PONG, Frame.PONG, Frame.PING]
     harmless = [frame(rng.choice(kinds), 0, rng.randbytes(rng.randrange(64))) for _ in range(1000)]
     bodies = [rng.randbytes(rng.choice([0, 0, 1, 5, 5, 40])) for _ in range(5)]
@@ -518,7 +518,7 @@ def test_confinement_none_runs_as_the_owner_and_leaves_nothing(host_per_test: Ho
     program = shutil.copy(FAKE_CLI, tmp_path / "claude")
     host = host_per_test(confinement="none", claude=str(program))
     place = host.grant("one")
-    for directory in (tmp_path, host.directory, *host.directory.parents[:3]):  # pytest's are closed to the owner
+    for directory in (tmp_path, host.directory, *host.directory.parents[:3]):  # pytest closes these to others
         directory.chmod(0o755)
     facts = json.loads(place.run("-p", "report").stdout)
     assert facts["ids"][0] == 1000

@@ -1,4 +1,4 @@
-"""Task Master in live containers of both images, thinking with the real CLI on the host; nothing is set up for it."""
+"""Task Master in live containers of both images, with the real CLI on the host as its model, without any setup."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE_TASK = {
     "priority": "high", "details": "x", "testStrategy": "x", "subtasks": [],
 }  # fmt: skip
 VERSION_LIMIT_S = 1.0
-"""Task Master's own limit for `claude --version`."""
+"""Task Master's own limit for `claude --version`, in seconds."""
 
 # Projects
 
@@ -48,7 +48,7 @@ def put(box: Box, path: str, text: str) -> None:
 
 
 def plan(box: Box, *argv: str) -> str:
-    """Run a command of Task Master's that must succeed; what it says."""
+    """Run a Task Master command that must succeed. Returns its output."""
     done = box.run("task-master", *argv)
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, said
@@ -56,7 +56,7 @@ def plan(box: Box, *argv: str) -> str:
 
 
 class Planning:
-    """A project in which four commands ran one after another, with what each said, and who ran meanwhile."""
+    """A project in which four commands ran one after another: their output, and the processes that ran meanwhile."""
 
     def __init__(self, box: Box, host: RealHost) -> None:
         self.box = box
@@ -73,7 +73,7 @@ class Planning:
         self.tasks = tasks(box)
 
     def _part(self, request: Request) -> Reply:
-        """While the CLI waits for an answer, look at its command line and the wrapper's."""
+        """Record the command lines of the CLI and of the wrapper while the CLI waits for an answer."""
         if request.tools and not request.results:
             lines = self.box.place.processes().values()
             self.asked += [line[3:] for line in lines if "/usr/local/bin/claude" in line]
@@ -127,7 +127,7 @@ def test_the_host_s_cli_was_started_as_the_policy_shows(planning: Planning, newe
 
 
 def _words(line: str) -> list[str]:
-    """The JSON strings of a line."""
+    """Return the JSON strings in a line."""
     return re.findall(r'"(?:[^"\\]|\\.)*"', line)
 
 
@@ -135,7 +135,7 @@ def test_no_project_got_a_configuration_of_its_own(planning: Planning) -> None:
     assert not (planning.box.place.workspace / CONFIG).exists()
 
 
-# Which configuration counts
+# Which configuration applies
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +156,13 @@ def box(box_of_module: Box, newest_host: RealHost) -> Box:
 
 
 def models(box: Box) -> list[str]:
-    """The provider and model of each role."""
+    """Return provider and model of each role."""
     found = re.findall(r"│ (?:Main|Research|Fallback) +│ (\S+) +│ (\S+)", plan(box, "models"))
     return [f"{provider}/{model}" for provider, model in found]
 
 
 def config(**roles: str) -> str:
-    """A configuration with a model for each role named, as `provider/model`."""
+    """Return a configuration with a model, written as `provider/model`, for each role named."""
     chosen = {role: dict(zip(("provider", "modelId"), text.split("/"), strict=True)) for role, text in roles.items()}
     return json.dumps({"models": chosen})
 
@@ -189,7 +189,7 @@ def test_role_without_a_setting_is_the_host_s_claude(box: Box) -> None:
 def test_project_s_file_wins_and_is_left_as_it_is(box: Box) -> None:
     put(box, SHARED, OPUS)
     put(box, CONFIG, HAIKU)
-    put(box, TASKS, json.dumps({"tasks": [ONE_TASK]}))  # of the old form, which is taken over at the first look
+    put(box, TASKS, json.dumps({"tasks": [ONE_TASK]}))  # in the old format, which the first command converts
     put(box, "prd.md", DOCUMENT)
     plan(box, "validate-dependencies")
     assert models(box) == ["claude-code/haiku"] * 3
@@ -239,7 +239,7 @@ def test_broken_file_is_not_written_over(box: Box) -> None:
 
 
 def test_variables_pass_through(newest_host: RealHost, agents: Agents) -> None:
-    """Into the agent's session, where Task Master looks at them."""
+    """They reach the agent's session, where Task Master reads them."""
     box = Box(agents, newest_host.place(), environment={
         "TASKMASTER_TAG": "season", "AGENT_COMMAND": "task-master list > seen.txt", "AGENT_ON_EXIT": "stay",
     })  # fmt: skip
@@ -313,7 +313,7 @@ EXAMPLE = json.loads((Path(__file__).parents[2] / "docs" / "examples" / "mcp.jso
 
 
 def check_conversation(path: Path, box: Box) -> None:
-    """The server answered to what it is, lists its tools, and two calls did what they should."""
+    """Check that the server gives its name, lists its tools, and carried out two calls."""
     found = json.loads(path.read_text())
     assert {"get_tasks", "next_task", "parse_prd", "expand_task"} <= set(found["tools"])
     looked, expanded = found["told"]
@@ -323,7 +323,7 @@ def check_conversation(path: Path, box: Box) -> None:
 
 
 def server(name: str, container: str = "") -> list[str]:
-    """The command of the example's entry."""
+    """Return the command of the example's entry."""
     entry = EXAMPLE[name]
     return [word.replace("magents-agent", container) for word in (entry["command"], *entry["args"])]
 
@@ -354,7 +354,7 @@ def test_mcp_client_that_is_the_agent_s_command(newest_host: RealHost, agents: A
 
 
 def test_mcp_entry_of_init_starts_the_image_s_own_server(box: Box, tmp_path: Path) -> None:
-    """`npx -y task-master-ai` finds what is installed: nothing is fetched, though there is a network."""
+    """`npx -y task-master-ai` finds the installed program. It downloads nothing, although there is a network."""
     assert box.run(*INIT).returncode == 0
     put(box, TASKS, PLANNED)
     entry = json.loads((box.place.workspace / ".mcp.json").read_text())["mcpServers"]["task-master-ai"]
@@ -394,7 +394,7 @@ NEEDS_NONE = [
 @pytest.mark.parametrize("command", NEEDS_A_MODEL)
 @pytest.mark.parametrize("size", [20, 60_000], ids=["short", "long"])
 def test_command_that_needs_a_model_tells_the_bridge_s_sentence(alone: Any, command: str, size: int) -> None:
-    """Also when the prompt is longer than what the wrapper, which is gone at once, ever reads."""
+    """This also holds when the prompt is longer than what the wrapper reads before it ends."""
     alone.sh(f"cat > {TASKS} <<'E'\n{PLANNED}\nE\nseq {size} > prd.md")
     code, said = alone.try_run("task-master", *command.split())
     assert code == 1

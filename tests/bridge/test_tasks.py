@@ -1,4 +1,4 @@
-"""The tasks as a person types them, on a state directory of the test's own; and agents that they start."""
+"""The tasks as a person types them, on a state directory of the test; and agents that they start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.bridge_host import FAKE_CLI, OWNER, ROOT, SECRET
 
 @pytest.fixture
 def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state directory and a configuration with the scripted CLI, for this process and those that it starts."""
+    """A state directory and a configuration with the scripted CLI, for this process and its children."""
     directory = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("CLAUDE_BRIDGE_STATE", str(directory / "state"))
     monkeypatch.setenv("CLAUDE_BRIDGE_CONFIG", str(directory / "bridge.yaml"))
@@ -90,7 +90,7 @@ def test_mistake_in_the_configuration_keeps_no_agent_from_living(own_state: Path
 
 @pytest.fixture
 def variant(image: str, monkeypatch: pytest.MonkeyPatch) -> images.Variant:
-    """The variant of the image under test, whatever its repository is called."""
+    """The variant of the image under test, in whatever repository it is."""
     monkeypatch.setattr(images, "REPOSITORY", image.rpartition(":")[0])
     return next(one for one in images.VARIANTS.values() if one.tag == image.rpartition(":")[2])
 

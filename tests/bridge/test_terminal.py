@@ -1,4 +1,4 @@
-"""The interactive session in a terminal: tmux draws it, types into it, changes its size; with both versions."""
+"""The interactive session in a terminal: tmux draws it, types into it and changes its size; with both versions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_command_of_a_session_runs_in_the_container(real: RealHost, place: Place
 
 
 def test_ctrl_z_and_fg(screen: Screen) -> None:
-    """With words in the prompt: until they show, the CLI keeps letters for later and drops a Ctrl-Z."""
+    """The prompt has text in it. Until that text is visible, the CLI keeps letters for later and drops a Ctrl-Z."""
     before = screen.settings()
     begin(screen)
     screen.type("hello")
@@ -61,7 +61,7 @@ def test_ctrl_z_and_fg(screen: Screen) -> None:
 def test_server_s_end_gives_the_terminal_back(real: RealHost, place: Place, screen: Screen, number: int) -> None:
     before = screen.settings()
     begin(screen)
-    # 2.1.197 garbles the file of a conversation whose first answer comes before the question is in it.
+    # 2.1.197 writes a broken conversation file when the first answer comes before the question is in the file.
     real.api.part = in_turn(Say("heard: hello there", after=1.0))
     ask(screen, "hello there")
     screen.wait("heard: hello there")

@@ -20,70 +20,70 @@ from pipeline.bootstrap import engine
 from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
 from tests.chaos.faults import FAULTS
-from tests.chaos.subject import Broken, Subject
+from tests.chaos.target import Broken, Target
 from tests.support.cleanup import remove_orphans
 from tests.support.containers import Agents
 
 AGENTS = 4
-SHORTEST_LOOK = 25
-"""So many faults lie between two comparisons of all records."""
+FAULTS_PER_COMPARISON = 25
+"""The number of faults between two comparisons of all records."""
 
 
 @dataclass
 class Outcome:
-    """What one agent went through."""
+    """What was done to one agent, and what was found."""
 
     done: Counter[str] = field(default_factory=Counter)
     records: int = 0
-    longest_lie_s: float = 0.0
+    longest_disagreement_s: float = 0.0
     broken: list[str] = field(default_factory=list)
 
 
-def torment(image: str, seed: str, count: int) -> Outcome:
-    """Do `count` faults to one agent of its own; what is drawn depends on `seed` alone."""
+def inject_faults(image: str, seed: str, count: int) -> Outcome:
+    """Inject `count` faults into an agent made for this run. `seed` alone decides which faults."""
     chance = random.Random(seed)
     names, weights = list(FAULTS), [weight for weight, _ in FAULTS.values()]
     outcome = Outcome()
     made = Agents(image)
-    subject = Subject(made, image)
+    target = Target(made, image)
     try:
-        subject.bring_up()
-        subject.see_truth()
+        target.bring_up()
+        target.check_health_agrees()
         for number in range(count):
             name = chance.choices(names, weights)[0]
             try:
-                _once(subject, name, random.Random(chance.random()))
-                if number % SHORTEST_LOOK == 0:
-                    subject.see_records()
+                _once(target, name, random.Random(chance.random()))
+                if number % FAULTS_PER_COMPARISON == 0:
+                    target.check_records()
             except (Broken, AssertionError, APIError) as error:
                 outcome.broken.append(f"seed {seed}, fault {number}, {name}: {error}")
-                subject.holder.try_run("rm", "-f", "/agent/fill")
-                subject.renew()
+                target.holder.try_run("rm", "-f", "/agent/fill")
+                target.renew()
             outcome.done[name] += 1
-            if number % SHORTEST_LOOK == SHORTEST_LOOK - 1:
+            if number % FAULTS_PER_COMPARISON == FAULTS_PER_COMPARISON - 1:
                 print(f"agent {seed}: {number + 1} of {count} faults", file=sys.stderr, flush=True)
-            outcome.longest_lie_s = max(outcome.longest_lie_s, subject.longest_lie)
+            outcome.longest_disagreement_s = max(outcome.longest_disagreement_s, target.longest_disagreement_s)
         try:
-            outcome.records = subject.see_records()
+            outcome.records = target.check_records()
         except Broken as error:
             outcome.broken.append(f"seed {seed}, at the end: {error}")
     finally:
         made.close(show=False)
-        shutil.rmtree(subject.acks, ignore_errors=True)  # ignored because it lies in the temporary directory
+        shutil.rmtree(target.acks, ignore_errors=True)  # ignored because it lies in the temporary directory
     return outcome
 
 
-def _once(subject: Subject, name: str, chance: random.Random) -> None:
-    with contextlib.suppress(APIError):  # ignored because it may end by itself in the moment that it is, say, paused
-        FAULTS[name][1](subject, chance)
-    subject.bring_up()
-    subject.see_truth()
-    subject.see_state()
-    subject.see_no_zombie()
+def _once(target: Target, name: str, chance: random.Random) -> None:
+    with contextlib.suppress(APIError):  # ignored because the container may have changed its state meanwhile
+        FAULTS[name][1](target, chance)
+    target.bring_up()
+    target.check_health_agrees()
+    target.check_state()
+    target.check_no_zombie()
 
 
 def main(argv: list[str]) -> int:
-    """Torment agents of both variants side by side; 1 when a promise was broken."""
+    """Run agents of both variants side by side and inject faults. Returns 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="nox -s chaos --", description=__doc__)
     parser.add_argument("--faults", type=int, default=1000, help="how many, over all agents (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats a run's choices")
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     shares = [chosen.faults // AGENTS + (index < chosen.faults % AGENTS) for index in range(AGENTS)]
     with ThreadPoolExecutor(AGENTS) as pool:
         running = [
-            pool.submit(torment, images[index % len(images)], f"{chosen.seed}/{index}", share)
+            pool.submit(inject_faults, images[index % len(images)], f"{chosen.seed}/{index}", share)
             for index, share in enumerate(shares)
         ]
         outcomes = [future.result() for future in running]
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
     print(
         f"{sum(done.values())} faults in {time.monotonic() - began:.0f} s; "
         f"{sum(outcome.records for outcome in outcomes)} acknowledged records compared; "
-        f"health was wrong for at most {max(outcome.longest_lie_s for outcome in outcomes):.1f} s; "
+        f"health was wrong for at most {max(outcome.longest_disagreement_s for outcome in outcomes):.1f} s; "
         f"{len(broken)} promises broken; seed {chosen.seed}"
     )
     for line in broken:

@@ -1,4 +1,4 @@
-"""The faults. Each draws what it needs from the run's own random numbers, so that a seed repeats a run."""
+"""The faults. Each draws its choices from the run's random generator, so a seed repeats a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import socket
 from collections.abc import Callable
 
-from tests.chaos.subject import Subject
+from tests.chaos.target import Target
 from tests.support.waiting import let_pass
 
 SIGNALS = ["TERM", "KILL", "HUP", "INT", "QUIT", "USR1", "USR2", "SEGV", "ABRT", "PIPE", "ALRM", "CHLD", "WINCH"]
@@ -21,98 +21,98 @@ BAD_REQUESTS = [
     b"BREW /coffee HTCPCP/1.0\r\n\r\n",
 ]
 
-Fault = Callable[[Subject, random.Random], None]
+Fault = Callable[[Target, random.Random], None]
 
 
-def _processes(subject: Subject) -> list[int]:
-    """Return the pids inside, tini's too, oldest first."""
-    rows = subject.as_root("ps", "-eo", "pid=,comm=").split("\n")
+def _processes(target: Target) -> list[int]:
+    """Return the pids inside the container, tini's too, in ascending order."""
+    rows = target.as_root("ps", "-eo", "pid=,comm=").split("\n")
     return sorted(int(row.split()[0]) for row in rows if row.strip() and row.split()[1] != "ps")
 
 
-def signal_a_process(subject: Subject, chance: random.Random) -> None:
-    """Any signal to any process, the first too."""
+def signal_a_process(target: Target, chance: random.Random) -> None:
+    """Send any signal to any process, pid 1 included."""
     where, name = chance.random(), chance.choice(SIGNALS)
-    pids = _processes(subject)
+    pids = _processes(target)
     if pids:
-        subject.as_root("kill", "-s", name, str(pids[int(where * len(pids))]))
+        target.as_root("kill", "-s", name, str(pids[int(where * len(pids))]))
 
 
-def hang_a_process(subject: Subject, chance: random.Random) -> None:
-    """Stop any process but tini for a while; health must tell where it matters."""
+def hang_a_process(target: Target, chance: random.Random) -> None:
+    """Stop any process except tini for a while. Health must show it where it matters."""
     where, long = chance.random(), chance.uniform(0, 2)
-    pids = [pid for pid in _processes(subject) if pid > 1]
+    pids = [pid for pid in _processes(target) if pid > 1]
     if not pids:
         return
-    subject.as_root("kill", "-s", "STOP", str(pids[int(where * len(pids))]))
+    target.as_root("kill", "-s", "STOP", str(pids[int(where * len(pids))]))
     if chance.random() < 0.5:
-        subject.see_truth()
+        target.check_health_agrees()
     let_pass(long)
-    subject.as_root("bash", "-c", "kill -s CONT -1")
+    target.as_root("bash", "-c", "kill -s CONT -1")
 
 
-def stop_and_start(subject: Subject, chance: random.Random) -> None:
-    """`docker stop` with its default grace or none, then `docker start`."""
-    subject.container.stop(timeout=chance.choice([10, 10, 0]))
-    subject.see_state()
-    subject.container.start()
+def stop_and_start(target: Target, chance: random.Random) -> None:
+    """Run `docker stop` with Docker's default grace or none, then `docker start`."""
+    target.container.stop(timeout=chance.choice([10, 10, 0]))
+    target.check_state()
+    target.container.start()
 
 
-def restart(subject: Subject, chance: random.Random) -> None:
-    """`docker restart`, in the middle of whatever it is doing."""
+def restart(target: Target, chance: random.Random) -> None:
+    """Run `docker restart`, whatever the agent is doing."""
     let_pass(chance.uniform(0, 0.3))
-    subject.container.restart(timeout=chance.choice([10, 0]))
+    target.container.restart(timeout=chance.choice([10, 0]))
 
 
-def power_cut(subject: Subject, chance: random.Random) -> None:
-    """KILL to the whole container at once, then a start."""
+def power_cut(target: Target, chance: random.Random) -> None:
+    """Kill the whole container at once. The run then starts it again."""
     let_pass(chance.uniform(0, 0.3))
-    if subject.agent.state()["Status"] == "running":
-        subject.container.kill()
-    subject.see_state()
+    if target.agent.state()["Status"] == "running":
+        target.container.kill()
+    target.check_state()
 
 
-def remove_and_make_anew(subject: Subject, chance: random.Random) -> None:
-    """`docker rm -f` and another container on the same volumes."""
+def remove_and_make_anew(target: Target, chance: random.Random) -> None:
+    """Run `docker rm -f`, then start another container on the same volumes."""
     let_pass(chance.uniform(0, 0.3))
-    subject.renew()
+    target.renew()
 
 
-def freeze(subject: Subject, chance: random.Random) -> None:
-    """`docker pause` for a moment."""
-    if subject.agent.state()["Status"] == "running":
-        subject.container.pause()
+def freeze(target: Target, chance: random.Random) -> None:
+    """Run `docker pause` for up to two seconds."""
+    if target.agent.state()["Status"] == "running":
+        target.container.pause()
         let_pass(chance.uniform(0, 2))
-        subject.container.unpause()
+        target.container.unpause()
 
 
-def fill(subject: Subject, chance: random.Random) -> None:
-    """Fill /agent to the last byte, and free it again."""
-    subject.holder.try_run("dd", "if=/dev/zero", "of=/agent/fill", "bs=4k")
+def fill(target: Target, chance: random.Random) -> None:
+    """Fill /agent to the last byte, then free it again."""
+    target.holder.try_run("dd", "if=/dev/zero", "of=/agent/fill", "bs=4k")
     try:
         if chance.random() < 0.7:
-            subject.see_truth()
-        subject.see_state()
+            target.check_health_agrees()
+        target.check_state()
         if chance.random() < 0.3:
-            subject.container.restart(timeout=2)
-            subject.bring_up()
-            subject.see_truth()
+            target.container.restart(timeout=2)
+            target.bring_up()
+            target.check_health_agrees()
     finally:
-        subject.holder.run("rm", "-f", "/agent/fill")
+        target.holder.run("rm", "-f", "/agent/fill")
 
 
-def end_the_session(subject: Subject, chance: random.Random) -> None:
-    """What people do to tmux by mistake."""
+def end_the_session(target: Target, chance: random.Random) -> None:
+    """Run a tmux command that people run by mistake."""
     command = chance.choice(["kill-server", "kill-session -t =agent", "kill-pane -t =agent:", "rename-session mine"])
-    if subject.agent.state()["Status"] == "running":
-        subject.container.exec_run(["tmux", *command.split()])
+    if target.agent.state()["Status"] == "running":
+        target.container.exec_run(["tmux", *command.split()])
 
 
-def shout(subject: Subject, chance: random.Random) -> None:
-    """A burst of bad HTTP; the connections stay open until the end."""
-    if subject.agent.state()["Status"] != "running":
+def send_bad_http(target: Target, chance: random.Random) -> None:
+    """Send many bad HTTP requests. The connections stay open until the end."""
+    if target.agent.state()["Status"] != "running":
         return
-    port = subject.agent.port
+    port = target.agent.port
     held: list[socket.socket] = []
     for _ in range(chance.randrange(10, 150)):
         try:
@@ -120,8 +120,8 @@ def shout(subject: Subject, chance: random.Random) -> None:
             held.append(connection)
             connection.sendall(chance.choice(BAD_REQUESTS))
         except OSError:
-            continue  # ignored because being refused is an answer
-    subject.see_truth()
+            continue  # ignored because a refused connection is a valid answer
+    target.check_health_agrees()
     for connection in held:
         connection.close()
 
@@ -136,6 +136,6 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "paused": (6, freeze),
     "/agent full": (6, fill),
     "tmux ended": (8, end_the_session),
-    "bad HTTP": (6, shout),
+    "bad HTTP": (6, send_bad_http),
 }
-"""Name, weight and what is done."""
+"""For each fault its weight and its function, by name."""

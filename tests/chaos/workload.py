@@ -1,7 +1,8 @@
-"""The agent's command in a chaos run: numbered records to each volume, each acknowledged once it is on the disk.
+"""The agent's command in a chaos run: writes numbered records to each volume.
 
-Runs in the container, on the standard library. A record is the line `NUMBER CRC32`; the file /acks/VOLUME, which lies
-on the host, holds the number of each record that fsync has confirmed.
+Each record is acknowledged once it is on the disk. The program runs in the container and uses only the standard
+library. A record is the line `NUMBER CRC32`. The file /acks/VOLUME lies on the host and holds the number of each record
+that fsync has confirmed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def record(number: int) -> bytes:
 
 
 class Records:
-    """The records of one volume, continued where the last run of this program was cut off."""
+    """The records of one volume. A new run continues where the last one was cut off."""
 
     def __init__(self, volume: str) -> None:
         self._fd = os.open(f"/{volume}/records", os.O_RDWR | os.O_CREAT, 0o666)
@@ -30,7 +31,7 @@ class Records:
         self._number = os.fstat(self._fd).st_size // len(record(0))
 
     def add(self) -> None:
-        """Write one record and acknowledge it; a disk that is full leaves neither."""
+        """Write one record and acknowledge it. On a full disk, neither is done."""
         line = record(self._number)
         try:
             written = os.pwrite(self._fd, line, self._number * len(line))
@@ -43,7 +44,7 @@ class Records:
 
 
 def main() -> None:
-    """Add to every volume, for ever."""
+    """Add records to every volume, for ever."""
     opened: dict[str, Records] = {}
     while True:
         for volume in VOLUMES:

@@ -1,4 +1,4 @@
-"""The image under test, chosen on the command line, and one live container of it that tests only look at."""
+"""The image under test, chosen on the command line, and one live container of it that tests do not change."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the proof when all cases were compared and none differed."""
+    """Write the proof of parity when all cases were compared and none differed."""
     config = session.config
     if config.getoption("--complete") and exitstatus == 0 and not config.getoption("keyword"):
         parity.record()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what belongs to the other variant."""
+    """Leave out tests of the other variant."""
     chosen = config.getoption("--variant")
     foreign = [item for item in items if any(mark.args[0] != chosen for mark in item.iter_markers("variant"))]
     config.hook.pytest_deselected(items=foreign)
@@ -57,7 +57,7 @@ def client() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def image(pytestconfig: pytest.Config, client: docker.DockerClient, variant: str) -> str:
-    """The reference of the image under test; without it nothing can be tested."""
+    """The reference of the image under test. Without it no test can run."""
     reference = str(pytestconfig.getoption("--image") or VARIANTS[variant].reference)
     try:
         client.images.get(reference)
@@ -68,7 +68,7 @@ def image(pytestconfig: pytest.Config, client: docker.DockerClient, variant: str
 
 @pytest.fixture(scope="module")
 def shared_agent(client: docker.DockerClient, image: str, variant: str) -> Iterator[Container]:
-    """One healthy container of compose.yaml that a module's tests look at and leave as it is."""
+    """One healthy container of compose.yaml that a module's tests do not change."""
     project = compose_project(image, variant)
     try:
         project.up()

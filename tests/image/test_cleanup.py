@@ -1,4 +1,4 @@
-"""What a crashed run leaves behind is removed by the next: also what Compose made."""
+"""The next run removes what a crashed run left, including what Compose made."""
 
 from __future__ import annotations
 

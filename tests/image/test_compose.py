@@ -1,4 +1,4 @@
-"""The template that people copy, used as they use it: alone in an empty folder, with `docker compose up`."""
+"""compose.yaml as people use it: copied alone into an empty folder, and started with `docker compose up`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVICES = {"prod": "agent", "dev": "agent-dev"}
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with the template, and the service of the variant under test."""
+    """A folder with compose.yaml, and the service of the variant under test."""
 
     folder: Path
     service: str

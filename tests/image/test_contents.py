@@ -1,4 +1,4 @@
-"""What is in the image, seen from a live container by the agent's own user."""
+"""The contents of the image, seen from a live container by the agent's own user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.build import source
 from tests.support import budgets
 
 ROOT = Path(__file__).resolve().parents[2]
-# How each tool says its version, and its name in the manifest.
+# How each tool prints its version, and its name in the manifest.
 TOOLS = {
     "node": "node --version",
     "npm": "npm --version",
@@ -91,7 +91,7 @@ def test_native_addon_can_be_built(host: Host) -> None:
     assert host.run(compiled).rc == 0
 
 
-# The user and its places
+# The user and its directories
 
 
 def test_user(host: Host) -> None:
@@ -163,7 +163,7 @@ def test_volumes_port_and_init(client: docker.DockerClient, image: str) -> None:
     assert config["Entrypoint"] == ["/usr/bin/tini", "--", "/usr/local/bin/agent-entrypoint"]
 
 
-# What must not be there
+# What must not be in the image
 
 
 def test_no_file_gains_rights_by_its_mode(host: Host) -> None:
@@ -206,7 +206,7 @@ def test_history_and_environment_tell_no_secret(client: docker.DockerClient, ima
     assert not re.search(r"(?i)token=|password|api_key|sk-ant-|BEGIN CERTIFICATE", told)
 
 
-# What it weighs
+# Size
 
 
 def test_size(client: docker.DockerClient, image: str, variant: str) -> None:

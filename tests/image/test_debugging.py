@@ -1,4 +1,4 @@
-"""The development image's tools do their work for the agent's user, with no capability but tcpdump's own."""
+"""The development image's tools work for the agent's user, with no capability except tcpdump's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine that restarts brings back the agents that ran, and lets rest those that a person had stopped."""
+"""After the engine restarts, agents that ran run again, and agents that a person stopped stay stopped."""
 
 from __future__ import annotations
 

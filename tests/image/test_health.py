@@ -1,4 +1,4 @@
-"""Health of live containers: the pages, a negative test for each check, and clients that misbehave."""
+"""Health of live containers: the pages, a negative test for each check, and clients that send bad requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOLUMES_FAIL = "health: volumes fail"
 
 
 def talk(agent: Agent, data: bytes, timeout: float = 8.0) -> bytes:
-    """Send bytes as they are; return all that comes back."""
+    """Send bytes unchanged. Returns all that comes back."""
     with socket.create_connection(("127.0.0.1", agent.port), timeout=timeout) as connection:
         connection.sendall(data)
         reply = b""
@@ -39,13 +39,13 @@ def talk(agent: Agent, data: bytes, timeout: float = 8.0) -> bytes:
 
 @pytest.fixture
 def host_directory(tmp_path: Path) -> Path:
-    """What is mounted at /host: only the directory's own mode counts there."""
+    """The directory to mount at /host. Only its own mode matters, not those above it."""
     tmp_path.chmod(0o755)
     return tmp_path
 
 
 def probe(agent: Agent) -> int:
-    """Run Docker's own probe; return its exit code."""
+    """Run Docker's own probe. Returns its exit code."""
     return agent.try_run("agent-health-probe")[0]
 
 
@@ -100,7 +100,7 @@ def test_metrics_name_the_agent(agents: Agents) -> None:
     assert 'magents_check{check="tmux",required="true"} 1' in text
 
 
-# -- who asks ---------------------------------------------------------------------------------------------
+# -- who may read details ---------------------------------------------------------------------------------
 
 BARE = {"/health": {"status": "degraded"}, "/live": {"status": "alive"}, "/ready": {"status": "ready"}}
 ASK = (
@@ -114,19 +114,19 @@ ASK = (
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Two agents on a network of their own; `alpha` may be asked as `agents.example.org`."""
+    """Two agents on a network of their own. `alpha` also has the name `agents.example.org`."""
 
     alpha: Agent
     other: Agent
 
     @property
     def address(self) -> str:
-        """Return the first one's address."""
+        """Return the address of the first agent."""
         (network,) = self.alpha.container.attrs["NetworkSettings"]["Networks"].values()
         return str(network["IPAddress"])
 
     def ask(self, page: str, host: str) -> tuple[int, str]:
-        """Ask the first one from the other."""
+        """Send a request from the second agent to the first."""
         code, _, body = self.other.run("python3", "-c", ASK, self.address, page, host).partition(" ")
         return int(code), body
 
@@ -206,7 +206,7 @@ def test_probe_is_answered_beside_200_connections(agents: Agents) -> None:
 
 def test_200_clients_at_once_are_all_answered(agents: Agents) -> None:
     agent = agents.healthy()
-    agent.get()  # finds the port once
+    agent.get()  # looks up the port once
     answers: list[bytes] = []
     port = agent.port
 
@@ -342,7 +342,7 @@ def test_bridge_that_is_away_warns_with_its_reason(agents: Agents, host_director
 
 
 def test_bridge_that_listens_and_says_nothing_warns(agents: Agents, host_directory: Path) -> None:
-    """What passes is a server that answers: tests/bridge/test_containers.py has a real one."""
+    """For a server that answers, tests/bridge/test_containers.py has a real one."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(host_directory / "claude-bridge.sock"))
         (host_directory / "claude-bridge.sock").chmod(0o666)
@@ -356,7 +356,7 @@ def test_bridge_that_never_answers_neither_hangs_nor_hides(agents: Agents, host_
         server.bind(str(host_directory / "claude-bridge.sock"))
         (host_directory / "claude-bridge.sock").chmod(0o666)
         server.listen(0)
-        for _ in range(2):  # the queue is full: connecting waits for ever
+        for _ in range(2):  # the queue is full, so connecting waits for ever
             client = held.enter_context(socket.socket(socket.AF_UNIX))
             client.setblocking(False)
             client.connect_ex(str(host_directory / "claude-bridge.sock"))
@@ -370,7 +370,7 @@ def test_bridge_that_never_answers_neither_hangs_nor_hides(agents: Agents, host_
 
 @pytest.fixture
 def frozen(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A file system of its own and the way to freeze it: who writes to it waits until it is thawed."""
+    """A file system, and a function that freezes it: writers wait until it is thawed."""
     image, point = tmp_path / "disk", tmp_path / "mounted"
     point.mkdir()
     with image.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The two images share what they have in common."""
+"""The two images share their common layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start, restart, death and recovery of live containers: each process killed in turn, resources running out."""
+"""Start, restart, end and recovery of live containers: each process is killed in turn, resources run out."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ENDED_BY_TERM = 143
 STARTS_PER_TEST = 10
 RESIDENT_KB = 30_000
 LONG_PAUSE_S = 6.0
-"""The longest deadline is the 5 s of a client of the health server."""
+"""Longer than every deadline: the longest is the 5 s that a client of the health server has."""
 
 
 def commanded(agents: Agents, command: str, **variables: str) -> Agent:
-    """Start an agent with AGENT_COMMAND; its ends are what the test is about."""
+    """Start an agent with AGENT_COMMAND. Log lines about the command's end are expected."""
     agent = agents.start(environment={"AGENT_COMMAND": command, **variables})
     return agent.expect(ENDED, FLAPPED)
 
@@ -35,7 +35,7 @@ def restarts(agent: Agent) -> int:
 
 
 def recovered(agent: Agent, times: int = 1) -> None:
-    """Wait until the agent was started again and lives."""
+    """Wait until the agent was started again and runs."""
     wait_until(lambda: restarts(agent) == times, 10, f"{times} restarts")
     agent.wait_healthy(10)
     assert "agent" in agent.tmux("list-sessions", "-F", "#{session_name}").splitlines()
@@ -292,12 +292,12 @@ def test_clean_stop_is_not_told_as_cut_off(agents: Agents) -> None:
     agent = agents.healthy()
     agent.stop()
     agent.container.start()
-    # The engine shows the health of the run before for a moment, and its line is still in the log.
+    # For a moment the engine still shows the health of the run before, and the log still has that run's line.
     wait_until(lambda: agent.log().count("running after") == 2, 10, "the second start")
     assert "cut off" not in agent.log()
 
 
-# -- running out ------------------------------------------------------------------------------------------
+# -- resources run out ------------------------------------------------------------------------------------
 
 
 def test_out_of_memory_takes_the_culprit_and_not_the_agent(agents: Agents) -> None:
@@ -315,7 +315,7 @@ def test_exhausted_pids_are_survived(agents: Agents) -> None:
 
 
 def test_long_pause_is_no_failure(agents: Agents) -> None:
-    """Longer than every deadline of the supervisor's; tests/unit has one of an hour, by a clock of its own."""
+    """The pause is longer than every deadline of the supervisor. tests/unit tests an hour with a simulated clock."""
     agent = agents.healthy()
     agent.wait_probed()
     agent.pause()
@@ -354,9 +354,10 @@ def test_term_at_any_moment_of_the_start_stops_at_once(agents: Agents, seed: int
 
 
 def init_listens(agent: Agent) -> bool:
-    """Say whether tini takes signals; before that the kernel drops them, as pid 1 has no handler yet.
+    """Say whether tini takes signals. Before that the kernel drops them, because pid 1 has no handler yet.
 
-    It blocks all it takes, which its waiting hides, and right after ignores TTIN, which shows.
+    tini blocks the signals that it takes, but that does not show while it waits for them. Right afterwards it ignores
+    TTIN, which does show.
     """
     status = Path(f"/proc/{agent.state()['Pid']}/status").read_text()
     ignored = re.search(r"SigIgn:\s*(\w+)", status)
@@ -373,6 +374,6 @@ def test_supervisor_is_small_and_idle(agents: Agents) -> None:
 
 
 def used_ticks(agent: Agent) -> int:
-    """Return hundredths of a second that the supervisor and its helpers have used."""
+    """Return the hundredths of a second that the supervisor and its helpers have used."""
     pid = agent.get("/status")[1]["supervisor"]["pid"]
     return sum(int(field) for field in agent.run("cat", f"/proc/{pid}/stat").split()[13:17])

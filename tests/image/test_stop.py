@@ -1,4 +1,4 @@
-"""The stop ladder, on live containers: who is asked, who is waited for, who is killed, and what the exit code says."""
+"""The stop ladder on live containers: who is signalled, who is waited for, who is killed, and the exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_after(agents: Agents, volume: str, path: str) -> str:
 
 
 def test_idle_agent_stops_at_once(agents: Agents) -> None:
-    """The best of three, because other tests share the machine; one that waits for anything fails all three."""
+    """The best of three counts, because other tests share the machine. An agent that waits fails all three."""
     stops = [agents.healthy().stop() for _ in range(3)]
     assert {code for code, _ in stops} == {0}
     assert min(took for _, took in stops) <= IDLE_STOP_S
@@ -111,7 +111,7 @@ def test_nohup_job_is_asked_by_term(agents: Agents) -> None:
 
 def test_stopped_job_hears_that_it_should_leave(agents: Agents) -> None:
     agent = agents.healthy()
-    # outside every terminal, as tmux and the kernel themselves continue what is stopped inside
+    # outside every terminal: inside one, tmux and the kernel continue stopped processes themselves
     agent.sh("setsid --fork bash -c 'echo ready >/shared/ready; kill -STOP $$' </dev/null >/dev/null 2>&1")
     wait_until(lambda: "T" in agent.run("ps", "-eo", "stat="), 5, "the job to be stopped")
     assert agent.stop()[0] == 0
@@ -154,7 +154,7 @@ def test_scrollback_of_every_window_is_kept(agents: Agents) -> None:
         "second",
         "bash",
         "-c",
-        # The moment after the words is tmux's: it loses what is written in the instant of the end (docs/runtime.md).
+        # The pause after the words is for tmux: it loses what is written at the very end (docs/runtime.md).
         "trap 'echo last words; sleep 0.3; exit' TERM; echo first; while :; do sleep 0.1; done",
     )
     wait_until(lambda: "first" in agent.tmux("capture-pane", "-p", "-t", "=agent:second"), 5, "the window's words")
@@ -199,7 +199,7 @@ def test_ctrl_c_on_a_terminal_stops_the_agent(agents: Agents) -> None:
     [("trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done", 5), ("echo ready; exec sleep 100", 143)],
 )
 def test_command_that_is_asked_gives_its_own_code(agents: Agents, script: str, code: int) -> None:
-    for _ in range(5):  # its end and its code reach the supervisor by two ways, in either order
+    for _ in range(5):  # the supervisor learns of the end and of the exit code in two ways, in either order
         agent = agents.start("bash", "-c", script)
         agent.wait_log("ready")
         assert agent.stop()[0] == code

@@ -1,4 +1,4 @@
-"""The image's Task Master does what a plain install of it does: output, exit code and every file written."""
+"""The image's Task Master does what a plain install does: the same output, exit code and files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Pair = tuple[Future[Outcome], Future[Outcome]]
 OUTCOMES = task_master.ROOT / ".cache" / "task-master-outcomes"
 
 NORMALISED: list[tuple[str, str]] = [
-    # The moment of the run, in files that Task Master stamps. Planted times are of 2026-01-01 and stay.
+    # The time of the run, which Task Master writes into files. Times given by the test are of 2026-01-01 and stay.
     (r"(?!2026-01-01)20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<now>"),
-    # The same in what it says and writes for people: "aliases added on 11/24/2026". The planted day is 1/1/2026.
+    # The same in texts for people: "aliases added on 11/24/2026". The date given by the test is 1/1/2026.
     (r"\b(?!1/1/2026)\d\d?/\d\d?/20\d\d\b", "<today>"),
-    # Where the program itself lies, in the message about a package that neither has.
+    # The program's own path, in the message about a package that neither side has.
     (
         r"/opt/upstream/node_modules/task-master-ai/dist/[\w.-]+|/usr/local/lib/task-master/lib/task-master\.cjs",
         "<program>",
@@ -43,13 +43,13 @@ def upstream_task_master(image: str) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(image: str, upstream_task_master: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[Case], Pair]]:
-    """Both outcomes of a case: the chosen are under way from the start, one for each processor."""
+    """Return the outcomes of a case on both sides. All chosen cases start at once, one for each processor."""
     items = [item for item in request.session.items if item.path == request.node.path]
     chosen = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
     forget_other_locks()
     with (
-        # Both go by the same where a project has no configuration, and none is broken: tests/bridge/test_task_master.py
-        # holds what the image does of its own there.
+        # Both sides get the same defaults for a project without a configuration, and none that is broken.
+        # tests/bridge/test_task_master.py tests the image's own defaults.
         task_master.side(image, shared=task_master.DEFAULTS) as bundled,
         task_master.side(image, upstream_task_master) as upstream,
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -64,7 +64,7 @@ def pairs(image: str, upstream_task_master: Path, request: pytest.FixtureRequest
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Compare all cases for a new lock or edit, later one of each command."""
+    """Compare all cases for a new lock or edit, and otherwise one case of each command."""
     if "case" in metafunc.fixturenames:
         cases = parity.chosen(bool(metafunc.config.getoption("--complete")))
         metafunc.parametrize("case", cases, ids=lambda case: case.name)
@@ -77,7 +77,7 @@ def test_does_what_upstream_does(pairs: Callable[[Case], Pair], case: Case) -> N
 
 
 def outcome(side: Side, case: Case) -> Outcome:
-    """Run a case and normalise what it did."""
+    """Run a case and normalise its outcome."""
     found = side.run(case)
     if case.dialogue:
         found = replace(found, stdout=answers_first(found.stdout))
@@ -88,16 +88,17 @@ def outcome(side: Side, case: Case) -> Outcome:
 
 
 def answers_first(dialogue: str) -> str:
-    """Order an MCP server's lines. A timer of its own sends some notifications, so where they come is chance."""
+    """Put an MCP server's answers first and sort the rest: a timer sends some notifications at random moments."""
     lines = dialogue.splitlines()
     answers = [line for line in lines if "id" in json.loads(line)]
     return "\n".join([*answers, *sorted(set(lines) - set(answers))])
 
 
 def remembered(upstream: Side, case: Case, node: str) -> Outcome:
-    """Do the same for upstream, or recall what it did: it costs 6 s a case, and an installed version never changes.
+    """Return upstream's outcome of a case, from the cache where possible.
 
-    What is kept is thrown away with the lock; its key holds Node's version, the runner and the case.
+    A run costs 6 s a case, and an installed version never changes. The cache is removed with the lock. Its key holds
+    Node's version, the runner and the case.
     """
     key = [node, task_master.RUNNER, case.order(), NORMALISED]
     kept = OUTCOMES / task_master.lock_hash() / hashlib.sha256(json.dumps(key).encode()).hexdigest()
@@ -114,7 +115,7 @@ def forget_other_locks() -> None:
     (OUTCOMES / task_master.lock_hash()).mkdir(parents=True, exist_ok=True)
     for path in OUTCOMES.iterdir():
         if path.name != task_master.lock_hash():
-            shutil.rmtree(path, ignore_errors=True)  # ignored because a parallel run may be at it
+            shutil.rmtree(path, ignore_errors=True)  # ignored because a parallel run may be removing it too
 
 
 def shown(outcome: Outcome) -> list[str]:

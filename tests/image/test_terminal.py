@@ -1,4 +1,4 @@
-"""What a program in a pane can send to the terminal of who is attached: clipboard and title."""
+"""What a program in a pane can send to an attached person's terminal: clipboard and title."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ OWN_CONFIGURATION = "set -s set-clipboard on\nset -g allow-passthrough on\n"
 
 @dataclass
 class Attached:
-    """A terminal on which somebody has attached to the agent's session."""
+    """A terminal that is attached to the agent's session."""
 
     agent: Agent
     terminal: int
     shown: bytes = b""
 
     def sees(self, text: str) -> bool:
-        """Read what came; say whether the text is in all that did."""
-        with contextlib.suppress(BlockingIOError):  # ignored because nothing more is there
+        """Read new output. Say whether the whole output so far holds the text."""
+        with contextlib.suppress(BlockingIOError):  # ignored because there is no more output
             while chunk := os.read(self.terminal, 65536):
                 self.shown += chunk
         return text.encode() in self.shown
 
     def run(self, script: str, ready: str) -> None:
-        """Have a program in the pane print something, and `ready` after it; wait until that is shown."""
+        """Run a script in the pane that prints something and then `ready`. Wait until that is shown."""
         self.agent.run("sh", "-c", f"cat > /tmp/script <<'END'\n{script}\necho {ready[:2]}''{ready[2:]}\nEND")
         self.agent.tmux("send-keys", "-t", "=agent:", "sh /tmp/script", "Enter")
         wait_until(lambda: self.sees(ready), 10, f"{ready} on the terminal")

@@ -1,4 +1,4 @@
-"""What `up` starts: the container of compose.yaml, taken over from earlier versions, left alone when it fits."""
+"""What `up` starts: the container of compose.yaml. It replaces those of earlier versions, and keeps one that fits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipeline.errors import Problem
 
 UID = 1000
 OWN = ("Binds", "Mounts", "NetworkMode", "PortBindings", "ContainerIDFile")
-"""What is each container's own: whatever else the engine knows is the template's."""
+"""These differ between containers. Everything else that the engine shows must come from compose.yaml."""
 
 
 @dataclass(frozen=True)
 class ImageUnderTest(Variant):
-    """The image under test, wherever it is."""
+    """The image under test, in whatever repository it is."""
 
     @property
     def reference(self) -> str:
@@ -35,7 +35,7 @@ class ImageUnderTest(Variant):
 
 @dataclass
 class Person:
-    """Somebody who types `up`, `agents.ps` and `agents.down` for one agent."""
+    """A person who runs `up`, `agents.ps` and `agents.down` for one agent."""
 
     client: docker.DockerClient
     variant: Variant
@@ -118,7 +118,7 @@ def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:
 
 
 def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person) -> None:
-    """As `up` of 0.1.0 made it: by the engine's own interface, with the same names and labels."""
+    """The old container is made as `up` of 0.1.0 made it: through the engine's API, with the same names and labels."""
     workspace = person.workspace()
     volumes = {compose.SHARED_VOLUME: "/shared", f"magents-{person.name}-agent": "/agent", str(workspace): "/workspace"}
     labels = {ps.LABEL: person.name, f"{ps.LABEL}.workspace": str(workspace), f"{ps.LABEL}.user": f"{UID}:{UID}"}

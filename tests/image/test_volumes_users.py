@@ -1,4 +1,4 @@
-"""Volumes and users of live containers: who may be what, what is mounted how, and what survives."""
+"""Volumes and users of live containers: which users work, how volumes may be mounted, and what survives."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IDENTITY = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for 
 FILES = 200_000
 SLOWER_THAN_FIND = 1.5
 NESTED = 12_000
-"""More than Python's recursion and a path's 4,096 bytes allow."""
+"""Deeper than Python's recursion limit, and than the 4,096 bytes of a path allow."""
 NEST = f"import os; os.chdir('{{}}'); [(os.mkdir('d'), os.chdir('d')) for _ in range({NESTED})]"
 DEEPEST = (
     f"import os; os.chdir('{{}}'); [os.chdir('d') for _ in range({NESTED})]; "
@@ -128,7 +128,7 @@ def test_data_survives(agents: Agents, how: str) -> None:
 
 
 def again(agents: Agents, agent: Agent, how: str, volumes: list[str]) -> Agent:
-    """Bring the agent down in one of the ways, and up again."""
+    """Remove the agent in one of the ways, and start it again."""
     if how == "remove":
         agents.remove(agent)
         return agents.healthy(volumes=volumes).expect("was cut off")
@@ -187,7 +187,7 @@ def test_init_volumes_gives_a_tree_of_any_depth(agents: Agents) -> None:
     assert agents.once("python3", "-c", NEST.format("/agent"), volumes=volumes)[0] == 0
     code, out, err = init_volumes(agents, "1501:1501", volumes=volumes)
     assert (code, err) == (0, "")
-    assert f"{NESTED} changed" not in out  # besides them there are the agent's own places
+    assert f"{NESTED} changed" not in out  # more: the agent's own directories too
     deepest = agents.once("python3", "-c", DEEPEST.format("/agent"), user="1501:1501", volumes=volumes)
     assert deepest[1] == "1501 1501\n"
 
@@ -227,7 +227,7 @@ def test_init_volumes_is_quick_where_nothing_is_wrong(agents: Agents) -> None:
 
 @pytest.fixture
 def old_shared(agents: Agents) -> str:
-    """A volume of the earlier version: the last agent's property, with a deep tree and a file of another's in it."""
+    """A volume as an earlier version made it: owned by the last agent, with a deep tree and another agent's file."""
     volume = agents.volume()
     make = (
         f"import os; os.chown('/shared', 1000, 1000); os.chmod('/shared', 0o755); {NEST.format('/shared')}; "
@@ -328,7 +328,7 @@ def test_up_of_another_users_agent_takes_nothing_from_the_first(
 
 @dataclass(frozen=True)
 class TheImage(Variant):
-    """The image under test, wherever it is."""
+    """The image under test, in whatever repository it is."""
 
     @property
     def reference(self) -> str:

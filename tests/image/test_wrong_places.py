@@ -1,4 +1,4 @@
-"""Wrong kinds of things in place of the supervisor's files on /agent: the next start is as good as any."""
+"""Something else stands in place of the supervisor's files on /agent. The agent still starts normally."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ for path in {places!r}:
 @pytest.mark.parametrize("kind", KINDS)
 def test_agent_starts_whatever_stands_in_place_of_its_files(agents: Agents, kind: str, user: str) -> None:
     places = [*FILES, f"run/tmux-{user.partition(':')[0]}"]
-    if kind == "dangling":  # tmux takes it for no configuration
+    if kind == "dangling":  # tmux does not see a dangling link as a configuration
         places = [place for place in places if not place.endswith("tmux.conf")]
     volumes = [f"{agents.volume()}:/agent"]
     put = PUT.format(places=places, put=KINDS[kind])
     assert agents.once("python3", "-c", put, user=user, volumes=volumes)[0] == 0
     if kind == "directory":
-        places.remove(f"run/tmux-{user.partition(':')[0]}")  # as it should be
+        places.remove(f"run/tmux-{user.partition(':')[0]}")  # a directory is right here
     agent = agents.healthy(user=user, volumes=volumes).expect("moved aside to")
     for place in places:
         assert agent.wait_log(f"/agent/{place} is ").count(f"/agent/{place} is ") == 1

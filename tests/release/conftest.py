@@ -1,4 +1,4 @@
-"""What every test of publishing needs: the engine, the built images, a registry that holds what was pushed before."""
+"""What every test of publishing needs: the engine, the built images, and a registry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def client() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def images(client: docker.DockerClient) -> dict[str, str]:
-    """The ids of the built images by variant, which must have passed their tests."""
+    """The ids of the built images by variant. They must have passed their tests."""
     found = {}
     for name, variant in VARIANTS.items():
         try:
@@ -45,7 +45,7 @@ def images(client: docker.DockerClient) -> dict[str, str]:
 
 @pytest.fixture
 def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty configuration of Docker's command: logins of the test stay in the test."""
+    """An empty configuration of Docker's command, so that logins of a test stay in the test."""
     folder = tmp_path / "docker-config"
     folder.mkdir()
     plugins = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "cli-plugins"
@@ -57,7 +57,7 @@ def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry without a password, which keeps what earlier tests pushed."""
+    """A registry without a password. It keeps what earlier tests pushed."""
     with registry(tmp_path_factory.mktemp("shared-registry")) as running:
         yield running
 
@@ -71,7 +71,7 @@ def private_registry(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def no_names_left(client: docker.DockerClient) -> Iterator[None]:
-    """Take away every name that a test gave an image."""
+    """Remove every name that a test gave an image."""
     yield
     for image in client.images.list():
         for name in image.tags:
@@ -81,7 +81,7 @@ def no_names_left(client: docker.DockerClient) -> Iterator[None]:
 
 @pytest.fixture
 def invoke(docker_config: Path, no_names_left: None) -> Invoke:
-    """Run `bin/invoke …` as a person does; returns the completed process."""
+    """Run `bin/invoke …` as a person does. Returns the completed process."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(ROOT / "bin" / "invoke"), *arguments]

@@ -1,4 +1,4 @@
-"""What is known of an image: its bill of materials, and what changed between two."""
+"""Information about an image: its bill of materials, and the difference between two images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is pushed is what was tested, and the registry serves it; every fault is one line."""
+"""What is pushed is what was tested, and the registry serves it. Every error is one line."""
 
 from __future__ import annotations
 

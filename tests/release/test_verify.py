@@ -1,4 +1,4 @@
-"""What is known of a registry: what it serves, and in one line why it does not."""
+"""What a registry serves, and one line that says why it does not answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.registry import Registry
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch, docker_config: Path) -> None:
-    """Nobody is logged in, and nothing is tried again."""
+    """Nobody is logged in, and no request is repeated."""
     monkeypatch.setattr(faults, "WAITS_S", ())
 
 

@@ -1,4 +1,4 @@
-"""The workflows' own commands, taken out of the YAML and run in order against a registry on loopback."""
+"""The workflows' own commands, taken from the YAML and run in order against a registry on loopback."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NOT_RUN_HERE = {
     "sign and attest": "cosign needs the identity that GitHub gives to a workflow",
     "description on Docker Hub": "it needs an account on Docker Hub",
 }
-"""Steps by name, with what keeps them from being run. Steps that `uses:` an action need GitHub too."""
+"""Steps by name, with the reason why they are not run. Steps with `uses:` cannot be run without GitHub either."""
 
 HERE = {"join the architectures": {"ARCHITECTURES": f"--architecture {MACHINES[platform.machine()]}"}}
-"""Variables of steps that differ on this one machine."""
+"""Variables of steps that have other values on this one machine."""
 
 NARROWED = {"test both variants": {"PYTEST_ADDOPTS": "-k test_labels_agree_with_the_manifest"}}
-"""Steps that run with a part of their tests, because the whole of them has just run."""
+"""Steps that run only some of their tests, because all of them have just run."""
 
 
 def steps(workflow: str, job: str) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def steps(workflow: str, job: str) -> list[dict[str, Any]]:
 
 
 def valued(text: str, values: dict[str, str]) -> str:
-    """Put values in the place of `${{ … }}`; one that is not known fails the test."""
+    """Replace each `${{ … }}` by its value. An unknown one fails the test."""
     return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda found: values[found[1]], str(text))
 
 
@@ -78,7 +78,7 @@ def test_publishing_from_start_to_end(
     read = yaml.safe_load((WORKFLOWS / "publish.yml").read_text())
     common = {name: valued(value, values) for name, value in read["env"].items()}
     output = tmp_path / "output"
-    shutil.rmtree(ROOT / "dist", ignore_errors=True)  # ignored because a first run has none
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)  # ignored because it does not exist in a first run
     ran = []
     for job in ("plan", "build", "publish"):
         for step in steps("publish.yml", job):
@@ -116,7 +116,7 @@ def test_publishing_from_start_to_end(
 
 
 def test_nothing_is_published_that_has_not_passed_every_session() -> None:
-    """And a change is held to every session, too."""
+    """Every change has to pass every session, too."""
     wanted = {name.partition("(")[0] for name in default_sessions()}
     for workflow, jobs in (("publish.yml", ["build"]), ("ci.yml", ["fast", "sessions"])):
         read = yaml.safe_load((WORKFLOWS / workflow).read_text())["jobs"]
@@ -129,7 +129,7 @@ def test_nothing_is_published_that_has_not_passed_every_session() -> None:
 
 
 def default_sessions() -> list[str]:
-    """The sessions of `bin/nox` alone."""
+    """Return the sessions that `bin/nox` runs without arguments."""
     text = (ROOT / "noxfile.py").read_text()
     return re.findall(r'"(\w+)"', text[text.index("nox.options.sessions") : text.index("VARIANTS =")])
 

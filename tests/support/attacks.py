@@ -1,4 +1,4 @@
-"""What an attack needs: a workspace that the attacker fills, an API of the attacker's, and a file to be stolen."""
+"""What an attack needs: a workspace that the attacker fills, an API of the attacker, and a file to steal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.support.stream_json import STREAM, ask, reply, user
 HOST_TEXT = "text-of-a-file-of-the-host"
 VARIABLE = "aws-secret-of-the-operator"
 OPERATOR = {"AWS_SECRET_ACCESS_KEY": VARIABLE}
-"""What the CLI takes in no other way than as a variable."""
+"""The CLI takes this secret only as a variable."""
 RUN = "test -d /app || touch marker"
-"""Leaves the marker anywhere but in the container, which alone has /app: there a command harms nobody."""
+"""Leaves the marker everywhere except in the container, which alone has /app. A command may run there."""
 HOOK = {"hooks": [{"type": "command", "command": RUN}]}
 HOOKS = {
     name: [{"matcher": "", **HOOK}]
@@ -34,8 +34,7 @@ SERVER = {"command": "/bin/sh", "args": ["-c", RUN]}
 
 
 class Range:
-    """A workspace that the attacker fills, an API of the attacker's, and a file of the host's to be
-    stolen."""
+    """A workspace that the attacker fills, an API of the attacker, and a file of the host to steal."""
 
     def __init__(self, real: RealHost, evil: FakeMessagesApi, secret: Path) -> None:
         self.real = real
@@ -44,7 +43,7 @@ class Range:
         self.place: Place = real.place()
 
     def write(self, name: str, content: str | dict[str, Any]) -> None:
-        """A file in the workspace, belonging to its owner."""
+        """Write a file in the workspace, with the workspace's owner."""
         path = self.place.workspace / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -60,9 +59,9 @@ class Range:
         code: int = 0,
         asks: bool = True,
     ) -> str:
-        """Make a call that ends with `code`; all that it said. Nothing may have happened.
+        """Make a call that must end with exit code `code`, check that no attack succeeded, and return all output.
 
-        `asks` says that the model must have been asked: a row that never came so far proves nothing.
+        With `asks`, the model must have been asked: a case that never gets that far proves nothing.
         """
         before = len(self.real.api.prompts)
         done = self.place.run(*argv, stdin=stdin, env=env, timeout=50)
@@ -73,7 +72,7 @@ class Range:
         return said
 
     def check(self, said: str) -> None:
-        """Nothing ran, nothing was stolen."""
+        """Check that nothing ran and nothing was stolen."""
         assert not self.marker, "a command of the attacker's ran on the host"
         assert not self.evil.requests, "the attacker's API was spoken to"
         heard = said + "".join(request.everything for request in self.real.api.requests)
@@ -87,7 +86,7 @@ class Range:
         return any(self.place.workspace.glob("**/marker"))
 
     def directly(self, *argv: str, stdin: bytes = b"", **env: str) -> None:
-        """The same without a bridge: what a naive one would start."""
+        """Run the CLI without a bridge, as a naive bridge would."""
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.place.workspace.parent / "home"), **env}
         environment |= {"ANTHROPIC_API_KEY": SECRET, "CLAUDE_CODE_MAX_RETRIES": "0"}
         environment.setdefault("ANTHROPIC_BASE_URL", self.real.api.url)
@@ -102,12 +101,12 @@ NONE = f"{NEWEST} without a namespace"
 
 @pytest.fixture(scope="module", params=[*VERSIONS, NONE])
 def attacked_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
-    """A server for each version, and one with `confinement: none`, which holds in all rows but those about files."""
+    """A server for each version, and one with `confinement: none`, which must be safe too except for files."""
     if request.param != NONE:
         with real_server(tmp_path_factory.mktemp("real"), request.param, environment=OPERATOR) as host:
             yield host
         return
-    # pytest's own directories are closed to everybody else, and the CLI has to pass through to its scratch directory.
+    # pytest's own directories are closed to all other users, and the CLI has to reach its scratch directory.
     with tempfile.TemporaryDirectory(dir="/var/tmp") as passable:
         Path(passable).chmod(0o755)
         with real_server(Path(passable), NEWEST, confinement="none") as host:
@@ -116,21 +115,21 @@ def attacked_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def confined_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
-    """For rows that hold in a namespace alone: without one the file tools reach what the user reaches."""
+    """For cases that are safe only in a namespace. Without one, the file tools reach all that the user can reach."""
     with real_server(tmp_path_factory.mktemp("real"), request.param, environment=OPERATOR) as host:
         yield host
 
 
 @pytest.fixture(scope="module")
 def newest_attacked_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
-    """For rows in which the policy decides before any CLI is started: it is the same for every version."""
+    """For cases in which the policy decides before any CLI is started, so that the version does not matter."""
     with real_server(tmp_path_factory.mktemp("real"), NEWEST, environment=OPERATOR) as host:
         yield host
 
 
 @pytest.fixture
 def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file that everyone on the host can read, and nobody in a container."""
+    """A file that everyone on the host can read. No container can."""
     path = Path("/var/tmp") / f"bridge-secret-{os.getpid()}"
     path.write_text(HOST_TEXT)
     path.chmod(0o644)
@@ -140,7 +139,7 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @contextmanager
 def _range(host: RealHost, secret: Path) -> Iterator[Range]:
-    """An API that has heard nothing and repeats what it hears, and a fresh grant."""
+    """A new grant, and an API without recorded requests that repeats what it is sent."""
     host.api.part = echo
     host.api.requests.clear()
     with FakeMessagesApi() as evil:
@@ -166,7 +165,7 @@ def newest(newest_attacked_host: RealHost, secret: Path) -> Iterator[Range]:
 
 
 def approve_everything(field: Range, *argv: str) -> None:
-    """A conversation of one turn, whose client says yes to whatever it is asked."""
+    """Hold a conversation of one turn, with a client that approves everything it is asked."""
     with field.place.start(*STREAM, "--permission-prompt-tool", "stdio", *argv) as running:
         running.stdin.write(ask("initialize", hooks=None) + user("go on"))
         running.stdin.flush()

@@ -1,4 +1,4 @@
-"""Containers of the real images that hold a grant, locked down as far as Docker goes."""
+"""Containers of the real images that hold a grant, with all of Docker's restrictions."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Box:
         self.agent: Agent = agents.healthy(volumes=volumes, **LOCKED_DOWN, **options)
 
     def command(self, *argv: str) -> list[str]:
-        """Return what runs a command in the container with this process' streams."""
+        """Return the command line that runs a command in the container with this process' streams."""
         return ["docker", "exec", "-i", self.agent.id, *argv]
 
     def run(self, *argv: str, stdin: bytes = b"", timeout: float = 90) -> subprocess.CompletedProcess[bytes]:
-        """Run a command in the container to its end."""
+        """Run a command in the container and wait for its end."""
         return subprocess.run(self.command(*argv), input=stdin, capture_output=True, timeout=timeout, check=False)
 
     def processes(self) -> list[list[str]]:
-        """Return the container's processes, as the host's engine lists them, without a new one among them."""
+        """Return the container's processes as the host's engine lists them, which adds no new process to them."""
         return list(self.agent.container.top()["Processes"])
 
     def begin(self, *argv: str) -> subprocess.Popen[bytes]:
-        """Run a command in the container and go on; the caller waits for it."""
+        """Start a command in the container without waiting; the caller waits for it."""
         return subprocess.Popen(self.command(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
 
 def facts(process: subprocess.Popen[bytes], timeout: float = 120) -> Any:
-    """Return the JSON that a command prints before it ends with 0."""
+    """Return the JSON that a process prints before it ends with 0."""
     out, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, out
     return json.loads(out)

@@ -1,4 +1,4 @@
-"""The real Claude CLI, installed by the test session: two versions, each once for the whole project."""
+"""The real Claude CLI in two versions. The test session installs each of them once for the whole project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSIONS = (OLDEST, NEWEST)
 
 @functools.cache
 def installed(version: str) -> Path:
-    """The CLI's program in that version; several test processes may ask at once."""
+    """Return the CLI's program in that version. Several test processes may ask at once."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -35,7 +35,7 @@ def installed(version: str) -> Path:
 
 
 def _newest() -> str:
-    """The newest on npm, or of those that are here when npm cannot be reached."""
+    """Return the newest version on npm, or the newest that is installed when npm cannot be reached."""
     done = _npm("view", PACKAGE, "version", "--json")
     if done.returncode == 0:
         return str(json.loads(done.stdout))
@@ -45,7 +45,7 @@ def _newest() -> str:
 
 
 def _install(version: str, directory: Path) -> None:
-    """Install beside the final place and move it there when it is complete."""
+    """Install under a temporary name, and rename when the install is complete."""
     temporary = CACHE / f".{version}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

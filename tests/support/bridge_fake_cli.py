@@ -1,13 +1,13 @@
 #!/usr/bin/python3 -IS
-"""A program that stands where the host's Claude Code is expected, and does what its prompt says.
+"""A program that takes the place of the host's Claude Code, and does what its prompt says.
 
-The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`,
-`flood N`, `halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`,
-`walk`, `exit N`, `die N`, `hands N` (N commands through the shell prefix, and their median seconds), `handed` (one, and
-its exit code).
+The prompt is a list of steps, separated by semicolons: `out TEXT`, `err TEXT`, `report`, `cat`, `lines`, `flood N`,
+`halves`, `drip N`, `wait`, `ready`, `ignore`, `orphan FILE`, `touch FILE`, `list DIR`, `walk`, `exit N`, `die N`,
+`hands N` (N commands through the shell prefix, and their median seconds), `handed` (one such command, and its exit
+code).
 """
 
-# It starts as fast as it can.
+# It must start as fast as possible.
 # ruff: noqa: PTH109, PTH112, PTH115, PTH123, PTH208, SIM115
 
 import json
@@ -41,7 +41,7 @@ def put(fd: int, data: bytes) -> None:
 
 
 def report(_: str) -> None:
-    """Everything that the program can see of its own start."""
+    """Return everything that the program can see of its own start."""
     facts = {
         "argv": [os.fsencode(word).hex() for word in sys.argv[1:]],
         "env": dict(os.environ),
@@ -56,7 +56,7 @@ def report(_: str) -> None:
 
 
 def descriptors() -> dict[str, str]:
-    """What is open, but for the directory that is being read."""
+    """Return the open descriptors, without that of the directory being read."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -75,7 +75,7 @@ def read(path: str) -> str:
 
 
 def copy(_: str) -> None:
-    """stdin to stdout, and its length to stderr."""
+    """Copy stdin to stdout, and write its length to stderr."""
     count = 0
     while data := os.read(0, CHUNK):
         count += len(data)
@@ -97,7 +97,7 @@ def flood(size: str) -> None:
 
 
 def halves(_: str) -> None:
-    """Characters whose bytes come one at a time."""
+    """Write characters whose bytes come one at a time."""
     for byte in "naïve \U0001f600 ü".encode():
         put(1, bytes([byte]))
         time.sleep(0.005)
@@ -120,7 +120,7 @@ def ignore(_: str) -> None:
 
 
 def orphan(name: str) -> None:
-    """Leave a process that no group or parent leads to, and that keeps a file open as its sign of life."""
+    """Leave a process that has another group and no living parent. It appends to a file as long as it runs."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -156,7 +156,7 @@ def listing(name: str) -> None:
 
 
 def walk(_: str) -> None:
-    """Try to run every program that a name leads to, and some that no name leads to: how each ended."""
+    """Try to run every program in PATH, and some that are not in PATH. Returns how each attempt ended."""
     ended = {}
     folders = [*os.environ["PATH"].split(":"), "/sbin", "/usr/sbin", "/usr/local/bin", "/usr/games", "/workspace"]
     for folder in [*folders, "/usr/lib/git-core", "/usr/libexec", "/opt/bridge", "/opt/python/bin"]:
@@ -174,7 +174,7 @@ def run(program: str) -> object:
 
 
 def handed(_: str) -> None:
-    """The exit code of one command through the shell prefix, as the CLI sees it."""
+    """Return the exit code of one command through the shell prefix, as the CLI sees it."""
     prefix = os.environ["CLAUDE_CODE_SHELL_PREFIX"]
     how = os.waitpid(os.posix_spawn(prefix, [prefix, "true"], os.environ), os.WUNTRACED)[1]
     put(1, b"stopped" if os.WIFSTOPPED(how) else b"%d" % os.waitstatus_to_exitcode(how))

@@ -1,7 +1,7 @@
-"""Floods that a hostile container may send, and the ping of one that is not: each runs in a process of its own.
+"""Floods that a hostile container may send, and the pings of a client that behaves. Each runs in its own process.
 
-`python -m tests.support.bridge_flood KIND SOCKET WORKSPACE SECONDS`: "ready" is printed when it begins, and a JSON
-object at the end. Whatever is sent was made before, so that the flood costs its sender as little as can be.
+`python -m tests.support.bridge_flood KIND SOCKET WORKSPACE SECONDS` prints "ready" when it begins, and a JSON object at
+the end. All data is prepared beforehand, so that a flood costs its sender as little as possible.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EMPTY_PINGS = frame(Frame.PING) * 4000
 
 
 class Client:
-    """A connection that says what a client says, and then whatever it is told to."""
+    """A connection that greets the server as a real client does, and then sends what it is given."""
 
     def __init__(self, path: str, workspace: str) -> None:
         found = Path(workspace).stat()
@@ -48,7 +48,7 @@ class Client:
         self.wait(lambda event: event.kind == Frame.HELLO)
 
     def wait(self, wanted: Callable[[Event], bool]) -> Event:
-        """Read until such a frame comes; ConnectionError when the server closes."""
+        """Read until a wanted frame comes. Raises ConnectionError when the server closes."""
         while True:
             while self._seen:
                 event = self._seen.pop(0)
@@ -60,13 +60,13 @@ class Client:
             self._seen = self.link.receive(data)
 
     def call(self, argv: list[bytes], files: tuple[bytes, ...] = (), stdin: str = "pipe") -> int:
-        """Begin a call; the channel's number."""
+        """Begin a call. Returns the channel's number."""
         number, data = self.link.open(argv, {}, files, cwd=b"/workspace", stdin=stdin, stdout="other", hands="1")
         self.sock.sendall(data)
         return number
 
     def started(self, number: int) -> bool:
-        """Wait until a call has started, or ended without."""
+        """Wait until a call has started or ended. Returns whether it has started."""
         ends = (Frame.ERROR, Frame.EXIT)
         event = self.wait(
             lambda event: (
@@ -77,7 +77,7 @@ class Client:
         return event.kind == Frame.STATE
 
     def feed(self, number: int, data: bytes) -> None:
-        """Give a call its stdin, within the credit that comes."""
+        """Send a call its stdin, within the credit that comes."""
         at = 0
         while at < len(data) and number in self.link.channels:
             size = min(self.link.allowance(number, Frame.STDIN), len(data) - at)
@@ -89,7 +89,7 @@ class Client:
 
 
 Flood = Callable[[Callable[[], Client], float], Iterator[int]]
-"""Sends until the clock has come that far; yields how many requests were sent."""
+"""Sends until the monotonic clock reaches the given time; yields how many requests were sent."""
 
 
 def pings_unread(connect: Callable[[], Client], end: float) -> Iterator[int]:
@@ -187,8 +187,8 @@ FLOODS: dict[str, Flood] = {
 
 
 def flood(kind: str, path: str, workspace: str, seconds: float) -> dict[str, int]:
-    """Send one kind, and go on when the server hangs up."""
-    os.nice(15)  # what the machine can do besides is not what is tested
+    """Send one kind of flood, and reconnect when the server hangs up."""
+    os.nice(15)  # the flood must not compete for the processor: that is not what is tested
     end, sent, broken = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end:
         try:
@@ -200,19 +200,21 @@ def flood(kind: str, path: str, workspace: str, seconds: float) -> dict[str, int
 
 
 def waited_ms() -> float:
-    """How long this process and the server were ready to run, and the machine ran others."""
+    """Return for how many ms this process and the server were ready to run while the machine ran other processes."""
     return sum(_scheduled_ms(pid)[1] for pid in ("self", os.environ["SERVER"]))
 
 
 def _scheduled_ms(pid: str) -> tuple[float, float]:
-    """For how long a process ran, and for how long it could have."""
+    """Return for how many ms a process ran, and for how many ms it was ready and had to wait."""
     ran, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
     return int(ran) / 1e6, int(waited) / 1e6
 
 
 def victim(path: str, workspace: str, seconds: float) -> dict[str, Any]:
-    """Ping a hundred times a second, and call now and then: milliseconds of both, and of pings also without those that
-    the machine had no time for either side."""
+    """Ping a hundred times a second, and make a call now and then. Returns the milliseconds of both.
+
+    `own` holds the pings without the time in which the machine ran neither side.
+    """
     client, calling = Client(path, workspace), Client(path, workspace)
     begun, next_call = time.monotonic(), 1.0
     pings, own, calls = [], [], []
@@ -237,7 +239,7 @@ def victim(path: str, workspace: str, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """One process of the test."""
+    """Run one process of the test."""
     kind, path, workspace, seconds = sys.argv[1:]
     act = victim if kind == "victim" else lambda *words: flood(kind, *words)
     print("ready", flush=True)

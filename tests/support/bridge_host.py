@@ -1,4 +1,4 @@
-"""A bridge server of a test's own: its state, its configuration, its workspaces, and the end of it all."""
+"""A bridge server for tests: its state, its configuration, its workspaces, and its removal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE_CLI = ROOT / "tests" / "support" / "bridge_fake_cli.py"
 CLIENT = ROOT / "docker" / "bin" / "claude-code"
 OWNER = 1000
-"""Whom the workspaces belong to: the image's user."""
+"""The owner of the workspaces: the image's user."""
 
 SECRET = "sk-ant-api03-the-host-s-own-key"
 
@@ -38,7 +38,7 @@ class Place:
     mount: Path
 
     def box(self, *argv: str, options: tuple[str, ...] = (), cwd: str = "/workspace") -> list[str]:
-        """A command in the lightest container there is: the grant at /host, the workspace, and the client."""
+        """Return the command line for the lightest container: grant at /host, workspace and client."""
         words = ["bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
         words += ["--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
         words += ["--dir", "/app", "--ro-bind", str(ROOT / "bridge"), "/app/bridge", "--unshare-pid"]
@@ -47,7 +47,7 @@ class Place:
         return [*words, "--", *argv]
 
     def claude(self, *argv: str, options: tuple[str, ...] = (), cwd: str = "/workspace") -> list[str]:
-        """The wrapper in such a container."""
+        """Return the command line that runs the wrapper in such a container."""
         return self.box("/app/claude", *argv, options=options, cwd=cwd)
 
     def run(
@@ -59,7 +59,7 @@ class Place:
         env: dict[str, str] | None = None,
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Call the wrapper to its end; without stdin there is none."""
+        """Run the wrapper to its end. Without `stdin` it gets an empty one."""
         words = [os.fsencode(word) for word in self.claude(options=options, cwd=cwd)]
         words += [os.fsencode(word) for word in argv]
         source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
@@ -67,8 +67,10 @@ class Place:
         return subprocess.run(words, capture_output=True, env=env, timeout=timeout, check=False, **source)
 
     def processes(self) -> dict[int, list[str]]:
-        """The command lines of processes that see this workspace as /workspace: the container's, and the CLI in its
-        namespace."""
+        """Return the command lines of processes that see this workspace as /workspace.
+
+        These are the container's processes, and the CLI in its namespace.
+        """
         found = {}
         for path in Path("/proc").iterdir():
             with contextlib.suppress(OSError):  # ignored because processes end
@@ -78,14 +80,13 @@ class Place:
         return found
 
     def cli(self) -> dict[int, list[str]]:
-        """Those of the CLI alone."""
+        """Return the command lines of the CLI alone."""
         lines = self.processes().items()
         return {pid: line for pid, line in lines if "--strict-mcp-config" in line and line[0] != "bwrap"}
 
     @contextlib.contextmanager
     def start(self, *argv: str, words: list[str] | None = None) -> Iterator[Running]:
-        """Call the wrapper, or another command in a container of ours, and go on; it is ended with the
-        block."""
+        """Start the wrapper, or another command in such a container. It is killed when the block ends."""
         pipe = subprocess.PIPE
         words = words or self.claude(*argv)
         process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": "/usr/bin:/bin"})
@@ -107,17 +108,17 @@ class Running:
         self.stdout = process.stdout
 
     def line(self) -> bytes:
-        """The next line of output."""
+        """Return the next line of output."""
         return self.stdout.readline()
 
     def end(self, stdin: bytes = b"", timeout: float = 20) -> tuple[int, bytes, bytes]:
-        """Give the rest of stdin and its end: exit code, and what is left of stdout and stderr."""
+        """Send the rest of stdin and close it. Returns exit code, and what is left of stdout and stderr."""
         out, err = self.process.communicate(stdin, timeout)
         return self.process.returncode, out, err
 
 
 def _launcher() -> Path:
-    """The image's launcher, but for where it finds the package."""
+    """Return a copy of the image's launcher that finds the package in /app."""
     text = CLIENT.read_text().replace("/usr/lib/magents", "/app")
     path = ROOT / ".cache" / "bridge-tests" / "claude"
     if not path.exists() or path.read_text() != text:
@@ -133,7 +134,7 @@ class BridgeHost:
     """The server's process and directory."""
 
     program: tuple[str, ...] = (sys.executable, "-m", "bridge.server")
-    """The operator's command, as it is run in `cwd`."""
+    """The operator's command. It runs in the folder `cwd`."""
     cwd = ROOT
 
     def __init__(self, directory: Path, **config: Any) -> None:
@@ -145,27 +146,30 @@ class BridgeHost:
         self.configure(**config)
 
     def configure(self, **config: Any) -> None:
-        """Write bridge.yaml; what is not named is a fake CLI and a secret of the host's."""
+        """Write bridge.yaml. The defaults are a fake CLI and a secret of the host."""
         config.setdefault("claude", str(FAKE_CLI))
         config["environment"] = {"ANTHROPIC_API_KEY": SECRET, **config.get("environment", {})}
         self.config.write_text(yaml.safe_dump(config))
 
     def command(self, *argv: str) -> list[str]:
-        """The operator's command on this server's state."""
+        """Return the operator's command line for this server's state."""
         return [*self.program, *self._chosen(), *argv]
 
     def _chosen(self) -> list[str]:
         return ["--state", str(self.state), "--config", str(self.config)]
 
     def tell(self, *argv: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        """Run an operator's command, as a process of its own."""
+        """Run an operator's command in a process of its own."""
         return subprocess.run(
             self.command(*argv), capture_output=True, text=True, cwd=self.cwd, env=self.environment(**env),
             input=stdin, timeout=60, check=False,
         )  # fmt: skip
 
     def _ask(self, *argv: str) -> str:
-        """What an operator's command prints that must succeed. In this process: a new Python takes half a second."""
+        """Return the output of an operator's command that must succeed.
+
+        It runs in this process, because a new Python takes half a second.
+        """
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = cli.main([*self._chosen(), *argv])
@@ -173,11 +177,11 @@ class BridgeHost:
         return out.getvalue()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The environment of the server: a home of its own."""
+        """Return the environment of the server, with its own home."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.directory / "home"), **more}
 
     def grant(self, name: str, *shares: str) -> Place:
-        """A grant with a workspace of its own."""
+        """Grant a new workspace."""
         workspace = self.directory / "workspaces" / name
         workspace.mkdir(parents=True, exist_ok=True)
         os.chown(workspace, OWNER, OWNER)
@@ -197,26 +201,26 @@ class BridgeHost:
         assert process.poll() is None, self.log.read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """End the server by a signal; its exit code."""
+        """End the server by a signal. Returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(20)
 
     def status(self) -> dict[str, Any]:
-        """What the server says about itself."""
+        """Return the server's status."""
         found: dict[str, Any] = json.loads(self._ask("status", "--json"))
         return found
 
     def audit(self) -> list[dict[str, Any]]:
-        """The audit log."""
+        """Return the entries of the audit log."""
         return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
 
     def children(self) -> set[int]:
-        """Processes that descend from the server, but for its judges."""
+        """Return the processes that descend from the server, without its policy workers."""
         return descendants(self._server) - self.judges()
 
     def judges(self) -> set[int]:
-        """The processes in which the server has large requests judged, and the one from which they are forked."""
+        """Return the processes in which the server has large requests checked, and the one that forks them."""
         return {pid for pid in descendants(self._server) if b"bridge.server.policy_worker" in _command_line(pid)}
 
     @property
@@ -233,7 +237,7 @@ def _command_line(pid: int) -> bytes:
 
 
 def descendants(pid: int) -> set[int]:
-    """All processes under one."""
+    """Return all descendants of a process."""
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -254,7 +258,7 @@ HostMaker = Callable[..., BridgeHost]
 
 @contextlib.contextmanager
 def bridge_host(directory: Path, **config: Any) -> Iterator[BridgeHost]:
-    """A running server; its log is shown when the test fails inside."""
+    """Run a server. Its log is printed when the test fails inside."""
     host = BridgeHost(directory, **config)
     host.start()
     try:

@@ -1,7 +1,7 @@
-"""Runs in a container: many clients at once; what became of each is printed as one JSON list.
+"""Runs in a container: many clients at once. Prints the result of each as one JSON list.
 
-`echo N BYTES`: each sends random bytes in odd pieces and wants the same back. `hold N`: each waits until something
-ends it; "ready" is printed once all of them run.
+`echo N BYTES`: each client sends random bytes in pieces of odd sizes, and expects the same bytes back. `hold N`: each
+client waits until something ends it; "ready" is printed once all of them run.
 """
 
 import json

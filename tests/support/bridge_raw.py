@@ -1,4 +1,4 @@
-"""A client of an attacker's own: it says what it likes of itself, where the real one tells the truth."""
+"""A client written by an attacker: it sends any claim about itself, where the real client tells the truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.bridge_host import Place
 
 @dataclasses.dataclass
 class Heard:
-    """What became of a call: its exit code, or the error's; output; the error's kind and sentence."""
+    """The result of a call: its exit code, or the error's; its output; the error's kind and text."""
 
     code: int = -1
     stdout: bytes = b""
@@ -29,7 +29,7 @@ class RawClient:
     """A connection to a grant's socket; use it as a context manager."""
 
     def __init__(self, place: Place, workspace: str | Path | None = None, name: str = "raw") -> None:
-        """Say hello with `device:inode` of a path as the workspace, or with a text; without one with the true one."""
+        """Send a hello that names the workspace: the true one, `device:inode` of a path, or any text."""
         self.link = Link(CLIENT)
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(30)
@@ -45,7 +45,7 @@ class RawClient:
         self.sock.close()
 
     def events(self) -> list[Event]:
-        """Return what comes next; nothing when the server has hung up."""
+        """Return the events that come next; none when the server has closed the connection."""
         while data := self._received():
             if found := self.link.receive(data):
                 return found
@@ -58,10 +58,10 @@ class RawClient:
             return b""
 
     def call(self, *argv: str, **fields: Any) -> Heard:
-        """Make a call without hands, and follow it to its end."""
+        """Make a call without an executor, and follow it to its end."""
         given = {"cwd": "/workspace", "stdin": "none", "stdout": "other", **fields}
         number, frame = self.link.open([os.fsencode(word) for word in argv], {}, **given)
-        with contextlib.suppress(ConnectionError):  # it was refused at its hello: what comes next says why
+        with contextlib.suppress(ConnectionError):  # the call was refused at its hello; the next event says why
             self.sock.sendall(frame)
         heard = Heard()
         while events := self.events():
@@ -82,6 +82,6 @@ class RawClient:
 
 
 def identity(path: str | Path) -> str:
-    """Return device and inode as a client tells them."""
+    """Return device and inode in the form in which a client sends them."""
     found = Path(path).stat()
     return f"{found.st_dev}:{found.st_ino}"

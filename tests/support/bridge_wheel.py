@@ -15,7 +15,7 @@ NO_SOURCE = shutil.ignore_patterns(".*", "node_modules", "__pycache__", "build",
 
 
 def built(directory: Path) -> Path:
-    """Build the wheel with pip from a copy of the whole tree, so that nothing is left in the tree itself."""
+    """Build the wheel with pip from a copy of the whole tree, so that the tree itself stays clean."""
     source = directory / "source"
     shutil.copytree(ROOT, source, ignore=NO_SOURCE)
     subprocess.run(
@@ -26,18 +26,18 @@ def built(directory: Path) -> Path:
 
 
 def installed(wheel: Path, directory: Path) -> Path:
-    """Install the wheel with pip into an empty environment; the folder of its commands."""
+    """Install the wheel with pip into an empty environment. Returns the folder of its commands."""
     venv.create(directory / "venv", with_pip=False, symlinks=True)
     pip = [*PIP, "--python", str(directory / "venv" / "bin" / "python"), "install"]
     lock = directory / "pyyaml.txt"
     lock.write_text(_locked("pyyaml"))
     subprocess.run([*pip, "--require-hashes", "-r", lock], check=True)
-    subprocess.run([*pip, "--no-index", wheel], check=True)  # it needs nothing that is not there by now
+    subprocess.run([*pip, "--no-index", wheel], check=True)  # all dependencies are installed by now
     return directory / "venv" / "bin"
 
 
 def _locked(name: str) -> str:
-    """The lines of the tests' lock for one package."""
+    """Return the lines for one package in the tests' lock."""
     text = (ROOT / "requirements" / "tests.txt").read_text()
     found = re.search(rf"^{name}==.*(\n +--hash=.*)+", text, re.MULTILINE)
     assert found, f"{name} is not locked"

@@ -1,4 +1,4 @@
-"""What the images may weigh, in bytes: the one table that tests and bench read."""
+"""Limits for the sizes of the images, in bytes: the one table that tests and bench read."""
 
 MB = 1_000_000
 UNCOMPRESSED = {"prod": 740 * MB, "dev": 940 * MB}

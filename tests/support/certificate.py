@@ -1,4 +1,4 @@
-"""A certificate for a server of a test's own, which nobody trusts but who is told of it."""
+"""A certificate for a test server. Only clients that are given the file trust it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def make(directory: Path, name: str = "IP:127.0.0.1") -> Path:
-    """A file with key and certificate for a name (`IP:…` or `DNS:…`); it is its own authority."""
+    """Make a file with key and certificate for a name (`IP:…` or `DNS:…`). The certificate is its own authority."""
     key, certificate, both = (directory / part for part in ("key.pem", "certificate.pem", "both.pem"))
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     words += [
@@ -27,7 +27,7 @@ def make(directory: Path, name: str = "IP:127.0.0.1") -> Path:
 
 
 def context(both: Path) -> ssl.SSLContext:
-    """For a server with it."""
+    """Return the TLS context of a server with this certificate."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(both)
     return made

@@ -1,4 +1,4 @@
-"""Removes what test runs that crashed left in the engine; also by hand: `python -m tests.support.cleanup`."""
+"""Removes what crashed test runs left in the engine. By hand: `python -m tests.support.cleanup`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.support.containers import LABEL
 
 
 def is_orphan(session: str) -> bool:
-    """Say whether the process that made it has ended; of other machines' nothing is known, so they stay."""
+    """Say whether the process that made it has ended. Things from other machines stay: nothing is known of them."""
     host, _, pid = session.rpartition(":")
     return host == platform.node() and pid.isdigit() and not Path("/proc", pid).exists()
 
 
 def remove_orphans() -> list[str]:
-    """Remove what is labelled and whose maker is gone: containers, with all of their Compose project, and volumes.
+    """Remove labelled things whose process has ended. Returns their names.
 
-    Return their names.
+    These are containers, each with its whole Compose project, and volumes.
     """
     engine = docker.from_env()
     containers = engine.containers.list(all=True, ignore_removed=True, filters={"label": LABEL})
@@ -43,7 +43,7 @@ def remove_orphans() -> list[str]:
 
 
 def _removed(found: Any, **options: bool) -> str:
-    """Remove a thing of the engine's; return its name, or nothing where another worker was faster."""
+    """Remove one thing from the engine. Returns its name, or nothing where another worker was faster."""
     try:
         found.remove(**options)
     except (NotFound, APIError):  # ignored because another worker is removing it

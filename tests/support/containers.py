@@ -1,6 +1,7 @@
-"""Live agents for tests: labelled, on loopback only, always removed, their log shown when a test fails.
+"""Live agents for tests. They are labelled, listen on loopback only, and are always removed.
 
-A log line with WARNING or ERROR that the test did not declare fails it: `agent.expect("was cut off")`.
+The log is shown when a test fails. A log line with WARNING or ERROR fails the test, unless the test declared it:
+`agent.expect("was cut off")`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 LABEL = "io.magents.test"
 SESSION = f"{platform.node()}:{os.getpid()}"
-"""Says whose it is: what a process left that no longer lives may be removed by the next run."""
+"""Says which process made a container. The next run may remove what a process that has ended left behind."""
 
 HEALTH_PORT = "3999/tcp"
 START_TIMEOUT_S = 30.0
@@ -38,14 +39,14 @@ TROUBLE = re.compile(r"\b(WARNING|ERROR)\b|Traceback")
 
 @dataclass
 class Agent:
-    """One running container and the handles tests need."""
+    """One running container, and what tests need to use it."""
 
     container: Container
     expected: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> str:
-        """Return what `docker` commands call it."""
+        """Return the id that `docker` commands take."""
         return str(self.container.id)[:12]
 
     def expect(self, *patterns: str) -> Agent:
@@ -62,7 +63,7 @@ class Agent:
         return int(self.container.ports[HEALTH_PORT][0]["HostPort"])
 
     def get(self, path: str = "/health", timeout: float = 5.0) -> tuple[int, Any]:
-        """Fetch a page: status code and JSON, or text where it is none."""
+        """Fetch a page. Returns the status code, and the content as JSON, or as text where it is no JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request("GET", path)
@@ -75,7 +76,7 @@ class Agent:
         return response.status, body.decode()
 
     def health(self) -> dict[str, Any]:
-        """Return /health, or `{"status": "unreachable"}`: health starts after the container does."""
+        """Return /health, or `{"status": "unreachable"}`, because health starts later than the container."""
         try:
             return dict(self.get()[1])
         except (OSError, KeyError, IndexError, TypeError, http.client.HTTPException):
@@ -109,16 +110,16 @@ class Agent:
         return str(self.container.logs().decode(errors="replace"))
 
     def state(self) -> dict[str, Any]:
-        """Return the engine's view of it."""
+        """Return the container's state as the engine shows it."""
         self.container.reload()
         return dict(self.container.attrs["State"])
 
     def process(self, pattern: str) -> int:
-        """Return the pid, inside, of the one process whose command line begins with `pattern`."""
+        """Return the pid, in the container, of the only process whose command line begins with `pattern`."""
         return int(self.run("pgrep", "-o", "-f", f"^{pattern}"))
 
     def tmux(self, *argv: str) -> str:
-        """Say something to the agent's tmux."""
+        """Send a command to the agent's tmux. Returns its output."""
         return self.run("tmux", *argv)
 
     # -- waiting ------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class Agent:
         return self
 
     def wait_status(self, *words: str, timeout: float = START_TIMEOUT_S) -> dict[str, Any]:
-        """Wait for a status of /health and return the whole answer."""
+        """Wait for a status of /health. Returns the whole answer."""
 
         def answer() -> dict[str, Any] | None:
             health = self.health()
@@ -176,8 +177,8 @@ class Agent:
     def wait_probed(self) -> None:
         """Wait until the engine's health probe has just run; the next one is ten seconds away.
 
-        For those who pause: a probe that is being started in a container while it is paused holds the engine's lock on
-        it for ever, and everybody who asks for a list of containers waits with it.
+        For tests that pause a container. When a container is paused while a probe is being started in it, the engine
+        never releases its lock on the container, and every list of containers waits for that lock.
         """
 
         def probed() -> list[str]:
@@ -187,24 +188,24 @@ class Agent:
         wait_until(lambda: probed() != before, 15, "a health probe")
 
     def farewell_s(self) -> float:
-        """Return the seconds of the last stop as the supervisor says; what the engine takes comes on top."""
+        """Return the seconds of the last stop as the supervisor logged them. The engine's own time comes on top."""
         return float(re.findall(r"supervisor: stopped after ([0-9.]+) s", self.log())[-1])
 
     def unexpected(self) -> list[str]:
-        """Return the troubles in the log that nobody declared."""
+        """Return the problems in the log that no test declared."""
         lines = [line for line in self.log().splitlines() if TROUBLE.search(line)]
         return [line for line in lines if not any(re.search(p, line) for p in self.expected)]
 
 
 def compose_project(image: str, variant: str, **service: Any) -> Project:
-    """Describe an agent of compose.yaml for tests: volumes of its own, any port; `service` is in Compose's words."""
+    """Describe an agent of compose.yaml with its own volumes and any port. `service` is in Compose's format."""
     values = {"AGENT_PORT": "0", "AGENT_DEV_PORT": "0", "AGENT_NAME": "test"}
     labels = {LABEL: SESSION, **service.pop("labels", {})}
     return Project(f"magents-test-{uuid.uuid4().hex[:12]}", variant, image, values, {"labels": labels, **service})
 
 
 class Agents:
-    """Makes containers and volumes, and leaves none behind."""
+    """Makes containers and volumes, and removes all of them."""
 
     def __init__(self, image: str, network: str | None = None) -> None:
         self._engine = docker.from_env()
@@ -214,7 +215,7 @@ class Agents:
         self._network = network
 
     def volume(self, **options: Any) -> str:
-        """Make a named volume; `tmpfs="size=16m"` makes one of memory."""
+        """Make a named volume. `tmpfs="size=16m"` makes one in memory."""
         tmpfs = options.pop("tmpfs", None)
         if tmpfs:
             options["driver_opts"] = {"type": "tmpfs", "device": "tmpfs", "o": tmpfs}
@@ -225,7 +226,7 @@ class Agents:
         return str(made.name)
 
     def start(self, *argv: str, **options: Any) -> Agent:
-        """Run a container detached; options are the SDK's, ports are published on loopback."""
+        """Run a container detached. The options are the SDK's; ports are published on loopback."""
         options.setdefault("image", self._image)
         options.setdefault("ports", {HEALTH_PORT: ("127.0.0.1", None)})
         options["labels"] = {LABEL: SESSION, **options.get("labels", {})}
@@ -240,7 +241,7 @@ class Agents:
         return self.start(*argv, **options).wait_healthy()
 
     def once(self, *argv: str, **options: Any) -> tuple[int, str, str]:
-        """Run to the end; return exit code, stdout, stderr. Troubles on stderr are the caller's to judge."""
+        """Run a container to its end. Returns exit code, stdout, stderr. The caller checks problems on stderr."""
         agent = self.start(*argv, **options).expect("")
         code = agent.wait_exit(60)
         out = agent.container.logs(stdout=True, stderr=False).decode(errors="replace")
@@ -248,12 +249,12 @@ class Agents:
         return code, out, err
 
     def remove(self, agent: Agent) -> None:
-        """Remove a container with its anonymous volumes, after a look at its log."""
+        """Remove a container with its anonymous volumes, after its log was checked."""
         with contextlib.suppress(NotFound):  # ignored because the test removed it itself
             agent.container.remove(force=True, v=True)
 
     def close(self, *, show: bool) -> None:
-        """Remove everything; raise when a log holds undeclared trouble."""
+        """Remove everything. Raises when a log holds an undeclared problem."""
         troubles: list[str] = []
         for agent in self._agents:
             with contextlib.suppress(NotFound, APIError):  # ignored because the test removed it itself
@@ -262,7 +263,7 @@ class Agents:
                     print(f"--- log of {agent.id}\n{agent.log()}--- state {agent.state()}")
             self.remove(agent)
         for volume in self._volumes:
-            with contextlib.suppress(NotFound, APIError):  # ignored because the next run's clean-up takes it
+            with contextlib.suppress(NotFound, APIError):  # ignored because the clean-up of the next run removes it
                 volume.remove(force=True)
         self._engine.close()
         assert show or not troubles, f"unexpected in the log: {troubles}"
@@ -270,7 +271,7 @@ class Agents:
 
 @contextlib.contextmanager
 def agents(image: str) -> Iterator[Agents]:
-    """Give a maker of containers; show their logs when the body fails."""
+    """Give an `Agents`; show the logs of its containers when the body fails."""
     made = Agents(image)
     try:
         yield made

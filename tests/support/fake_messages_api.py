@@ -1,8 +1,8 @@
-"""A Messages API on loopback that plays a part, so that the real Claude CLI runs without an account.
+"""A scripted Messages API on loopback, so that the real Claude CLI runs without an account.
 
-The part is a function of the test: it sees each request (what was said, which tools are offered, which tool
-results came back) and names the reply. Without one, the API repeats the newest words it heard. Everything
-that arrived is kept, keys included: a stolen key shows up as a request at the wrong server.
+A test gives it a function, its part: the function gets each request (prompt, offered tools, tool results) and returns
+the reply. Without a part, the API repeats the last line of the prompt. All requests are kept with their keys, so a
+stolen key shows up as a request at the wrong server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Say:
-    """Answer with text; `over` seconds from its first word to its last, `after` seconds before the first."""
+    """Answer with text: the first word `after` seconds later, the last word `over` seconds after the first."""
 
     text: str
     over: float = 0.0
@@ -75,19 +75,19 @@ class Request:
 
     @property
     def heard(self) -> str:
-        """The text of the newest message that has any; what the CLI reminds the model of is left out."""
+        """Return the text of the newest message that has any, without the CLI's reminders to the model."""
         said = [message for message in self.body.get("messages") or [] if message["role"] == "user"]
         texts = (_spoken(message["content"]) for message in reversed(said))
         return next((text for text in texts if text.strip()), "")
 
     @property
     def everything(self) -> str:
-        """The whole body as text, to search for what must not be there."""
+        """Return the whole body as text, to search for what must not be there."""
         return json.dumps(self.body, ensure_ascii=False)
 
     @property
     def results(self) -> list[str]:
-        """What the tools answered, oldest first."""
+        """Return the results of the tools, oldest first."""
         return [
             block["content"] if isinstance(block.get("content"), str) else _text(block.get("content") or [])
             for message in self.body.get("messages") or []
@@ -101,15 +101,15 @@ Part = Callable[[Request], Reply]
 
 
 def echo(request: Request) -> Reply:
-    """Repeat the last line that was heard."""
+    """Repeat the last line of the prompt."""
     return Say("heard: " + (request.heard.strip().splitlines() or [""])[-1])
 
 
 def in_turn(*replies: Reply) -> Part:
-    """Play the replies one after another, one for each round of tool results; the last one stays."""
+    """Send the replies one after another, one for each round of tool results. The last one is repeated."""
 
     def part(request: Request) -> Reply:
-        if not request.tools:  # a side request, such as a title for the session
+        if not request.tools:  # a separate request, such as one for a title of the session
             return Say("title")
         return replies[min(len(request.results), len(replies) - 1)]
 
@@ -132,12 +132,12 @@ class FakeMessagesApi:
 
     @property
     def url(self) -> str:
-        """What ANTHROPIC_BASE_URL is set to."""
+        """The value for ANTHROPIC_BASE_URL."""
         return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def prompts(self) -> list[Request]:
-        """The requests that asked the model something with tools on offer, or with none at all."""
+        """Return the requests that asked the model, with tools or without."""
         return [request for request in self.requests if request.path.startswith("/v1/messages?")]
 
     def __enter__(self) -> FakeMessagesApi:
@@ -155,7 +155,7 @@ class _Server(ThreadingHTTPServer):
     api: FakeMessagesApi
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that was killed in the middle of an answer is part of many tests."""
+        """Print nothing: many tests kill a client in the middle of an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
     _ids = itertools.count(1)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: pytest owns the terminal."""
+        """Print nothing: the terminal is pytest's."""
 
     def _answer(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _events(request: Request, reply: Say | Use) -> Iterator[Json]:
-    """The events of one streamed answer, in the order in which the API sends them."""
+    """Return the events of one streamed answer, in the API's order."""
     block = _block(reply)
     yield {"type": "message_start", "message": _message(request, [], None)}
     if isinstance(reply, Say):

@@ -1,5 +1,4 @@
-"""The fixture `agents`: live containers made per test. Modules that use it name this plugin in
-`pytest_plugins`."""
+"""The fixture `agents`: live containers for one test. Modules that use it name this plugin in `pytest_plugins`."""
 
 from __future__ import annotations
 
@@ -27,13 +26,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def no_leftovers() -> None:
-    """Start without what a crashed run left behind."""
+    """Remove what crashed runs left behind."""
     remove_orphans()
 
 
 @pytest.fixture
 def agents(image: str, no_leftovers: None, request: pytest.FixtureRequest) -> Iterator[Agents]:
-    """Make containers that this test alone has; their logs are judged at the end."""
+    """Make containers for this test alone. Their logs are checked at the end."""
     made = Agents(image)
     yield made
     made.close(show=request.node.stash.get(FAILED, False))

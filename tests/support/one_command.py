@@ -1,7 +1,7 @@
-"""Runs one command in a directory made for it and says what it did; sent into a container with `python3 -c`.
+"""Runs one command in a new directory and reports what it did; sent into a container with `python3 -c`.
 
-The order is one JSON argument, see `Order`; the answer one JSON object on stdout: code, seconds, stdout, stderr, files.
-Whatever was below the directory before is removed, and nothing is left of the command's processes.
+The only argument is an `Order` as JSON. The answer is one JSON object on stdout: code, seconds, stdout, stderr, files.
+The directory's earlier content is removed first, and no process of the command is left.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from pathlib import Path
 from typing import IO, Any, TypedDict
 
 LIMIT_S = 240
-"""Upstream takes 6 s of an idle processor; a machine that builds and tests at once is ten times as slow."""
+"""Upstream takes 6 s on an idle processor. A machine that builds and tests at once is ten times slower."""
 
 
 class Order(TypedDict):
-    """What to run, and in which surroundings."""
+    """What to run, and in which environment."""
 
-    root: str  # made anew, with home/, tmp/ and project/ below it; the command runs in the last
-    files: dict[str, str]  # planted below root first
+    root: str  # made new, with home/, tmp/ and project/ below it; the command runs in project/
+    files: dict[str, str]  # written below root first
     argv: list[str]
     env: dict[str, str]
     stdin: str
     terminal: bool  # stdout and stderr are one terminal of 100 columns
     dialogue: list[dict[str, Any]]  # JSON-RPC messages, each sent when the one before it has been answered
-    until: str  # on a line of stdout; before it the dialogue is not over
+    until: str  # the dialogue goes on until a line of stdout holds this
 
 
 def main(order: Order) -> dict[str, Any]:
-    """Carry out the order; returns the answer."""
+    """Carry out the order. Returns the answer."""
     root = Path(order["root"])
     _plant(root, order["files"])
     begun = time.monotonic()
@@ -85,7 +85,7 @@ def _in_pipes(order: Order, root: Path) -> tuple[int, str, str]:
 
 
 def _dialogue(child: subprocess.Popen[bytes], order: Order) -> list[bytes]:
-    """Send the messages; returns the lines that were said meanwhile."""
+    """Send the messages. Returns the lines that were printed meanwhile."""
     assert child.stdin is not None
     assert child.stdout is not None
     lines: list[bytes] = []
@@ -137,16 +137,16 @@ def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
     except OSError:
-        return b""  # ignored because this is how a terminal says that nobody is left at the other end
+        return b""  # ignored because a terminal reports the end of its last process in this way
 
 
 def _end(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # ignored because all have left by themselves
+    with contextlib.suppress(ProcessLookupError):  # ignored because all processes have ended by themselves
         os.killpg(group, signal.SIGKILL)
 
 
 def _found(root: Path) -> dict[str, str]:
-    """Return what lies below root: a mode, and what it holds."""
+    """Return all paths below root, each with its mode and content."""
     return {str(path.relative_to(root)): _content(path) for path in sorted(root.rglob("*"))}
 
 

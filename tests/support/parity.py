@@ -1,7 +1,8 @@
-"""For which Task Master all cases of parity have been compared: once for each lock and each edit of it is enough.
+"""Records for which Task Master all parity cases have been compared.
 
-`nox -s parity_tests -- --complete` compares all of them and writes the proof into tests/support/parity.json, which is
-committed with the change that made it necessary. Where the proof is of something else, all are compared anyway.
+Once is enough for each lock and each change of its edits. `nox -s parity_tests -- --complete` compares all cases and
+writes the proof into tests/support/parity.json, which is committed with the change that made it necessary. Where the
+record is for something else, all cases are compared anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OF_TESTS = [
 
 
 def subject() -> str:
-    """What the proof is of: a hash of the lock, the bundle's edits and the cases."""
+    """Return what the proof is for: a hash of the lock, the bundle's edits and the cases."""
     folder = ROOT / "docker" / "task-master"
     edits = sorted(path for path in folder.rglob("*") if path.is_file() and "node_modules" not in path.parts)
     whole = hashlib.sha256()
@@ -32,7 +33,7 @@ def subject() -> str:
 
 
 def is_proven() -> bool:
-    """Whether all cases have been compared of just this."""
+    """Say whether all cases have been compared for exactly this state."""
     try:
         return bool(json.loads(PROOF.read_text())["subject"] == subject())
     except (OSError, ValueError, KeyError, TypeError):
@@ -45,5 +46,5 @@ def record() -> None:
 
 
 def chosen(complete: bool) -> list[Case]:
-    """The cases to compare now."""
+    """Return the cases to compare now."""
     return CASES if complete or not is_proven() else heart()

@@ -1,4 +1,4 @@
-"""The part of a model that plans for Task Master: it fills in whatever form is handed out, from the document in it."""
+"""The model's part for Task Master: it fills in any JSON schema that it gets, from the document in the request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.fake_messages_api import Json, Reply, Request, Say, Use
 
 DOCUMENT = (Path(__file__).parent / "prd.md").read_text()
-"""Two pages; each of its requirements is a heading of the third order."""
+"""Two pages. Each requirement in it is a third-level heading."""
 
 HEADING = re.compile(r"^### ((?:Read|Find|Print|Keep|Answer|Show) .*)$", re.MULTILINE)
 REQUIREMENTS = HEADING.findall(DOCUMENT)
@@ -17,7 +17,7 @@ SENTENCE = "What the model says where a sentence is wanted"
 
 
 def planner(request: Request) -> Reply:
-    """Answer with a form that is filled in from what was asked."""
+    """Answer with the requested form, filled in from the request."""
     form = next((tool["input_schema"] for tool in request.body.get("tools") or [] if _is_form(tool)), None)
     if form is None or request.results:
         return Say("done")
@@ -42,7 +42,7 @@ def _is_form(tool: Json) -> bool:
 
 
 def filled(schema: Json, name: str = "") -> Any:
-    """Return a small value that a JSON schema admits."""
+    """Return a small value that is valid for a JSON schema."""
     if "const" in schema or "enum" in schema:
         return schema.get("const", schema.get("enum", [None])[0])
     if "anyOf" in schema:

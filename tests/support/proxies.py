@@ -19,7 +19,7 @@ Serve = Callable[[Rules], int]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts a proxy with rules; its port."""
+    """Starts a proxy with rules. Returns its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -60,7 +60,7 @@ def fetch(proxy: int, url: str, **headers: str) -> tuple[int, str]:
 
 
 def tunnel(proxy: int, host: str, port: int) -> int:
-    """The status that a CONNECT gets."""
+    """Return the status code that a CONNECT gets."""
     with socket.create_connection(("127.0.0.1", proxy), 10) as sock:
         name = f"[{host}]" if ":" in host else host
         sock.sendall(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())

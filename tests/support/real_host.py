@@ -1,4 +1,4 @@
-"""A bridge server with a real CLI, whose API is ours."""
+"""A bridge server with a real CLI and our own Messages API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBERS = itertools.count(1)
 
 
 class RealHost:
-    """A server with a real CLI, whose API is ours."""
+    """A server with a real CLI and our own Messages API."""
 
     def __init__(self, host: BridgeHost, api: FakeMessagesApi, cli: str) -> None:
         self.host = host
@@ -24,13 +24,13 @@ class RealHost:
         self.cli = cli
 
     def place(self, *shares: str) -> Place:
-        """A fresh grant."""
+        """Make a new grant."""
         return self.host.grant(f"grant-{next(NUMBERS)}", *shares)
 
 
 @contextmanager
 def real_server(directory: Path, version: str, **more: Any) -> Iterator[RealHost]:
-    """A server with a real CLI and its API; `more` is for bridge.yaml."""
+    """Run a server with a real CLI and its API. `more` is for bridge.yaml."""
     with FakeMessagesApi() as api:
         environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0", **more.pop("environment", {})}
         config = {"claude": str(installed(version)), "environment": environment, **more}

@@ -1,4 +1,4 @@
-"""Debian's docker-registry as a process of the test's own, on loopback, with or without a password."""
+"""Debian's docker-registry as a test's own process, on loopback, with or without a password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USER, PASSWORD = "maintainer", "correct horse"
 
 
 def install() -> None:
-    """Install the registry's package where it is missing, which takes root on Debian or Ubuntu."""
+    """Install the registry's package where it is missing. This takes root on Debian or Ubuntu."""
     if shutil.which("docker-registry"):
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
@@ -64,24 +64,24 @@ class Registry:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
-        """End it at once, in the middle of whatever it does."""
+        """Kill it at once, whatever it is doing."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(10)
 
     def stored_bytes(self) -> int:
-        """Return how much it has received so far, uploads that are under way too."""
+        """Return how many bytes it has received so far, including unfinished uploads."""
         found = 0
-        for folder, _, names in os.walk(self.folder / "data"):  # passes over what moves away meanwhile
+        for folder, _, names in os.walk(self.folder / "data"):  # directories that are moved meanwhile are skipped
             for name in names:
-                with suppress(FileNotFoundError):  # ignored because an upload that is complete moves away
+                with suppress(FileNotFoundError):  # ignored because a finished upload is moved
                     found += (Path(folder) / name).stat().st_size
         return found
 
 
 @contextmanager
 def registry(folder: Path, *, password: bool = False) -> Iterator[Registry]:
-    """Run a registry until the block is over; what it stored goes with it."""
+    """Run a registry until the block ends. What it stored is removed."""
     install()
     running = Registry(folder, password=password)
     running.start()

@@ -1,4 +1,4 @@
-"""A person's terminal: tmux draws it, types into it, changes its size."""
+"""A person's terminal: tmux draws it, types into it and changes its size."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from tests.support.waiting import wait_until
 
 DRAWN_WITHIN_S = 20.0
-READY = "❯"  # noqa: RUF001 - the interface's own
+READY = "❯"  # noqa: RUF001 - the CLI's own prompt
 SHELL = ("bash", "--norc", "--noprofile")
 PROMPT = "PS1=shell> "
 
 
 class Screen:
-    """A shell of the container's in a terminal of 100 by 30, on a tmux server of its own."""
+    """A shell of the container in a terminal of 100 columns and 30 lines, on its own tmux server."""
 
     def __init__(self, socket: Path, shell: list[str], claude: str) -> None:
         self.claude = claude
@@ -25,7 +25,7 @@ class Screen:
         self.wait_for_shell()
 
     def tell(self, *words: str) -> str:
-        """A command of tmux."""
+        """Run a tmux command. Returns its output."""
         return subprocess.run([*self._tmux, *words], check=True, capture_output=True, text=True, timeout=10).stdout
 
     def type(self, text: str, *keys: str) -> None:
@@ -45,21 +45,21 @@ class Screen:
             print(self.text)  # for the report of a test that failed
 
     def resize(self, columns: int) -> None:
-        """Another width; tmux tells the terminal of it up to a quarter of a second later."""
+        """Change the width. tmux tells the terminal up to a quarter of a second later."""
         self.tell("resize-window", "-x", str(columns), "-y", "30")
         with Path(self.tell("display-message", "-p", "#{pane_tty}").strip()).open("rb") as tty:
             wait_until(lambda: os.get_terminal_size(tty.fileno()).columns == columns, 5, f"{columns} columns")
 
     def rules(self) -> set[int]:
-        """The lengths of the lines drawn from side to side; tmux itself folds and unfolds what was drawn before."""
+        """Return the lengths of the lines drawn across the screen. tmux itself rewraps what was drawn before."""
         return {len(line) for line in self.text.splitlines() if line and not line.strip("─")}
 
     def wait_for_shell(self) -> None:
-        """The shell has the terminal."""
+        """Wait until the shell has the terminal."""
         wait_until(lambda: self.text.rstrip().endswith("shell>"), DRAWN_WITHIN_S, "the shell's prompt")
 
     def settings(self) -> str:
-        """The terminal's settings, as the shell's stty sees them."""
+        """Return the terminal's settings as the shell's stty shows them."""
         self.type("clear; stty -a", "Enter")
         wait_until(lambda: "extproc\nshell>" in self.text, DRAWN_WITHIN_S, "the terminal's settings")
         return self.text
@@ -69,19 +69,19 @@ class Screen:
 
 
 def begin(screen: Screen, *argv: str) -> None:
-    """No question comes before the prompt: neither about the looks, nor the folder, nor the account."""
+    """Start the CLI. The prompt must come first: no question about the theme, the folder or the account."""
     screen.type(" ".join([f"clear; {screen.claude}", *argv]), "Enter")
     screen.wait(READY)
 
 
 def ask(screen: Screen, text: str) -> None:
     screen.type(text)
-    screen.wait(text)  # what comes in one piece with the line feed would be pasted text
+    screen.wait(text)  # text that comes in one piece with the line feed would count as pasted
     screen.type("", "Enter")
 
 
 def play_session(screen: Screen) -> None:
-    """Drawn, answered, drawn anew in another size, left; the terminal is as before."""
+    """Draw, answer, draw again in another size, leave. The terminal's settings must be the same afterwards."""
     before = screen.settings()
     begin(screen)
     ask(screen, "hello there")

@@ -1,6 +1,6 @@
-"""A Docker engine of the test's own, which it may restart.
+"""A Docker engine for one test, which may restart it.
 
-It lives in a network namespace of its own: beside another engine it would delete that one's bridge.
+It runs in its own network namespace: beside another engine it would delete that engine's bridge.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SecondEngine:
         wait_until(self.answers, START_S, f"the second engine to answer; see {self.folder}/log")
 
     def stop(self) -> None:
-        """Stop the engine; `unshare` has become it, so this reaches it."""
+        """Stop the engine. `unshare` has become the engine's process, so the signal reaches it."""
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(STOP_S)
@@ -62,7 +62,7 @@ class SecondEngine:
             client.close()
 
     def copy_image(self, reference: str) -> None:
-        """Bring an image over from the usual engine."""
+        """Copy an image from the usual engine."""
         with subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE) as save:
             load = ["docker", "--host", self.address, "load", "--quiet"]
             subprocess.run(load, stdin=save.stdout, check=True, stdout=subprocess.DEVNULL)
@@ -71,7 +71,7 @@ class SecondEngine:
 
 @contextmanager
 def second_engine() -> Iterator[SecondEngine]:
-    """Run an engine until the block is over, then remove all that it held."""
+    """Run an engine until the block ends, then remove all that it held."""
     folder = Path(tempfile.mkdtemp(prefix="magents-engine-"))
     engine = SecondEngine(folder)
     try:

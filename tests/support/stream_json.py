@@ -1,4 +1,4 @@
-"""A conversation in stream-json, as SDKs hold it with the CLI: its flags and messages."""
+"""Flags and messages of a conversation in stream-json, as SDKs hold it with the CLI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STREAM = ("--output-format", "stream-json", "--verbose", "--input-format", "stre
 
 
 def user(text: str) -> bytes:
-    """One turn of a conversation in stream-json."""
+    """Return one turn of the user."""
     message = {"type": "user", "message": {"role": "user", "content": text}, "session_id": ""}
     return json.dumps(message).encode() + b"\n"
 
@@ -20,19 +20,19 @@ def messages(output: bytes) -> list[dict[str, Any]]:
 
 
 def ask(subtype: str, **fields: Any) -> bytes:
-    """A control request."""
+    """Return a control request."""
     request = {"type": "control_request", "request_id": f"r-{subtype}", "request": {"subtype": subtype, **fields}}
     return json.dumps(request).encode() + b"\n"
 
 
 def reply(asked: dict[str, Any], response: dict[str, Any]) -> bytes:
-    """The answer to one of the CLI's own control requests."""
+    """Return the reply to one of the CLI's own control requests."""
     body = {"subtype": "success", "request_id": asked["request_id"], "response": response}
     return json.dumps({"type": "control_response", "response": body}).encode() + b"\n"
 
 
 def read(line: Callable[[], bytes], wanted: Callable[[dict[str, Any]], bool]) -> Any:
-    """Messages of the stream that are wanted."""
+    """Yield the wanted messages of the stream."""
     while raw := line():
         message = json.loads(raw)
         if wanted(message):

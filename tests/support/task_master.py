@@ -1,7 +1,7 @@
-"""Task Master twice: bundled in the image, and as a plain install beside it, under the same Node.
+"""Task Master twice: bundled in the image, and as a plain install, under the same Node.
 
-Upstream is installed once per lock, by the image's own npm, into .cache/task-master-upstream, and mounted read-only in
-a container of the same image.
+Upstream is installed once per lock, by the image's own npm, into .cache/task-master-upstream. It is mounted read-only
+in a container of the same image.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMMANDS = ("task-master", "task-master-mcp", "task-master-ai")
 UPSTREAM = "/opt/upstream"
 SHARED = "/shared/taskmaster/config.json"
 DEFAULTS = Path(__file__).parent / "task_master_defaults.json"
-"""What upstream goes by where a project has no configuration: the image has a default of its own."""
+"""Upstream's defaults for a project without a configuration. The image has another default."""
 
 ENGINE_PATIENCE_S = 900
 """npm took 110 s for upstream on an idle machine, and one command may take the runner's whole limit."""
@@ -40,7 +40,7 @@ ENGINE_PATIENCE_S = 900
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did. `files` holds what lies below its root afterwards, as modes and contents."""
+    """What a command did. `files` holds all paths below its root afterwards, with modes and contents."""
 
     code: int
     seconds: float
@@ -50,14 +50,14 @@ class Outcome:
 
 
 class Side:
-    """A container without a network in which commands run as the agent, each below a directory of its own."""
+    """A container without network, in which commands run as the agent, each in its own directory."""
 
     def __init__(self, container: Container, path: str) -> None:
         self._container = container
         self._path = path
 
     def run(self, case: Case) -> Outcome:
-        """Run a case; whatever a former run of it left is gone."""
+        """Run a case. What an earlier run of it left is removed."""
         code, (stdout, stderr) = self._container.exec_run(
             ["python3", "-c", RUNNER, json.dumps(case.order())], environment={"PATH": self._path}, demux=True
         )
@@ -65,7 +65,7 @@ class Side:
         return Outcome(**json.loads(stdout))
 
     def say(self, *argv: str) -> str:
-        """Return what a command prints that must succeed."""
+        """Return the output of a command that must succeed."""
         code, output = self._container.exec_run(list(argv), environment={"PATH": self._path})
         assert code == 0, f"{argv} ended with {code}: {output.decode()}"
         return str(output.decode().strip())
@@ -73,7 +73,7 @@ class Side:
 
 @contextlib.contextmanager
 def side(image: str, upstream: Path | None = None, shared: Path | None = None) -> Iterator[Side]:
-    """Give a side of `image`: its own Task Master, with a shared configuration if given, or the one at `upstream`."""
+    """Run one side: `image` with its own Task Master or the one at `upstream`; `shared` is the shared configuration."""
     engine = docker.from_env(timeout=ENGINE_PATIENCE_S)
     path = str(dict(entry.split("=", 1) for entry in engine.images.get(image).attrs["Config"]["Env"])["PATH"])
     container = engine.containers.run(
@@ -100,14 +100,14 @@ def side(image: str, upstream: Path | None = None, shared: Path | None = None) -
 
 
 def lock_hash() -> str:
-    """Return what names an install: a hash of all that npm reads."""
+    """Return the name of an install: a hash of all files that npm reads."""
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in MANIFEST)).hexdigest()[:16]
 
 
 def install_upstream(image: str) -> Path:
-    """Return a directory with bin/ and node_modules/: Task Master as npm installs it, optional packages too.
+    """Return a directory with bin/ and node_modules/: Task Master as npm installs it, with optional packages.
 
-    The first call for a lock makes it, and parallel ones wait for that.
+    The first call for a lock makes it. Parallel calls wait for that.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     finished = CACHE / lock_hash()
@@ -117,7 +117,7 @@ def install_upstream(image: str) -> Path:
             _remove_others()
             half_made = CACHE / f"making-{os.getpid()}"
             _install(image, half_made)
-            half_made.rename(finished)  # only now does it have a name that is trusted
+            half_made.rename(finished)  # only a complete install gets the final name
     return finished
 
 
@@ -128,7 +128,7 @@ def _remove_others() -> None:
 
 
 def _install(image: str, directory: Path) -> None:
-    """Run `npm ci` in a container, as whoever owns the cache. No scripts: they only set up other vendors' programs."""
+    """Run `npm ci` in a container, as the owner of the cache; no scripts, which only set up other vendors' programs."""
     directory.mkdir()
     for path in MANIFEST:
         shutil.copy(path, directory)

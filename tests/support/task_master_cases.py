@@ -1,4 +1,4 @@
-"""The command lines that upstream's Task Master and the bundled one are compared on, and the projects they run in."""
+"""The command lines on which upstream's Task Master and the bundled one are compared, and the projects for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.one_command import Order
 
 PLACE = "/parity"
-"""Where commands run: of the same name on both sides, for their output names it."""
+"""Where commands run. The name is the same on both sides, because it appears in their output."""
 
 TASKS = "project/.taskmaster/tasks/tasks.json"
 CONFIG = "project/.taskmaster/config.json"
@@ -101,17 +101,17 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the test is called; a directory of this name is where the command runs."""
+        """Return the test's name, which is also the name of the directory for the command."""
         text = " ".join(filter(None, [self.program, self.arguments, self.note, "tty" if self.terminal else ""]))
         return "".join(letter if letter.isalnum() or letter in "-=." else "_" for letter in text)
 
     @property
     def root(self) -> str:
-        """Where it runs, in `project` below it."""
+        """Return the directory of the run. The command runs in `project` below it."""
         return f"{PLACE}/{self.name}"
 
     def order(self) -> Order:
-        """Return what `one_command.py` is asked to do. No look for newer releases, unless the case is about it."""
+        """Return the order for `one_command.py`. The look for newer releases is off, unless the case is about it."""
         return {
             "root": self.root,
             "argv": [self.program, *self.arguments.split()],
@@ -129,7 +129,7 @@ def _request(number: int, method: str, **params: Any) -> dict[str, Any]:
 
 
 CONNECTED = "providers not registered"
-"""What the MCP server says once it knows its client; it asks itself every 100 ms, so it comes among the answers."""
+"""The MCP server prints this once it knows its client. It checks every 100 ms, so this comes among the answers."""
 
 HELLO = [
     _request(
@@ -145,7 +145,7 @@ HELLO = [
 
 
 def _mcp(note: str, program: str = "task-master-mcp", tools: str = "all", **arguments: Any) -> Case:
-    """Greet the server and ask for its tools; with arguments, call the tool that the case is called after."""
+    """Greet the server and ask for its tools. With arguments, also call the tool that the case is named after."""
     case = Case("", program=program, env={"TASK_MASTER_TOOLS": tools}, dialogue=HELLO, note=note)
     if not arguments:
         return case
@@ -203,7 +203,7 @@ HELPED = [
     "briefs",
     "tui",
     "help",
-]  # read as the help prints them
+]  # in the help's own order
 
 CASES = [
     Case("--version", EMPTY),
@@ -212,7 +212,7 @@ CASES = [
     Case("no-such-command", EMPTY),
     Case("list --no-such-option"),
     *[Case(f"{command} --help", EMPTY) for command in HELPED],
-    # A project of one's own
+    # Setting up a project
     Case("init --yes --no-git --no-aliases", EMPTY),
     Case("init --yes --git --aliases --rules=cursor,claude,windsurf,roo,gemini,kiro,vscode,codex", EMPTY),
     Case("init --yes --name=Named --description=Described --dry-run", EMPTY),
@@ -222,7 +222,7 @@ CASES = [
     Case("rules remove claude --force"),
     Case("rules frobnicate"),
     Case("migrate --yes", {"project/tasks/tasks.json": json.dumps({"tasks": TEN_TASKS})}),
-    # Looking
+    # Commands that read
     Case("list"),
     Case("list", terminal=True),
     Case("list --no-banner", terminal=True, env={"NO_COLOR": "1"}),
@@ -254,7 +254,7 @@ CASES = [
     Case("complexity-report", {**PROJECT, REPORT: json.dumps(ANALYSIS)}, note="with_report"),
     Case("sync-readme"),
     Case("tags --show-metadata"),
-    # Changing
+    # Commands that change
     Case("set-status --id=4 --status=done"),
     Case("set-status 4,5 in-progress"),
     Case("set-status --id=3.2 --status=done"),
@@ -288,7 +288,7 @@ CASES = [
     Case("models --set-main=opus --claude-code"),
     Case("models --set-main=no-such-model"),
     Case("lang --response=Deutsch"),
-    # What needs a model, and has none
+    # Commands that need a model, and have none
     Case("parse-prd no-such-file.txt"),
     Case("add-task"),
     Case("expand --id=99"),
@@ -308,7 +308,7 @@ CASES = [
 
 
 def heart() -> list[Case]:
-    """One case of each command, the first that does more than to print its help: what is compared each time."""
+    """Return the cases that are compared each time: of each command, the first that does more than print help."""
     chosen: dict[tuple[str, str], Case] = {}
     for case in CASES:
         words = case.arguments.split() or [""]

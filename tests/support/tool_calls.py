@@ -1,4 +1,4 @@
-"""Commands that Claude runs in the container: how they are asked for, and whether any still lives."""
+"""Commands that Claude runs in the container: how to request them, and how to find those that still run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for line in sys.stdin:
         print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": said}), flush=True)
 """
 WAIT = "perl -e 'sleep 900' {n}"
-"""Not `sleep`: the CLI refuses a long one that stands alone."""
+"""Not `sleep`: the CLI refuses a long `sleep` that is the whole command."""
 
 
 def bash(command: str, **more: Any) -> Use:
@@ -39,7 +39,7 @@ def bash(command: str, **more: Any) -> Use:
 
 
 def alive(word: str) -> list[int]:
-    """Processes of the machine, in any container or none, that have the word as an argument."""
+    """Return the processes of the machine, in any container or in none, that have the word as an argument."""
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():

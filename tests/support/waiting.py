@@ -1,4 +1,4 @@
-"""The one place where tests let time pass."""
+"""The only module of the tests that sleeps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ PACE_S = 0.05
 
 
 def wait_until(predicate: Callable[[], T | None], timeout: float, what: str) -> T:
-    """Return the first truthy answer of `predicate`; fail with `what` when there is none in `timeout`
-    seconds."""
+    """Return the first truthy answer of `predicate`; fail with `what` when there is none within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         answer = predicate()
@@ -36,13 +35,12 @@ def stays(predicate: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def let_pass(seconds: float) -> None:
-    """Let a chosen time pass, where the moment itself is what is tested (a signal in the middle of a
-    start)."""
+    """Let a chosen time pass, where the moment itself is tested (a signal in the middle of a start)."""
     time.sleep(seconds)
 
 
 async def until(predicate: Callable[[], object], limit_s: float, what: str) -> None:
-    """Wait on an event loop as `wait_until` does elsewhere."""
+    """Wait on an event loop as `wait_until` does without one."""
     deadline = time.monotonic() + limit_s
     while not predicate():
         assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain for {what}"
@@ -50,5 +48,5 @@ async def until(predicate: Callable[[], object], limit_s: float, what: str) -> N
 
 
 async def next_turn() -> None:
-    """Let the event loop do once all that is due."""
+    """Let the event loop run once everything that is due."""
     await asyncio.sleep(0)

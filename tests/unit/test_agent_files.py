@@ -1,4 +1,4 @@
-"""Each file of the supervisor's on /agent, with something else in its place: nothing waits, nothing follows a link."""
+"""Something else stands in place of a file that the supervisor keeps on /agent. Nothing waits or follows a link."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ KINDS = ("fifo", "socket", "directory", "device", "dangling", "elsewhere")
 
 
 def put(path: Path, kind: str) -> None:
-    """Put something of a kind at a place."""
+    """Make a thing of a kind at a path."""
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as listener:
             here = Path.cwd()
-            os.chdir(path.parent)  # a socket's name is short
+            os.chdir(path.parent)  # the name of a socket has to be short
             listener.bind(path.name)
             os.chdir(here)
     elif kind == "directory":
@@ -48,7 +48,7 @@ def write_state(path: Path, report: Report) -> None:
 
 def write_fresh_state(path: Path, report: Report) -> None:
     state_file.StateFile(path.with_name("state.json"), report).write({"phase": "running"})
-    path.touch()  # it has become state.json
+    path.touch()  # state.json has replaced it
 
 
 def lock(path: Path, report: Report) -> None:
@@ -87,7 +87,7 @@ def names(path: Path, report: Report) -> None:
         patch.setattr(users, "EXTRA", extra)
         users.introduce("/agent/home", report)
     replace(path.parent / "passwd", "agent:x:1000:1000::/agent/home:/bin/bash\n", report)
-    path.touch()  # for the fresh one, which has become the other
+    path.touch()  # the new passwd file has replaced it
 
 
 FILES: dict[str, tuple[str, Callable[[Path, Report], None]]] = {

@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 
 def nobody(line: str) -> None:
-    """Take a line that no test expects."""
+    """Accept a line that no test checks."""
     raise AssertionError(line)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a loop as the supervisor's."""
+    """Run a coroutine in an event loop like the supervisor's."""
     with contextlib.closing(PauseClockLoop()) as loop:
         return loop.run(coroutine)
 
@@ -104,7 +104,7 @@ def test_error_of_a_task_that_nobody_awaits_ends_the_run() -> None:
         fault()
 
     async def main() -> None:
-        asyncio.ensure_future(limb())  # noqa: RUF006 - that it is forgotten is the point
+        asyncio.ensure_future(limb())  # noqa: RUF006 - the test is about a task without a reference
         await asyncio.Event().wait()
 
     with pytest.raises(ValueError, match="dead"):
@@ -128,7 +128,7 @@ def test_clock_stands_still_while_the_container_is_paused(monkeypatch: pytest.Mo
     monkeypatch.setattr("agent.pause_clock.time.monotonic", lambda: real_time() + offset)
 
     def select(self: selectors.EpollSelector, timeout: float | None = None) -> Any:
-        """Let an hour pass while it waits."""
+        """Let an hour pass during the wait."""
         nonlocal offset
         if timeout:
             offset = 3600.0
@@ -252,7 +252,7 @@ def test_who_ignores_everything_is_killed_after_the_grace() -> None:
     assert 0.5 <= took < 3
 
 
-# -- tmux's words -----------------------------------------------------------------------------------------
+# -- tmux's answers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Decisions of the supervisor that need no process: settings, restarts, the order of asking."""
+"""Decisions of the supervisor that need no process: settings, restarts, the order of signals."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_shell_that_cannot_live_is_slowed_and_told_apart() -> None:
     assert policy.profile_is_broken
 
 
-# -- whom to ask, and when --------------------------------------------------------------------------------
+# -- whom to signal, and when -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ KINDS = [(0, 0), (mask(TERM), 0), (0, mask(TERM))]
 
 @given(st.lists(st.tuples(st.integers(2, 12), st.integers(1, 12), st.sampled_from(KINDS)), max_size=12))
 def test_somebody_can_always_be_asked(rows: list[tuple[int, int, tuple[int, int]]]) -> None:
-    """However processes are related, the ladder moves: a group never holds back all of its members."""
+    """The ladder always makes progress: in any family of processes, at least one is not held back."""
     members = group(
         *(process(pid, parent if parent < pid else 1, ignored=kind[0], caught=kind[1]) for pid, parent, kind in rows)
     )

@@ -1,4 +1,4 @@
-"""Whom an agent runs as, and what is said about a workspace that does not decide it."""
+"""The user that an agent runs as, and the error for a workspace whose owner does not decide it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls and executions between a connection and a process that the test plays."""
+"""Calls and executions, with a connection and a process that the test simulates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.waiting import next_turn
 
 
 class Connection:
-    """A connection whose client reads nothing. Each send finds its buffer full, so that handlers are kicked at once."""
+    """A connection whose client reads nothing. Each send finds a full buffer, and so calls kick() at once."""
 
     def __init__(self) -> None:
         self.link = Link(SERVER)
@@ -62,7 +62,7 @@ class Connection:
 
 
 class Process:
-    """A process that has written something which nobody has read, and does not end."""
+    """A process that has written output which nobody has read, and that does not end."""
 
     pid = 0
     stdin = None
@@ -84,7 +84,7 @@ class Tools:
 
 
 class Played:
-    """A call that runs, and what was told of it."""
+    """A running call, and what it reported."""
 
     def __init__(self) -> None:
         self.connection, self.process, self.over = Connection(), Process(), list[Call]()
@@ -120,12 +120,12 @@ def play(act: Callable[[Played], None]) -> Played:
 
 def exited(played: Played) -> None:
     played.listener.on_exit(0)
-    assert played.over == []  # its output is not delivered
+    assert played.over == []  # its output is not delivered yet
     assert played.call.state is CallState.RUNNING
 
 
 def test_call_that_fails_after_its_process_is_over_once() -> None:
-    """The send of its error kicks it, which ends it within that send."""
+    """Sending the error kicks the call, and this ends the call within the send."""
 
     def act(played: Played) -> None:
         exited(played)
@@ -162,7 +162,7 @@ def test_call_is_over_when_its_process_is_gone_and_not_before() -> None:
 
 
 async def read_all(descriptor: int) -> int:
-    """Read to the end of a pipe, and count the bytes."""
+    """Read a pipe to its end. Returns the number of bytes."""
     os.set_blocking(descriptor, False)
     taken = 0
     while True:
@@ -177,7 +177,7 @@ async def read_all(descriptor: int) -> int:
 
 
 def test_result_of_an_execution_follows_the_last_of_its_output() -> None:
-    """Nobody polls: the result goes when the pipe has taken everything."""
+    """There is no polling: the result is sent when the pipe has taken all output."""
 
     async def run() -> tuple[bytes, int]:
         connection, (ours, theirs) = Connection(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

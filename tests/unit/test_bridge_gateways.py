@@ -1,4 +1,4 @@
-"""Pure rules of the network: which requests are the API's, and which heads can be read in one way only."""
+"""Pure rules of the network: which requests belong to the API, and which heads have only one meaning."""
 
 from __future__ import annotations
 

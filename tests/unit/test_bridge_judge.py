@@ -1,4 +1,4 @@
-"""What a judge may say, should a client have taken it over; and that no message keeps it for long."""
+"""The limits of what a policy worker may answer, should an attacker control it; and that no message takes it long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HANDS = Scope(hands=True)
 
 
 def changed(**parts: Any) -> bytes:
-    """A plan of an ordinary call with parts exchanged."""
+    """Return a plan of an ordinary call with some parts replaced."""
     plan = json.loads(pack(rewrite(["-p", "--model", "opus", "hi you"], HANDS)))
     project = {**plan["project"], **parts.pop("project", {})}
     return json.dumps({**plan, "project": project, **parts}).encode()
@@ -52,7 +52,7 @@ def test_judge_names_no_flag_of_its_own(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"\\", b'"', b"\n"])
 def test_string_that_never_ends_takes_no_time(rest: bytes) -> None:
-    """It was looked at again from each of its quotes."""
+    """The string was once searched again from each of its quotes."""
     begun = time.thread_time()
     with pytest.raises(PolicyError):
         ControlFilter(HANDS).feed(b'"' + b'\\"' * 600_000 + rest + b"\n")
@@ -60,7 +60,7 @@ def test_string_that_never_ends_takes_no_time(rest: bytes) -> None:
 
 
 def test_hooks_of_a_file_have_an_end() -> None:
-    """All of one event run at once, and each is a process of the host's."""
+    """All hooks of one event run at once, and each is a process on the host."""
     hook = {"hooks": [{"type": "command", "command": "true"}]}
     settings = json.dumps({"hooks": {"UserPromptSubmit": [hook] * 1500}}).encode()
     project = read([b".claude/settings.json\n" + settings], [], HANDS)

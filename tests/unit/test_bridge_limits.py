@@ -1,4 +1,4 @@
-"""What bounds one grant: lines of the logs, slices of the loop, places for large frames, the host's disk."""
+"""What limits one grant: log lines, time on the event loop, workers for large frames, space on the host's disk."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ HANDS = Scope(hands=True, web=True, shares=("/data",))
 
 
 class Log:
-    """An audit log whose clock stands still."""
+    """An audit log whose clock is set by the test."""
 
     def __init__(self, directory: Path, size: int = 1 << 20) -> None:
         self.now = 0.0
@@ -81,12 +81,12 @@ def test_lines_of_one_grant_take_none_from_another(tmp_path: Path) -> None:
         for _ in range(2000):
             log.audit.write("refused", grant=grant)
     written = [line["grant"] for line in log.lines()]
-    assert abs(written.count("a") - written.count("b")) < 10  # a time may be a digit shorter
+    assert abs(written.count("a") - written.count("b")) < 10  # the text of a time may be one character shorter
     assert "b" in written
 
 
 def test_call_that_ran_is_logged_beside_many_refused(tmp_path: Path) -> None:
-    """One that is cancelled while it waits costs its grant nothing."""
+    """A call that is cancelled while it waits costs its grant nothing."""
     log = Log(tmp_path)
     for _ in range(2000):
         log.audit.write("asked", grant="a")
@@ -95,7 +95,7 @@ def test_call_that_ran_is_logged_beside_many_refused(tmp_path: Path) -> None:
 
 
 def flood(log: Log, seconds: int, grants: int, step: int = 10) -> None:
-    """Each grant writes all that it may: the longest lines that there are, of every kind, for so long."""
+    """Let each grant write all that it may: the longest possible lines of every kind, for `seconds`."""
     argv = outline(["--model=claude-" + "x" * 69] * 24)
     facts = {"client": "\\U000e0001" * 64, "argv": argv, "why": "x" * 300}
     for _ in range(seconds // step):
@@ -108,7 +108,7 @@ def flood(log: Log, seconds: int, grants: int, step: int = 10) -> None:
 
 
 def test_audit_trail_outlives_a_working_day_of_floods(tmp_path: Path) -> None:
-    """The call is at the end of a file: that file is the next one to be moved aside. Larger files hold for longer."""
+    """The call is at the end of a file, so that file is moved aside next. Larger files would hold it longer."""
     log = Log(tmp_path, LEAST_SIZE_FOR_A_DAY)
     filler = '{"event": "filler", "grant": "none"}\n'
     log.path.write_text(filler * ((LEAST_SIZE_FOR_A_DAY - 1000) // len(filler)))
@@ -123,7 +123,7 @@ def test_audit_trail_outlives_a_working_day_of_floods(tmp_path: Path) -> None:
 
 
 def test_default_size_holds_a_working_day_as_well() -> None:
-    """From that size on, a grant's measures grow with the files alone."""
+    """Above the least size, the lines that a grant may write grow only with the size of the files."""
     assert Config.audit_size >= LEAST_SIZE_FOR_A_DAY
     assert LEAST_SIZE_FOR_A_DAY * BURST_SHARE >= LEAST_BURST
     assert LEAST_SIZE_FOR_A_DAY * DAY_SHARE / DAY_S >= LEAST_PER_SECOND
@@ -220,7 +220,7 @@ def test_full_disk_ends_no_call_and_lines_come_again_when_there_is_room(
 
 
 def test_log_holds_no_descriptor_between_lines(tmp_path: Path) -> None:
-    """The server makes a new log with each reload, and grants are many."""
+    """The server makes a new log with each reload, and there are many grants."""
     log = Log(tmp_path)
     log.audit.write("asked", grant="a")
     held = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
@@ -238,7 +238,7 @@ def test_server_says_so_many_lines_in_a_minute(capsys: pytest.CaptureFixture[str
     for _ in range(1000):
         server_log.line("x\x1b" * 1000)
     said = capsys.readouterr().err
-    assert said.count("\n") <= 2 * PER_MINUTE  # a minute may end in between
+    assert said.count("\n") <= 2 * PER_MINUTE  # a new minute may have begun in between
     assert "\x1b" not in said
     assert max(map(len, said.splitlines())) < 3000
 
@@ -257,7 +257,7 @@ def test_log_file_begins_anew_when_it_has_grown(tmp_path: Path) -> None:
 
 
 class Busy:
-    """Has work without end; counts its turns."""
+    """Always has more work. Counts its turns."""
 
     def __init__(self) -> None:
         self.turns = 0
@@ -341,7 +341,7 @@ def test_ordinary_call_is_judged_on_the_loop() -> None:
 
 
 def test_judge_that_dies_is_a_refusal_of_its_question_alone(tmp_path: Path) -> None:
-    """`scope` without the field that every scope has makes it die."""
+    """`scope` lacks a required field, which makes the worker fail."""
 
     async def play() -> bytes:
         pool = PolicyPool(tmp_path)
@@ -369,7 +369,7 @@ def test_disk_that_a_directory_takes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tree() -> Iterator[Path]:
-    """A directory that may become deeper than `tmp_path` could be removed."""
+    """A directory that may become too deep for the removal of `tmp_path`."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name) / "tree"
         place.mkdir()
@@ -380,7 +380,7 @@ def tree() -> Iterator[Path]:
 
 
 def deepen(directory: Path, name: str, levels: int) -> int:
-    """Make directories in each other; the last one, open."""
+    """Create nested directories. Returns the descriptor of the innermost one."""
     here = os.open(directory, DIRECTORY)
     for _ in range(levels):
         os.mkdir(name, dir_fd=here)
@@ -425,7 +425,7 @@ def test_server_without_descriptors_says_nothing_of_the_disk(tree: Path) -> None
 
 
 def test_directory_that_cannot_be_read_is_over_the_limit(tree: Path) -> None:
-    """Here as another user, whom the kernel refuses."""
+    """The test runs as another user, to whom the kernel denies access."""
     tree.parent.chmod(0o755)
     (tree / "closed").mkdir(mode=0o700)
     program = (
@@ -438,7 +438,7 @@ def test_directory_that_cannot_be_read_is_over_the_limit(tree: Path) -> None:
 
 
 class Moving(Walk):
-    """Takes a directory away while the walk is in it."""
+    """Moves a directory away while the walk is inside it."""
 
     def __init__(self, directory: Path, to: Path) -> None:
         self.directory, self.to, self.begun = directory, to, 0
@@ -474,7 +474,7 @@ def test_removal_follows_no_directory_that_was_moved(tree: Path) -> None:
     assert sorted(path.name for path in outside.iterdir()) == ["moved", "x"]
 
 
-# What is removed
+# Removal
 
 
 @pytest.mark.parametrize("where", ["private/alpha", "grants/alpha", "scratch/c1"])

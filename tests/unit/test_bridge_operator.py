@@ -1,4 +1,4 @@
-"""The operator's command line: options that may stand anywhere, help, and what is printed."""
+"""The operator's command line: options in any position, help, and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policy: what real clients send passes, what hands over the host is refused with a sentence."""
+"""The policy: it allows what real clients send, and refuses with one line what would give access to the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCOPE = Scope(shares=("/data",))
 
 
 def flags(*argv: str) -> list[str]:
-    """What is run for the arguments, without what the bridge always adds."""
+    """Return the flags that are run for the arguments, without those that the bridge always adds."""
     own = (
         "--setting-sources",
         "--strict-mcp-config",
@@ -33,7 +33,7 @@ def flags(*argv: str) -> list[str]:
 
 
 def tools(plan: Plan) -> str:
-    """The one --tools flag that is run."""
+    """Return the only --tools flag that is run."""
     (flag,) = [word for word in plan.argv if word.startswith("--tools")]
     return flag.removeprefix("--tools=")
 
@@ -204,7 +204,7 @@ def test_any_arguments_are_refused_or_end_in_known_flags(argv: list[str]) -> Non
 
 
 def answer(message: dict[str, Any], scope: Scope = SCOPE) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What goes to the CLI and what is answered, for one message."""
+    """Return what goes to the CLI and what is answered, for one message."""
     passed, answered = ControlFilter(scope).feed(json.dumps(message).encode() + b"\n")
     return json.loads(passed or b"{}"), json.loads(answered or b"{}")
 

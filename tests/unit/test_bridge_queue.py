@@ -1,4 +1,4 @@
-"""The queue: caps, bounds, and fairness between grants."""
+"""The queue: its limits, and fairness between grants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.server.queue import FairQueue, QueueFullError
 
 
 def drain(queue: FairQueue[str]) -> list[str]:
-    """Run everything that may run, one at a time, in the order of the queue."""
+    """Run everything that may run, one call at a time. Returns the order."""
     order = []
     while turn := queue.next():
         order.append(turn[1])

@@ -1,4 +1,4 @@
-"""Whatever JSON a container sends, every reader of it has a result or a refusal, and what is printed is printable."""
+"""For all JSON from a container, each reader returns a result or refuses it, and all printed text is printable."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def deep(levels: int) -> str:
 
 
 def judged(*argv: str, files: tuple[bytes, ...] = ()) -> None:
-    """A plan or a refusal, both of which can travel; nothing else."""
+    """Accept a plan or a refusal, and nothing else. The plan must survive packing."""
     fields = Fields([*(("arg", os.fsencode(word)) for word in argv), *(("file", file) for file in files)])
     with contextlib.suppress(PolicyError):
         plan = plan_of(fields, HANDS)

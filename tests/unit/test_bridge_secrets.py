@@ -1,4 +1,4 @@
-"""Secrets that the CLI needs as variables, on a kernel without Landlock; paths that no container is told."""
+"""Secrets that the CLI needs as variables, on a kernel without Landlock; paths that no container may learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OLD, NEW = "2.1.197 (Claude Code)", "2.1.332 (Claude Code)"
 
 @pytest.fixture
 def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that this machine does not have."""
+    """A kernel without Landlock."""
     monkeypatch.setattr(bubblewrap, "has_landlock", lambda: False)
 
 

@@ -1,4 +1,4 @@
-"""The tasks: one list of build options, thin modules over a library that knows nothing of Invoke."""
+"""The tasks: one list of build options, and thin modules over a library that does not import Invoke."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_options_of_a_build_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Engine:
-    """Stands for a client of an engine."""
+    """A stand-in for an engine's client."""
 
     def __init__(self, **_: object) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The documents agree with the project: their links lead somewhere, and what they name exists."""
+"""The documents match the project: their links have targets, and what they name exists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def links() -> list[tuple[Path, str]]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Return the anchors that GitHub makes of the headings."""
+    """Return the anchors that GitHub makes for the headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

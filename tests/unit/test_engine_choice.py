@@ -1,4 +1,4 @@
-"""Which engine is meant, and what is said when it is away."""
+"""Which engine is chosen, and the error when it does not answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks: what each finds in what it observes, and that arrows run from agent to healthcheck alone."""
+"""The checks: what each finds in its observations, and that healthcheck imports nothing from agent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def observed(check: Check) -> None:
-    """Let each of a check's probes observe once."""
+    """Let each probe of a check observe once."""
     tasks = [asyncio.ensure_future(probe.keep_observing()) for probe in check.probes]
     for probe in check.probes:
         await probe.first.wait()
@@ -398,7 +398,7 @@ def test_slow_client_is_told_and_silent_one_is_left(monkeypatch: pytest.MonkeyPa
 
 
 def test_oldest_of_too_many_connections_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("healthcheck.server.PATIENCE_S", 60)  # so that it is not this limit which ends it
+    monkeypatch.setattr("healthcheck.server.PATIENCE_S", 60)  # so that the time limit does not end it
     with served(PAGE) as port, contextlib.ExitStack() as held:
         waiting = [
             held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))

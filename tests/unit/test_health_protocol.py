@@ -1,4 +1,4 @@
-"""HTTP without sockets, who may read details, and what people see."""
+"""HTTP without sockets, who may read details, and the output for people."""
 
 from __future__ import annotations
 
@@ -216,21 +216,21 @@ HOST_MACHINE, NEIGHBOUR = "172.17.0.1", "172.17.0.3"
         ("0123456789AB", OWN, True),
         (f"{OWN}:3999", HOST_MACHINE, True),
         ("localhost", "fd00::1", True),
-        # a page of somebody's, whose name leads here
+        # a page of somebody else whose name resolves to this host
         ("rebound.example.org", "127.0.0.1", False),
         ("rebound.example.org", HOST_MACHINE, False),
         ("", "127.0.0.1", False),
-        # another container, whatever it says
+        # another container, whatever its Host header says
         ("localhost", NEIGHBOUR, False),
         (f"{OWN}:3999", NEIGHBOUR, False),
         ("alpha", NEIGHBOUR, False),
         ("localhost", "", False),
-        # the operator's word
+        # names that the operator allowed
         ("agents.example.org", NEIGHBOUR, True),
         ("Agents.Example.Org:443", NEIGHBOUR, True),
         ("10.1.2.3", NEIGHBOUR, True),
         ("example.org", NEIGHBOUR, False),
-        # no names
+        # not names at all
         ("localhost:x", "127.0.0.1", False),
         ("localhost, alpha", "127.0.0.1", False),
         ("user@localhost", "127.0.0.1", False),

@@ -1,4 +1,4 @@
-"""What a person is told about a build: why it failed, which certificates it takes, what is wrong with an option."""
+"""Messages about a build: why it failed, which certificates it uses, which option is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.bootstrap import base
 from pipeline.build import image
 from pipeline.errors import Problem
 
-# The last lines of real builds that failed, cut to what tells.
+# The last lines of real failed builds, cut to those that show the reason.
 FAILURES = {
     "disk is full": "ERROR: failed to copy files: copy file range failed: no space left on device",
     "package lock is broken": "npm error code EUSAGE\nnpm error `npm ci` can only install packages when your "

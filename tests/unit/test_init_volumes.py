@@ -1,4 +1,4 @@
-"""The walk of init-volumes, while somebody renames things under its feet; what it does as root is in tests/image."""
+"""The walk of init-volumes while names change during the walk. tests/image tests what it does as root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW_DESCRIPTORS = 5
 
 
 def load() -> Any:
-    """Import the program, which has no suffix."""
+    """Import the program, whose name has no suffix."""
     loader = importlib.machinery.SourceFileLoader("init_volumes", str(PROGRAM))
     spec = importlib.util.spec_from_loader("init_volumes", loader)
     assert spec
@@ -32,12 +32,12 @@ program = load()
 
 
 def walk(path: Path, meanwhile: Callable[[Path], None] = lambda _path: None) -> tuple[Any, set[str]]:
-    """Walk a tree for its owner; `meanwhile` is called with each directory just before it is looked into."""
+    """Walk a tree for its owner. `meanwhile` is called with each directory just before it is read."""
     places: set[str] = set()
 
     class Watched(program.Walk):  # type: ignore[misc,name-defined]
         def entries(self, fd: int) -> Any:
-            with contextlib.suppress(OSError):  # ignored because a path may be longer than a link can say
+            with contextlib.suppress(OSError):  # ignored because a path may be longer than readlink() can return
                 place = Path(f"/proc/self/fd/{fd}").readlink()
                 meanwhile(place)
                 places.add(str(place))
@@ -51,7 +51,7 @@ def walk(path: Path, meanwhile: Callable[[Path], None] = lambda _path: None) -> 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A volume with two branches, beside a place that is not in it."""
+    """A volume with two branches, beside a directory that is not in it."""
     for place in ("agent/a/b/c", "agent/x/y", "outside/a/b", "outside/victim"):
         (tmp_path / place).mkdir(parents=True)
     return tmp_path / "agent"
@@ -73,7 +73,7 @@ def test_directory_moved_out_meanwhile_leads_nowhere_else(tree: Path) -> None:
     made, places = walk(tree, move)
     assert str(outside) not in places
     assert str(outside / "victim") not in places
-    assert str(tree / "x" / "y") in places  # the walk began anew and saw the rest
+    assert str(tree / "x" / "y") in places  # the walk began again and saw the rest
     assert made.troubles == 0
 
 
@@ -119,7 +119,7 @@ def test_few_descriptors_are_open_at_any_depth(tmp_path: Path) -> None:
         most = max(most, len(os.listdir("/proc/self/fd")) - before)  # noqa: PTH208
 
     made, _ = walk(top, count)
-    subprocess.run(["rm", "-r", str(top)], check=True)  # deeper than what pytest removes
+    subprocess.run(["rm", "-r", str(top)], check=True)  # too deep for pytest's own removal
     assert made.seen == NESTED + 1
     assert most <= FEW_DESCRIPTORS
 

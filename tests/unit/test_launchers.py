@@ -1,4 +1,4 @@
-"""The launchers: a whole environment is used at once, a broken or stale one is noticed, too old a Python told."""
+"""The launchers: they use a complete environment at once, notice a broken or old one, and report an old Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone whose make-venv only notes that it was called, and makes what the launcher looks for."""
+    """A clone whose make-venv only records that it was called, and makes what the launcher looks for."""
     root = tmp_path / "a clone"
     for name in ("bin", "requirements"):
         shutil.copytree(ROOT / name, root / name, symlinks=True)

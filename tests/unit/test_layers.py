@@ -1,4 +1,4 @@
-"""The contracts between packages (pyproject.toml): they hold, and one import the wrong way breaks them."""
+"""The import contracts (pyproject.toml): they hold, and one import in the wrong direction breaks them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRONG = {
     "pipeline/build/image.py": "import pipeline.agents.ps",
     "healthcheck/check.py": "import agent.main",
 }
-"""A file of each room, and what it must not import."""
+"""One file of each package, and an import that it must not have."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Lists that a tool forces us to keep twice stay in step; locks carry digests and no addresses."""
+"""Lists that a tool forces us to write twice are equal; locks have hashes and no addresses."""
 
 from __future__ import annotations
 

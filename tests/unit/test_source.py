@@ -1,4 +1,4 @@
-"""Version and revision come from git, and an odd clone does not stop a build."""
+"""Version and revision come from git, and an unusual clone does not stop a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that an image is published by."""
+"""The names under which an image is published."""
 
 from __future__ import annotations
 

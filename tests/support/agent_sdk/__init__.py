@@ -20,11 +20,11 @@ SCENES = {
     "python": ["env", f"PYTHONPATH={MOUNT}/python", "python3", f"{MOUNT}/play.py"],
     "javascript": ["node", f"{MOUNT}/play.mjs"],
 }
-"""How a container plays a scene with each of them; its name follows."""
+"""The command with which a container plays a scene with each of them. The scene's name follows."""
 
 
 def installed() -> Path:
-    """Return the directory to mount at `MOUNT`; made once for a state of the locks and the plays."""
+    """Return the directory to mount at `MOUNT`. It is made once for each state of the locks and the plays."""
     sources = [PYTHON_LOCK, *(HERE / name for name in PLAYS)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def _install(where: Path, files: list[Path]) -> None:
     where.mkdir()
     for path in files:
         shutil.copy(path, where)
-    # The source distribution holds no CLI of its own, so the SDK finds `claude` on PATH; the wheel would bring 365 MB.
+    # The source distribution holds no CLI, so the SDK finds `claude` on PATH. The wheel would add 365 MB.
     uv = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Runs in a container: one scene with the Agent SDK for Python, whose facts are printed as one JSON object."""
+"""Runs in a container: plays one scene with the Agent SDK for Python and prints its facts as one JSON object."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""One agent under faults, and what can be seen of it from outside without asking its own health."""
+"""The agent under test, and checks from outside that do not rely on its own health."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.chaos.workload import VOLUMES, record
 from tests.support.containers import Agent, Agents
 from tests.support.waiting import let_pass, wait_until
 
-TRUTH_S = 5.0
-"""Health must say what is so within this time."""
+AGREE_WITHIN_S = 5.0
+"""Health must be right within this time."""
 
 AGENT_SIZE = "32m"
 WORKLOAD = Path(__file__).with_name("workload.py")
 
-LOOK = """
+OBSERVE = """
 stopped=no writable=no session=no command=no
 ps -C python3 -o stat=,args= | grep agent-entrypoint | grep -q '^T' && stopped=yes
 timeout 1 tmux has-session -t =agent 2>/dev/null && session=yes
@@ -36,8 +36,8 @@ class Broken(Exception):
     """A promise that was not kept."""
 
 
-class Subject:
-    """An agent with volumes that outlive it; /agent is of memory, so that it can be filled."""
+class Target:
+    """An agent with volumes that outlive its container. /agent is in memory, so that it can be filled."""
 
     def __init__(self, made: Agents, image: str) -> None:
         self._made = made
@@ -52,7 +52,7 @@ class Subject:
         self._mounts += [f"{self.acks}:/acks", f"{WORKLOAD}:/chaos/workload.py:ro"]
         self.holder = made.start(volumes=self._mounts, entrypoint=["sleep", "infinity"], ports={}, network_mode="none")
         self.agent = self._new()
-        self.longest_lie = 0.0
+        self.longest_disagreement_s = 0.0
 
     def _new(self) -> Agent:
         return self._made.start(
@@ -61,7 +61,7 @@ class Subject:
             restart_policy={"Name": "unless-stopped"},
             read_only=True,
             cap_drop=["ALL"],
-        ).expect("")  # its log is full of what was done to it
+        ).expect("")  # its log is full of errors that the faults cause
 
     def renew(self) -> None:
         """Remove the container and make another on the same volumes."""
@@ -70,18 +70,18 @@ class Subject:
 
     @property
     def container(self) -> Container:
-        """Return the engine's handle."""
+        """Return the container of the engine's SDK."""
         return self.agent.container
 
     def as_root(self, *argv: str) -> str:
-        """Run in the container with every capability; a container that is away says nothing."""
+        """Run a command as root with every capability. Returns its output, empty when the engine refuses."""
         try:
             return str(self.container.exec_run(list(argv), user="0", privileged=True).output.decode(errors="replace"))
         except APIError:
             return ""
 
     def bring_up(self) -> None:
-        """See that it runs: by Docker's own restart policy, or, where that backs off for long, by hand."""
+        """Make sure that it runs. Docker's restart policy has 2 s; after that, unpause, start or restart it here."""
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
             if self.agent.state()["Status"] == "running":
@@ -97,48 +97,48 @@ class Subject:
 
     # -- the promises -------------------------------------------------------------------------------------
 
-    def see_truth(self) -> None:
-        """Wait until health and what is so agree."""
+    def check_health_agrees(self) -> None:
+        """Wait until health agrees with what is observed. Raises Broken after AGREE_WITHIN_S."""
         since, before = time.monotonic(), None
         while True:
-            is_so = self._is_well()
-            if is_so is not before:
-                since, before = time.monotonic(), is_so
-            said = self._says()
-            lie = time.monotonic() - since
-            if said is is_so and self._is_well() is is_so:
-                self.longest_lie = max(self.longest_lie, lie)
+            observed = self._is_well()
+            if observed is not before:
+                since, before = time.monotonic(), observed
+            reported = self._reports_well()
+            wrong_s = time.monotonic() - since
+            if reported is observed and self._is_well() is observed:
+                self.longest_disagreement_s = max(self.longest_disagreement_s, wrong_s)
                 return
-            if lie > TRUTH_S:
+            if wrong_s > AGREE_WITHIN_S:
                 raise Broken(
-                    f"for {lie:.1f} s health says {'well' if said else 'unwell'}: {self.agent.health()}, "
-                    f"seen: {self._look()}, {self.agent.state()['Status']}"
+                    f"for {wrong_s:.1f} s health says {'well' if reported else 'unwell'}: {self.agent.health()}, "
+                    f"seen: {self._observe()}, {self.agent.state()['Status']}"
                 )
             let_pass(0.1)
 
-    def _says(self) -> bool:
+    def _reports_well(self) -> bool:
         return str(self.agent.health()["status"]) in {"healthy", "degraded"}
 
-    def _look(self) -> list[str]:
+    def _observe(self) -> list[str]:
         try:
-            found = self.container.exec_run(["bash", "-c", LOOK])
+            found = self.container.exec_run(["bash", "-c", OBSERVE])
         except APIError:
             return []
         return str(found.output.decode(errors="replace")).split() if found.exit_code == 0 else []
 
     def _is_well(self) -> bool:
-        return self._look() == ["no", "yes", "yes", "yes"]
+        return self._observe() == ["no", "yes", "yes", "yes"]
 
-    def see_state(self) -> dict[str, Any]:
-        """Read /agent/state.json, through a container that always has it."""
+    def check_state(self) -> dict[str, Any]:
+        """Read /agent/state.json, through a container that always has the volume. Raises Broken when it is no JSON."""
         text = self.holder.run("sh", "-c", "cat /agent/state.json 2>/dev/null || echo '{}'")
         try:
             return dict(json.loads(text))
         except ValueError:
             raise Broken(f"state is unreadable: {text[:200]!r}") from None
 
-    def see_no_zombie(self) -> None:
-        """Fail on a process that has ended and is not reaped within 2 s."""
+    def check_no_zombie(self) -> None:
+        """Check that every process that has ended is reaped within 2 s. Raises Broken."""
 
         def ended() -> list[str]:
             rows = self.as_root("ps", "-eo", "stat=,pid=,ppid=,comm=").splitlines()
@@ -149,8 +149,8 @@ class Subject:
         except AssertionError:
             raise Broken(f"zombies: {ended()}") from None
 
-    def see_records(self) -> int:
-        """Compare every volume with what was acknowledged; return how many records that were."""
+    def check_records(self) -> int:
+        """Compare every volume with the acknowledged records; return their number. Raises Broken when one is lost."""
         count = 0
         for volume in VOLUMES:
             acks = self.acks / volume
