@@ -24,7 +24,7 @@ class Plan:
     flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     prompt: str | None = None
     project: Project = dataclasses.field(default_factory=Project)
-    told: str = ""
+    prompt_addition: str = ""
     """Text that the bridge adds to the system prompt."""
 
     @property
@@ -169,7 +169,7 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
     plan.flags.setdefault(name, []).extend(values)
     if flag.check.__name__ == "nothing":
         plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
-    elif name == "--append-system-prompt" and scope.hands:
+    elif name == "--append-system-prompt" and scope.runs_commands:
         plan.decisions.append(Decision("replace", shown, "joined with what the bridge tells about the container"))
     elif name in ("--tools", "--disallowedTools"):
         plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
@@ -188,11 +188,11 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     tools = BY_NAME["--tools"].check(["default"] if asked is None else asked, scope, WORKSPACE)
     denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
     own = {}
-    if scope.hands:
-        plan.told = where_it_lives(scope)
-        told = "\n\n".join([plan.told, *plan.flags.get("--append-system-prompt", [])])
+    if scope.runs_commands:
+        plan.prompt_addition = where_it_lives(scope)
+        added = "\n\n".join([plan.prompt_addition, *plan.flags.get("--append-system-prompt", [])])
         own["--setting-sources=user"] = "the project's settings, filtered, are the only ones of this user"
-        own[f"--append-system-prompt={told}"] = "tells Claude what it shares with the container"
+        own[f"--append-system-prompt={added}"] = "tells Claude what it shares with the container"
     else:
         own["--setting-sources="] = "settings, hooks, commands and servers of the workspace would run on the host"
         own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
@@ -215,11 +215,11 @@ def _split(note: str) -> tuple[str, str]:
 
 
 def _reason(scope: Scope) -> str:
-    if scope.hands and scope.web:
+    if scope.runs_commands and scope.web:
         return (
             "these tools run commands in the container alone, and reach the public web alone, at the ports of web_ports"
         )
-    if scope.hands:
+    if scope.runs_commands:
         return "these tools run commands in the container alone, and none uses the host's network"
     return "only these tools neither run commands nor use the host's network"
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
-from bridge.policy.project_policy import MODES, MODES_WITH_HANDS, servers
+from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, servers
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
@@ -88,13 +88,13 @@ ABOUT_A_SERVER = frozenset({"mcp_reconnect", "mcp_toggle", "mcp_read_resource"})
 class ControlFilter:
     """Filters the stdin of one call."""
 
-    def __init__(self, scope: Scope, told: str = "", servers: Iterable[str] = ()) -> None:
+    def __init__(self, scope: Scope, prompt_addition: str = "", servers: Iterable[str] = ()) -> None:
         """`told` is the text that the bridge adds to the system prompt. A request of the client could replace it,
         so it is added there again. `servers` are the names of the MCP servers that were checked with the arguments."""
         self._scope = scope
         self.servers = set(servers)
         """Names of all servers that were checked so far."""
-        self.told = told
+        self.prompt_addition = prompt_addition
         self._rest = bytearray()
         self._searched = 0
         self.lines = 0
@@ -174,8 +174,8 @@ class ControlFilter:
             if request[name]:
                 raise PolicyError(f"{subtype} with {{}} could act on the host; leave it out", name)
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
-        if self.told and isinstance(judged.get("appendSystemPrompt"), str):
-            judged["appendSystemPrompt"] = self.told + "\n\n" + judged["appendSystemPrompt"]
+        if self.prompt_addition and isinstance(judged.get("appendSystemPrompt"), str):
+            judged["appendSystemPrompt"] = self.prompt_addition + "\n\n" + judged["appendSystemPrompt"]
         judged = _narrow(judged, self._scope)
         self._check_server(judged)
         return judged
@@ -203,7 +203,7 @@ def _narrow(request: Json, scope: Scope) -> Json:
         request["agents"] = agents(request["agents"])
     if request["subtype"] == "mcp_set_servers":
         request["servers"] = servers(request.get("servers"), scope)
-    modes = MODES_WITH_HANDS if scope.hands else MODES
+    modes = MODES_WITH_COMMANDS if scope.runs_commands else MODES
     mode = request.get("mode")
     if request["subtype"] == "set_permission_mode" and (not isinstance(mode, str) or mode not in modes):
         raise PolicyError("the permission mode {} lets the model act unasked", mode)

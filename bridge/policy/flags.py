@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.policy.project_policy import MODES_WITH_HANDS, servers, settings, written
+from bridge.policy.project_policy import MODES_WITH_COMMANDS, servers, settings, written
 from bridge.policy.terms import PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
@@ -74,20 +74,20 @@ def harmless_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
     return [written({"mcpServers": found})] if found else []
 
 
-def with_hands(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def with_commands(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Accept flags that let the model run commands without asking, if commands run in the container. There they do
     no harm to the host."""
-    if not scope.hands:
+    if not scope.runs_commands:
         raise PolicyError("it lets the model do anything without being asked")
     return values
 
 
 def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
     """Accept the modes in which everything that the model does without asking is safe for the host."""
-    if not set(values) <= MODES_WITH_HANDS:
+    if not set(values) <= MODES_WITH_COMMANDS:
         raise PolicyError("the value {} is no permission mode", values[0])
     if {"bypassPermissions", "auto"} & set(values):
-        return with_hands(values, scope, cwd)
+        return with_commands(values, scope, cwd)
     return values
 
 
@@ -204,8 +204,8 @@ FLAGS = (
     Flag(("--fork-session",), NONE),
     Flag(("--no-session-persistence",), NONE),
     Flag(("--permission-mode",), ONE, permission_mode),
-    Flag(("--dangerously-skip-permissions",), NONE, with_hands),
-    Flag(("--allow-dangerously-skip-permissions",), NONE, with_hands),
+    Flag(("--dangerously-skip-permissions",), NONE, with_commands),
+    Flag(("--allow-dangerously-skip-permissions",), NONE, with_commands),
     Flag(("--permission-prompt-tool",), ONE, matching(r"stdio|mcp__[\w-]{1,120}")),
     Flag(("--permission-prompts",), ONE, matching("host|none")),
     Flag(("--tools",), MANY, offered_tools),

@@ -108,7 +108,9 @@ observed with the SDKs inside the CLI."""
 CALL = b"X-Bridge-Call"
 """The header field that carries the placeholder if the operator has no secret for a gateway."""
 
-TELLING = frozenset({b"alt-svc", b"content-location", b"link", b"location", b"refresh", b"set-cookie", b"via"})
+REVEALING_HEADERS = frozenset(
+    {b"alt-svc", b"content-location", b"link", b"location", b"refresh", b"set-cookie", b"via"}
+)
 """Header fields of a gateway's answer that reveal addresses. The CLI needs none of them."""
 
 
@@ -159,7 +161,7 @@ class Gateway:
 class Disguise:
     """The operator's variables with names and placeholders for one call, and what the proxy needs to replace these."""
 
-    told: Mapping[str, str]
+    environment: Mapping[str, str]
     gateways: Mapping[str, Gateway] = dataclasses.field(default_factory=dict)
     """By the host name that the CLI is given."""
     signed: frozenset[tuple[str, int]] = frozenset()
@@ -170,7 +172,7 @@ class Disguise:
 
 def disguise(environment: Mapping[str, str], login: str) -> Disguise:
     """Make the names and placeholders for one call. `login` is the CLI's login credential, or an empty string."""
-    told, gateways, signed = dict(environment), {}, set()
+    given, gateways, signed = dict(environment), {}, set()
     placeholders: dict[str, str] = {}
     for variable, kind in KINDS.items():
         if (address := _Address.read(environment.get(variable, ""))) is None:
@@ -189,19 +191,19 @@ def disguise(environment: Mapping[str, str], login: str) -> Disguise:
         known = known or {placeholders.setdefault(kind.headers[-1], secrets.token_hex(16)): ""}
         alias = f"{secrets.token_hex(16)}.invalid"
         for name in kind.headers:
-            told.pop(name, None)
-        told[variable] = f"http://{alias}"
+            given.pop(name, None)
+        given[variable] = f"http://{alias}"
         pairs = {placeholder.encode(): "".join(secret.split()).encode() for placeholder, secret in known.items()}
         headers = _headers(environment, kind)
         gateways[alias] = Gateway(
             address.host, address.port, address.tls, address.prefix, kind.rows, pairs, headers, address.basic
         )
-    login_told = placeholders.pop(LOGIN, "")
-    told |= {name: _telling(name, placeholder) for name, placeholder in placeholders.items()}
-    return Disguise(told, gateways, frozenset(signed), login_told)
+    login_placeholder = placeholders.pop(LOGIN, "")
+    given |= {name: _value_with_placeholder(name, placeholder) for name, placeholder in placeholders.items()}
+    return Disguise(given, gateways, frozenset(signed), login_placeholder)
 
 
-def _telling(variable: str, placeholder: str) -> str:
+def _value_with_placeholder(variable: str, placeholder: str) -> str:
     """Return a value for the variable with which the CLI sends the placeholder."""
     if variable.endswith("_HEADERS"):
         return f"{CALL.decode()}{'=' if variable.startswith('OTEL') else ': '}{placeholder}"

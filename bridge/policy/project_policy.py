@@ -32,7 +32,7 @@ OF_SERVERS = frozenset({"enableAllProjectMcpServers", "enabledMcpjsonServers", "
 RULES = ("allow", "deny", "ask")
 MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
 """Permission modes that are always allowed. The next two are allowed only if commands run in the container."""
-MODES_WITH_HANDS = MODES | {"bypassPermissions", "auto"}
+MODES_WITH_COMMANDS = MODES | {"bypassPermissions", "auto"}
 
 HOOKS = {
     "command": frozenset({"type", "command", "timeout", "async", "statusMessage", "once", "if"}),
@@ -97,7 +97,7 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
     is left out with a note; files larger than MAX_FILE are ignored.
     """
     project = Project()
-    if not scope.hands:
+    if not scope.runs_commands:
         return project
     texts: dict[bytes, bytes] = {}
     for path, _, text in (file.partition(b"\n") for file in files):
@@ -147,11 +147,12 @@ def settings(value: Json, scope: Scope, complain: Any) -> Json:
     """Return the allowed settings. `complain` is called for each other one, with its name and the reason."""
     kept: Json = {}
     for name, entry in value.items():
-        if (name in SCALARS and isinstance(entry, str | int | bool | float)) or (name in OF_SERVERS and scope.hands):
+        is_scalar = name in SCALARS and isinstance(entry, str | int | bool | float)
+        if is_scalar or (name in OF_SERVERS and scope.runs_commands):
             kept[name] = entry
-        elif name == "permissions" and scope.hands and isinstance(entry, dict):
+        elif name == "permissions" and scope.runs_commands and isinstance(entry, dict):
             kept[name] = _permissions(entry, scope, complain)
-        elif name == "hooks" and scope.hands and isinstance(entry, dict):
+        elif name == "hooks" and scope.runs_commands and isinstance(entry, dict):
             kept[name] = _hooks(entry, complain)
         elif name != "$schema":
             complain(name[:60], "it could run commands or send data elsewhere on the host")
@@ -170,7 +171,7 @@ def _permissions(value: Json, scope: Scope, complain: Any) -> Json:
     for name, entry in value.items():
         if name in RULES and isinstance(entry, list):
             kept[name] = [rule for rule in entry if isinstance(rule, str)]
-        elif name == "defaultMode" and isinstance(entry, str) and entry in MODES_WITH_HANDS:
+        elif name == "defaultMode" and isinstance(entry, str) and entry in MODES_WITH_COMMANDS:
             kept[name] = entry
         elif name == "additionalDirectories" and isinstance(entry, list):
             kept[name] = [path for path in entry if isinstance(path, str) and scope.contains(path)]
@@ -298,7 +299,7 @@ def server(name: str, entry: object, scope: Scope) -> Json:
 
 
 def _stdio(name: str, entry: Json, scope: Scope) -> Json:
-    if not scope.hands:
+    if not scope.runs_commands:
         raise PolicyError("the MCP server {} would run on the host; only in-process servers are carried", name)
     command, args, env = entry.get("command"), entry.get("args") or [], entry.get("env") or {}
     texts = [command, *args] if isinstance(args, list) else [None]

@@ -19,7 +19,7 @@ OFFERED_TOOLS = (
 """Built-in tools that neither run commands nor use the network. This is a list of allowed tools: each version of
 the CLI adds tools (Workflow, Monitor, Cron...), and none of them may appear here automatically."""
 
-HANDS_TOOLS = ("Bash", "BashOutput", "KillBash", "KillShell", "Skill")
+COMMAND_TOOLS = ("Bash", "BashOutput", "KillBash", "KillShell", "Skill")
 """Tools that run commands. On offer if the client runs the commands in its container."""
 
 WEB_TOOLS = ("WebFetch", "WebSearch")
@@ -32,7 +32,7 @@ WITHHELD_TOOLS = (
 """Tools that are also denied by name, as a second layer in case of a mistake in the lists above. Only names that
 the CLI knows: it prints a warning on stderr for any other."""
 
-ALL_TOOLS = OFFERED_TOOLS + HANDS_TOOLS + WEB_TOOLS + WITHHELD_TOOLS
+ALL_TOOLS = OFFERED_TOOLS + COMMAND_TOOLS + WEB_TOOLS + WITHHELD_TOOLS
 
 
 def all_but(*names: str) -> Iterator[str]:
@@ -120,22 +120,22 @@ class Decision:
 class Scope:
     """The policy settings for the calls of one grant.
 
-    `hands` says whether commands run in the container. `web` says whether the public web can be reached, through
-    the proxy. `shares` are the paths of the shared directories besides the workspace. `allowed` and `refused` are
-    the operator's changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request
+    `runs_commands` says whether commands run in the container. `web` says whether the public web can be reached,
+    through the proxy. `shares` are the paths of the shared directories besides the workspace. `allowed` and `refused`
+    are the operator's changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request
     (`control:read_file`).
     """
 
     shares: tuple[str, ...] = ()
     allowed: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
-    hands: bool = False
+    runs_commands: bool = False
     web: bool = False
 
     @property
     def tools(self) -> tuple[str, ...]:
         """The built-in tools on offer."""
-        offered = OFFERED_TOOLS + (HANDS_TOOLS if self.hands else ()) + (WEB_TOOLS if self.web else ())
+        offered = OFFERED_TOOLS + (COMMAND_TOOLS if self.runs_commands else ()) + (WEB_TOOLS if self.web else ())
         more = tuple(name for name in ALL_TOOLS if name in self.allowed and name not in offered)
         return tuple(name for name in offered + more if name not in self.refused)
 

@@ -77,7 +77,7 @@ class Call:
         self._born = time.monotonic()
         words = [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
         self._outline = outline(words)
-        self._terms = dataclasses.replace(context.terms, hands=fields.get("hands") == b"1")
+        self._terms = dataclasses.replace(context.terms, runs_commands=fields.get("hands") == b"1")
         self._plan = Plan()
         self._packed = b""
         """The plan as the policy worker returned it. Empty once the call starts."""

@@ -68,7 +68,7 @@ class Hello:
             "server": __version__,
             "grant": self.grant.name,
             "cli": cli.version,
-            "problem": None if cli.version else cli.told,
+            "problem": None if cli.version else cli.public_problem,
             "help": cli.help[:MAX_HELP] if fields.get("want") == b"help" else None,
             "max_call": MAX_CALL,
             "window": WINDOW,

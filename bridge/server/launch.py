@@ -89,7 +89,7 @@ class Launcher:
             credential = self._credential()
             rules = self._rules(request, credential) if self.is_confined else None
             paths = PathTranslator(None if self.is_confined else request.grant.workspace)
-            tools = ToolCalls(channel, scratch / "hands", rules, paths, listener)
+            tools = ToolCalls(channel, scratch / "tools", rules, paths, listener)
             command = self._command(request, scratch, rules, credential)
             return CliProcess(command, request.has_stdin, listener.on_exit), tools
         except BaseException:
@@ -103,7 +103,7 @@ class Launcher:
     def _command(
         self, request: LaunchRequest, scratch: Path, rules: Rules | None, credential: Credential | None
     ) -> bubblewrap.Command:
-        operator = rules.disguise.told if rules else self._operator_environment
+        operator = rules.disguise.environment if rules else self._operator_environment
         program = self.cli.find()
         if program is None:
             raise StateError(self.cli.problem)
@@ -117,7 +117,7 @@ class Launcher:
             rules.credential(credential) if rules else credential,
             request.plan.project,
             scratch,
-            request.terms.hands,
+            request.terms.runs_commands,
             request.is_interactive,
             self._offer(request),
         )
@@ -157,7 +157,7 @@ class Launcher:
 def failure_of(error: Exception, grant: Grant) -> tuple[str, str]:
     """Return the error for the client, as kind and sentence. Neither contains a path of the host."""
     if isinstance(error, NoCredentialsError):
-        return "login", error.told
+        return "login", error.public_text
     if isinstance(error, PlaceError):
         return "changed", f"on the host, {grant.changed or error.what}"
     if isinstance(error, bubblewrap.ConfinementError):

@@ -124,7 +124,7 @@ class PolicyPool:
 
         Raises PolicyError.
         """
-        known = {"told": judged.told, "servers": sorted(judged.servers), "lines": judged.lines}
+        known = {"prompt_addition": judged.prompt_addition, "servers": sorted(judged.servers), "lines": judged.lines}
         found = await self._ask(grant, {"what": "line", "scope": scope_as_json(scope), **known}, line, product)
         judged.lines += 1
         judged.servers.update(found["servers"])

@@ -68,7 +68,7 @@ def directory_of(fields: Fields) -> str:
 
 def has_terminal(fields: Fields, scope: Scope) -> bool:
     """Return whether the client offers a terminal for an interactive session."""
-    return scope.hands and fields.get("stdin") == fields.get("stdout") == b"tty"
+    return scope.runs_commands and fields.get("stdin") == fields.get("stdout") == b"tty"
 
 
 def plan_of(fields: Fields, scope: Scope) -> Plan:
@@ -100,7 +100,7 @@ def pack(plan: Plan) -> bytes:
     """Return a plan as JSON."""
     files = {name: text.decode("latin-1") for name, text in plan.project.files.items()}
     project = {"settings": plan.project.settings, "servers": plan.project.servers, "notes": plan.project.notes}
-    parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "told": plan.told}
+    parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "prompt_addition": plan.prompt_addition}
     return json.dumps({**parts, "project": {**project, "files": files}}).encode()
 
 
@@ -134,7 +134,7 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
     try:
         if question["what"] == "call":
             return {}, pack(plan_of(Fields.decode(material), scope))
-        judged = ControlFilter(scope, question["told"], question["servers"])
+        judged = ControlFilter(scope, question["prompt_addition"], question["servers"])
         judged.lines = question["lines"]
         passed, answered = judged.judge(material)
     except PolicyError as refusal:

@@ -271,7 +271,7 @@ class BridgeServer:
     def _enter(self, call: Call) -> None:
         """Add a call to the queue. It may start at once."""
         if not self.cli.version:
-            call.fail("no-cli", self.cli.told)
+            call.fail("no-cli", self.cli.public_problem)
             return
         call.wait(self.config.limits.wait)
         try:

@@ -182,5 +182,5 @@ def _control(request: LaunchRequest, context: CallContext) -> Control | None:
     plan, terms = request.plan, request.terms
     if not plan.controls:
         return None
-    judged = ControlFilter(terms, plan.told, plan.servers)
+    judged = ControlFilter(terms, plan.prompt_addition, plan.servers)
     return Control(judged, terms, context.grant.name, context.pool, context.scheduler)

@@ -17,7 +17,7 @@ class Fault:
     meaning: str
     passes: bool = False
 
-    def told(self, reference: str) -> str:
+    def explain(self, reference: str) -> str:
         """Return the meaning, with the registry of `reference` filled in."""
         host = reference.split("/", 1)[0] if re.match(r"[^/]*[.:]|localhost/", reference) else "docker.io"
         return self.meaning.format(host=host)

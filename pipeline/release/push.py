@@ -111,7 +111,7 @@ def _push(reference: str, so_far: str, say: Say) -> None:
             return
         last = tail.strip().rpartition("\n")[2]  # earlier lines name layers by digits, which could match a pattern
         fault = faults.find(last)
-        meaning = fault.told(reference) if fault else "the lines above say why"
+        meaning = fault.explain(reference) if fault else "the lines above say why"
         if wait is None or not fault or not fault.passes:
             raise Problem(f"{reference} was not pushed: {meaning}; {so_far}, and pushing again goes on from there")
         say(f"{reference}: {meaning}; trying again in {wait} s")

@@ -44,4 +44,4 @@ def fetch(reference: str) -> Manifest:
         if wait is None or not fault or not fault.passes:
             break
         time.sleep(wait)
-    raise Problem(f"the registry does not serve {reference}: {fault.told(reference) if fault else last}")
+    raise Problem(f"the registry does not serve {reference}: {fault.explain(reference) if fault else last}")

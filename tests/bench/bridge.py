@@ -77,7 +77,7 @@ def measure(_: docker.DockerClient) -> Iterator[Figure]:
             yield Figure(name, (bridged - direct) * 1000, "ms", 60, 30)
             yield Figure("first byte over the bridge / directly", bridged / direct, "x", 3)
             handed, plain = paired(partial(_printed, box, *HANDED), partial(_printed, box, *PLAIN), 5)
-            name = f"a command through the hands, later than in the container itself ({plain * 1000:.1f} ms)"
+            name = f"a command of the CLI in the container, later than in the container itself ({plain * 1000:.1f} ms)"
             yield Figure(name, (handed - plain) * 1000, "ms", 60, 30)
             taken = min(_in_container(box, "all", "claude-code", "-p", f"flood {SIZE}") for _ in range(3))
             yield Figure("relay of a call's output", SIZE / 1e6 / taken, "MB/s", 200, 300, more_is_better=True)
@@ -103,8 +103,8 @@ def _directly(state: Path, place: Place) -> float:
     grant = Grant.of(place.name, place.workspace)
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         scratch = Path(name)
-        listener.bind(str(scratch / "hands"))
-        (scratch / "hands").chmod(0o666)
+        listener.bind(str(scratch / "tools"))
+        (scratch / "tools").chmod(0o666)
         listener.listen()
         threading.Thread(target=_answer, args=(listener,), daemon=True).start()
         begun = time.monotonic()

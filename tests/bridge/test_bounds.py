@@ -32,7 +32,7 @@ from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
 from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host
 from tests.support.waiting import wait_until
 
-HANDS = Scope(hands=True, web=True)
+WITH_COMMANDS = Scope(runs_commands=True, web=True)
 AT_ONCE_S = 1.0
 """Processor time of this thread, so that other load on the machine does not matter."""
 
@@ -53,7 +53,7 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     state.prepare()
     (tmp_path / "workspace").mkdir()
     os.chown(tmp_path / "workspace", OWNER, OWNER)
-    plan = rewrite(["-p", "hi"], HANDS, files=[skill(n, "name: x") for n in range(50)])
+    plan = rewrite(["-p", "hi"], WITH_COMMANDS, files=[skill(n, "name: x") for n in range(50)])
     spec = bubblewrap.SandboxSpec(
         Grant.of("alpha", tmp_path / "workspace"),
         FAKE_CLI,
@@ -76,12 +76,12 @@ def test_call_that_runs_out_of_descriptors_gives_all_back(tmp_path: Path, monkey
     monkeypatch.setattr(os, "memfd_create", few)
     before = descriptors()
     with pytest.raises(OSError, match="Too many"):
-        bubblewrap.sandboxed(spec, state, HANDS)
+        bubblewrap.sandboxed(spec, state, WITH_COMMANDS)
     assert len(descriptors()) == len(before)
 
 
 def test_files_of_a_client_that_keeps_no_limit_are_counted() -> None:
-    project = read([skill(n, "name: x") for n in range(2 * MAX_FILES)], [], HANDS)
+    project = read([skill(n, "name: x") for n in range(2 * MAX_FILES)], [], WITH_COMMANDS)
     assert len(project.files) <= MAX_FILES
     assert "too many" in " ".join(project.notes)
 
@@ -155,13 +155,13 @@ PATIENCE = {
 @pytest.mark.parametrize("files", PATIENCE.values(), ids=PATIENCE.keys())
 def test_project_that_is_made_to_take_long_does_not(files: list[bytes]) -> None:
     begun = time.thread_time()
-    read(files, [b"A=" + b"x" * 100_000], HANDS)
+    read(files, [b"A=" + b"x" * 100_000], WITH_COMMANDS)
     assert time.thread_time() - begun < AT_ONCE_S
 
 
 def test_rules_that_are_made_to_take_long_do_not() -> None:
     begun = time.thread_time()
-    rewrite(["-p", "hi", "--allowedTools", "a(" * 400_000], Scope(hands=True))
+    rewrite(["-p", "hi", "--allowedTools", "a(" * 400_000], Scope(runs_commands=True))
     assert time.thread_time() - begun < AT_ONCE_S
 
 
@@ -170,7 +170,7 @@ HEADS = ["version: 2024-13-45", "version: !!bool x", "version: " + "9" * 5000, "
 
 @pytest.mark.parametrize("head", HEADS)
 def test_odd_head_is_a_line_and_no_more(head: str) -> None:
-    project = read([skill(1, head), skill(2, "name: x")], [], HANDS)
+    project = read([skill(1, head), skill(2, "name: x")], [], WITH_COMMANDS)
     assert "skills/s2/SKILL.md" in project.files
     assert all("is left out: " in note for note in project.notes)
 
@@ -179,7 +179,7 @@ def test_hook_whose_fields_are_no_text_is_left_out() -> None:
     deep = b"[" * 900 + b"]" * 900
     hook = b'{"type": "command", "command": "true", "if": %s}' % deep
     settings = b'.claude/settings.json\n{"hooks": {"Stop": [{"hooks": [%s]}]}}' % hook
-    project = read([settings], [], HANDS)
+    project = read([settings], [], WITH_COMMANDS)
     assert "its field 'if' is of another type" in " ".join(project.notes)
     assert dataclasses.asdict(project)["settings"] == {"hooks": {"Stop": [{"hooks": []}]}}
 

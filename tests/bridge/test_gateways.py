@@ -121,7 +121,7 @@ class Asked:
 
     def __init__(self, serve: Serve, environment: dict[str, str], login: Credential | None = LOGIN) -> None:
         self.rules = Rules.of(environment, True, credential=login)
-        self.told = self.rules.disguise.told
+        self.told = self.rules.disguise.environment
         self.url = self.told["ANTHROPIC_BASE_URL"]
         handed = self.rules.credential(login)
         self.key = handed.secret if handed else ""
@@ -210,7 +210,7 @@ def test_endpoint_that_the_cli_signs_for_is_known_by_its_name() -> None:
     """The signature of AWS covers the name of the server."""
     environment = {"ANTHROPIC_BEDROCK_BASE_URL": "https://vpce.example", "AWS_SECRET_ACCESS_KEY": "x"}
     rules = Rules.of(environment, True)
-    assert rules.disguise.told == environment
+    assert rules.disguise.environment == environment
     assert ("vpce.example", 443) in rules.named
 
 
@@ -357,7 +357,7 @@ def test_redirect_of_a_public_server_leads_to_no_gateway(
     public = Gate()
     rules = Rules.of({"ANTHROPIC_BASE_URL": gate.url}, True, [public.port], LOGIN)
     monkeypatch.setattr(proxy, "is_public", lambda _: True)
-    alias = rules.disguise.told["ANTHROPIC_BASE_URL"]
+    alias = rules.disguise.environment["ANTHROPIC_BASE_URL"]
     location = f"HTTP/1.1 307 x\r\nLocation: {alias}/v1/models\r\nContent-Length: 0\r\n\r\n"
     public.answer = location.encode()
     assert fetch(serve(rules), f"{public.url}/start")[0] == 403

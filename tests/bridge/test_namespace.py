@@ -59,7 +59,7 @@ def test_no_word_of_the_cli_s_own_stands_behind_two_hyphens(version: str) -> Non
     assert len(flags) > 500
     for flag in sorted(flags):
         for words in ([flag], [f"{flag}=x"], ["hello you", flag], [flag, f"{flag}=x"]):
-            argv = rewrite(["-p", "--", *words], Scope(hands=True)).argv
+            argv = rewrite(["-p", "--", *words], Scope(runs_commands=True)).argv
             behind = argv[argv.index("--") + 1 :]
             assert len(behind) == 1
             assert not behind[0].startswith("-")
@@ -93,7 +93,7 @@ def test_nothing_can_be_run_in_the_namespace(host_per_test: HostMaker) -> None:
     others = ended.keys() - interpreters.keys() - shells.keys()
     assert {"/workspace/native", "/workspace/script"} <= others
     refused = {name: ended[name] for name in others if ended[name] not in ("Permission denied", 126)}
-    assert refused.keys() <= {"/opt/bridge/hands"}
+    assert refused.keys() <= {"/opt/bridge/tools"}
 
 
 def test_programs_of_the_host_are_not_there(confined: Range) -> None:
@@ -256,10 +256,10 @@ def test_mention_of_a_pipe_holds_no_call(confined: Range) -> None:
 def test_what_stands_for_a_shell_runs_nothing_but_the_prefix(tmp_path: Path) -> None:
     """Everything else that the CLI gives to a shell ends there. Command lines are read as bash reads them."""
     program = tmp_path / "bash"
-    program.write_bytes(bubblewrap.hand(sys.executable))
+    program.write_bytes(bubblewrap.shim_source(sys.executable))
     program.chmod(0o755)
-    environment = {"CLAUDE_CODE_SHELL_PREFIX": "/opt/bridge/hand", "CLAUDE_BRIDGE_HANDS": str(tmp_path / "none")}
-    for words in ("ps aux", "env", "/opt/bridge/hand x; y", "/opt/bridge/hand $(x)", '/opt/bridge/hand "$x"', ""):
+    environment = {"CLAUDE_CODE_SHELL_PREFIX": "/opt/bridge/shim", "CLAUDE_BRIDGE_TOOLS": str(tmp_path / "none")}
+    for words in ("ps aux", "env", "/opt/bridge/shim x; y", "/opt/bridge/shim $(x)", '/opt/bridge/shim "$x"', ""):
         done = subprocess.run([program, "-c", words], env=environment, capture_output=True, check=False, timeout=10)
         assert done.returncode == 126, words
     done = subprocess.run([program], input=b"true", env=environment, capture_output=True, check=False, timeout=10)

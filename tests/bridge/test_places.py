@@ -161,16 +161,16 @@ def test_launcher_refuses_what_bubblewrap_has_mounted_instead(
     state = StateDirectory(tmp_path / "state")
     state.prepare()
     granted = Grant.of("one", folder(tmp_path / "ws"))
-    plan = rewrite(["-p", "touch /workspace/planted"], Scope(hands=True))
+    plan = rewrite(["-p", "touch /workspace/planted"], Scope(runs_commands=True))
     scratch = state.scratch()
     scratch.chmod(0o711)
     monkeypatch.setattr(Pinned, "open", lambda _: os.open(vault, os.O_PATH))
     spec = bubblewrap.SandboxSpec(
-        granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, hands=True
+        granted, FAKE_CLI, plan.argv, {}, "/workspace", b"", None, plan.project, scratch, runs_commands=True
     )
-    command = bubblewrap.sandboxed(spec, state, Scope(hands=True))
+    command = bubblewrap.sandboxed(spec, state, Scope(runs_commands=True))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(scratch / "hands"))
+        listener.bind(str(scratch / "tools"))
         listener.listen()
         listener.settimeout(10)
         with subprocess.Popen(command.argv, env=command.env, pass_fds=command.descriptors) as process:

@@ -106,7 +106,7 @@ def test_nohup_job_is_asked_by_term(agents: Agents) -> None:
     agent = agents.healthy()
     in_window(agent, "echo ready >/shared/ready; nohup sleep 1000")
     assert agent.stop()[0] == 0
-    assert agent.farewell_s() <= 1
+    assert agent.shutdown_s() <= 1
 
 
 def test_stopped_job_hears_that_it_should_leave(agents: Agents) -> None:
@@ -115,7 +115,7 @@ def test_stopped_job_hears_that_it_should_leave(agents: Agents) -> None:
     agent.sh("setsid --fork bash -c 'echo ready >/shared/ready; kill -STOP $$' </dev/null >/dev/null 2>&1")
     wait_until(lambda: "T" in agent.run("ps", "-eo", "stat="), 5, "the job to be stopped")
     assert agent.stop()[0] == 0
-    assert agent.farewell_s() <= 1
+    assert agent.shutdown_s() <= 1
 
 
 def test_second_signal_skips_the_wait(agents: Agents) -> None:
@@ -141,7 +141,7 @@ def test_hung_tmux_server_does_not_keep_the_stop(agents: Agents) -> None:
     agent = agents.healthy()
     agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
     assert agent.stop()[0] == 0
-    assert agent.farewell_s() <= 2
+    assert agent.shutdown_s() <= 2
 
 
 def test_scrollback_of_every_window_is_kept(agents: Agents) -> None:
@@ -219,11 +219,11 @@ def test_another_users_process_is_named_and_not_waited_for(agents: Agents) -> No
     agent.container.exec_run(["sleep", "1000"], user="0", detach=True)
     wait_until(lambda: agent.try_run("pgrep", "-x", "sleep")[0] == 0, 5, "root's process")
     assert agent.stop()[0] == 0
-    assert agent.farewell_s() <= 1
+    assert agent.shutdown_s() <= 1
 
 
 def test_stop_during_back_off_does_not_wait_for_it(agents: Agents) -> None:
     agent = agents.start(environment={"AGENT_COMMAND": "exit 1"}).expect("the command ended with 1", "health: agent")
     agent.wait_log("starting again in 2 s")
     assert agent.stop()[0] == 0
-    assert agent.farewell_s() <= 1
+    assert agent.shutdown_s() <= 1

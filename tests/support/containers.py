@@ -187,7 +187,7 @@ class Agent:
         before = probed()
         wait_until(lambda: probed() != before, 15, "a health probe")
 
-    def farewell_s(self) -> float:
+    def shutdown_s(self) -> float:
         """Return the seconds of the last stop as the supervisor logged them. The engine's own time comes on top."""
         return float(re.findall(r"supervisor: stopped after ([0-9.]+) s", self.log())[-1])
 

@@ -89,7 +89,7 @@ def test_gateway_has_its_own_name_and_demands_a_placeholder(variable: str) -> No
     skips = KINDS[variable].skips
     hidden = disguise({variable: "https://gateway.example/x", **({skips: "1"} if skips else {})}, "the-login")
     ((alias, gateway),) = hidden.gateways.items()
-    assert hidden.told[variable] == f"http://{alias}"
+    assert hidden.environment[variable] == f"http://{alias}"
     method, path = gateway.rows[0].method, {BEDROCK: "/model/a/invoke", TRACES: "/"}.get(variable, "/v1/messages")
     if variable == VERTEX:
         path = f"{MODELS}/a:rawPredict"
@@ -110,8 +110,8 @@ def test_collector_s_own_fields_are_put_in() -> None:
     )  # fmt: skip
     (gateway,) = hidden.gateways.values()
     assert gateway.headers == ((b"A", b"3"), (b"B", b"two words"))
-    assert "OTEL_EXPORTER_OTLP_HEADERS" not in hidden.told
-    assert hidden.told["OTEL_EXPORTER_OTLP_TRACES_HEADERS"].startswith("X-Bridge-Call=")
+    assert "OTEL_EXPORTER_OTLP_HEADERS" not in hidden.environment
+    assert hidden.environment["OTEL_EXPORTER_OTLP_TRACES_HEADERS"].startswith("X-Bridge-Call=")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_collector_s_own_fields_are_put_in() -> None:
 )
 def test_variable_without_an_address_is_told_as_it_is(url: str) -> None:
     hidden = disguise({"ANTHROPIC_BASE_URL": url}, "the-login")
-    assert (hidden.told, hidden.gateways, hidden.login) == ({"ANTHROPIC_BASE_URL": url}, {}, "")
+    assert (hidden.environment, hidden.gateways, hidden.login) == ({"ANTHROPIC_BASE_URL": url}, {}, "")
 
 
 @pytest.mark.parametrize("value", ["bad\r\nX: y", "x\0", ""])

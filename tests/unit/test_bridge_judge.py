@@ -14,24 +14,24 @@ from bridge.policy.control_messages import ControlFilter
 from bridge.policy.project_policy import MAX_HOOKS, read
 from bridge.server.policy_worker import pack, unpack
 
-HANDS = Scope(hands=True)
+WITH_COMMANDS = Scope(runs_commands=True)
 
 
 def changed(**parts: Any) -> bytes:
     """Return a plan of an ordinary call with some parts replaced."""
-    plan = json.loads(pack(rewrite(["-p", "--model", "opus", "hi you"], HANDS)))
+    plan = json.loads(pack(rewrite(["-p", "--model", "opus", "hi you"], WITH_COMMANDS)))
     project = {**plan["project"], **parts.pop("project", {})}
     return json.dumps({**plan, "project": project, **parts}).encode()
 
 
 def test_plan_of_an_ordinary_call_travels() -> None:
-    assert unpack(changed(), HANDS).prompt == "hi you"
+    assert unpack(changed(), WITH_COMMANDS).prompt == "hi you"
 
 
 @pytest.mark.parametrize("name", ["../../x.md", "/etc/x", "agents/../../x.md", "x", "skills/a/../../b/SKILL.md", ""])
 def test_judge_names_no_file_of_its_own(name: str) -> None:
     with pytest.raises(ValueError, match="file"):
-        unpack(changed(project={"files": {name: "x"}}), HANDS)
+        unpack(changed(project={"files": {name: "x"}}), WITH_COMMANDS)
 
 
 TAILS = [
@@ -47,7 +47,7 @@ TAILS = [
 @pytest.mark.parametrize("argv", TAILS)
 def test_judge_names_no_flag_of_its_own(argv: list[str]) -> None:
     with pytest.raises(ValueError, match="flag"):
-        unpack(changed(argv=argv), HANDS)
+        unpack(changed(argv=argv), WITH_COMMANDS)
 
 
 @pytest.mark.parametrize("rest", [b"", b"\\", b'"', b"\n"])
@@ -55,7 +55,7 @@ def test_string_that_never_ends_takes_no_time(rest: bytes) -> None:
     """The string was once searched again from each of its quotes."""
     begun = time.thread_time()
     with pytest.raises(PolicyError):
-        ControlFilter(HANDS).feed(b'"' + b'\\"' * 600_000 + rest + b"\n")
+        ControlFilter(WITH_COMMANDS).feed(b'"' + b'\\"' * 600_000 + rest + b"\n")
     assert time.thread_time() - begun < 1.0
 
 
@@ -63,6 +63,6 @@ def test_hooks_of_a_file_have_an_end() -> None:
     """All hooks of one event run at once, and each is a process on the host."""
     hook = {"hooks": [{"type": "command", "command": "true"}]}
     settings = json.dumps({"hooks": {"UserPromptSubmit": [hook] * 1500}}).encode()
-    project = read([b".claude/settings.json\n" + settings], [], HANDS)
+    project = read([b".claude/settings.json\n" + settings], [], WITH_COMMANDS)
     assert sum(len(group["hooks"]) for group in project.settings["hooks"]["UserPromptSubmit"]) == MAX_HOOKS
     assert f"more than {MAX_HOOKS} hooks" in " ".join(project.notes)

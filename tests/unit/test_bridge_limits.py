@@ -42,7 +42,7 @@ from bridge.server.policy_worker import answer, scope_as_json
 from bridge.server.scheduler import LARGE, PLACES, SLICE_S, GrantSchedule, Scheduler
 from tests.support.waiting import next_turn
 
-HANDS = Scope(hands=True, web=True, shares=("/data",))
+WITH_COMMANDS = Scope(runs_commands=True, web=True, shares=("/data",))
 
 
 # Logs
@@ -321,7 +321,7 @@ def test_connections_beyond_the_places_wait_until_one_is_free() -> None:
 
 def test_judge_says_what_the_loop_would_say() -> None:
     fields = Fields([("arg", b"-p"), ("arg", b"--add-dir"), ("arg", b"/else\xff"), ("cwd", b"/workspace")])
-    found, passed = answer({"what": "call", "scope": scope_as_json(HANDS)}, fields.encode())
+    found, passed = answer({"what": "call", "scope": scope_as_json(WITH_COMMANDS)}, fields.encode())
     assert (found["refused"], found["kind"], passed) == (
         "--add-dir: '/else\\udcff' is not shared with the host; only /workspace and the grant's shares are",
         "--add-dir: '...' is not shared with the host; only /workspace and the grant's shares are",
@@ -350,7 +350,7 @@ def test_judge_that_dies_is_a_refusal_of_its_question_alone(tmp_path: Path) -> N
             could_not = pytest.raises(PolicyError, match="could not judge")
             with pool.file() as material, pool.file() as product, could_not:
                 await pool._ask("a", {"what": "call"}, material, product)
-            return await pool.call("a", Fields([("arg", b"-p"), ("arg", b"hi")]), HANDS)
+            return await pool.call("a", Fields([("arg", b"-p"), ("arg", b"hi")]), WITH_COMMANDS)
         finally:
             pool.close()
 

@@ -23,7 +23,7 @@ from bridge.protocol.frames import Fields
 from bridge.server.operator.cli import main
 from bridge.server.policy_worker import pack, plan_of, unpack
 
-HANDS = Scope(hands=True, web=True)
+WITH_COMMANDS = Scope(runs_commands=True, web=True)
 OFTEN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NAMES = sorted({
@@ -56,8 +56,8 @@ def judged(*argv: str, files: tuple[bytes, ...] = ()) -> None:
     """Accept a plan or a refusal, and nothing else. The plan must survive packing."""
     fields = Fields([*(("arg", os.fsencode(word)) for word in argv), *(("file", file) for file in files)])
     with contextlib.suppress(PolicyError):
-        plan = plan_of(fields, HANDS)
-        assert unpack(pack(plan), HANDS).argv == plan.argv
+        plan = plan_of(fields, WITH_COMMANDS)
+        assert unpack(pack(plan), WITH_COMMANDS).argv == plan.argv
         for word in plan.argv:
             os.fsencode(word)
         assert all(note.isprintable() for note in plan.project.notes)
@@ -95,7 +95,7 @@ def test_any_text_as_a_head(head: str, name: str) -> None:
 def test_any_control_message(subtype: str | None, request: dict[str, Any], message: dict[str, Any]) -> None:
     if subtype is not None:
         message = {"type": "control_request", "request_id": "1", "request": {**request, "subtype": subtype}}
-    stream = ControlFilter(HANDS)
+    stream = ControlFilter(WITH_COMMANDS)
     with contextlib.suppress(PolicyError):
         passed, answered = stream.feed(json.dumps(message).encode() + b"\n")
         for line in (passed + answered).splitlines():
@@ -135,12 +135,12 @@ def test_control_message_of_an_odd_type(message: dict[str, Any]) -> None:
     if "type" not in message:
         message = {"type": "control_request", "request_id": "1", "request": message}
     with contextlib.suppress(PolicyError):
-        ControlFilter(HANDS).feed(json.dumps(message).encode() + b"\n")
+        ControlFilter(WITH_COMMANDS).feed(json.dumps(message).encode() + b"\n")
 
 
 def test_message_of_millions_of_values_is_refused_unread() -> None:
     with pytest.raises(PolicyError, match="more than 300000"):
-        ControlFilter(HANDS).feed(b'{"type":"user","message":[' + b'{"":{}},' * (MAX_LINE // 8 - 10) + b"1]}\n")
+        ControlFilter(WITH_COMMANDS).feed(b'{"type":"user","message":[' + b'{"":{}},' * (MAX_LINE // 8 - 10) + b"1]}\n")
 
 
 @OFTEN
@@ -161,7 +161,7 @@ def test_word_of_a_client_is_shown_short_and_printable(word: str) -> None:
 ])  # fmt: skip
 def test_kind_of_a_refusal_holds_no_word_of_the_client(argv: list[str]) -> None:
     with pytest.raises(PolicyError, match=r"sek ?rit") as refused:
-        rewrite(argv, HANDS)
+        rewrite(argv, WITH_COMMANDS)
     assert "sek" not in refused.value.kind
 
 
@@ -191,6 +191,6 @@ def test_explain_of_a_hostile_project_prints_what_is_printable(files: dict[str, 
 
 def test_notes_about_a_project_have_a_bound() -> None:
     names = ",".join(f'"{number}": 1' for number in range(5000))
-    project = read([f".claude/settings.json\n{{{names}}}".encode()], [], HANDS)
+    project = read([f".claude/settings.json\n{{{names}}}".encode()], [], WITH_COMMANDS)
     assert len(project.notes) <= 101
     assert "more things are left out" in project.notes[-1]

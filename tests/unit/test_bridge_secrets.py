@@ -48,11 +48,11 @@ def test_container_is_told_no_path_of_a_login(tmp_path: Path) -> None:
         with pytest.raises(credentials.NoCredentialsError) as caught:
             credentials.find(choice, tmp_path / "none", environment)
         assert str(tmp_path) in str(caught.value)
-        assert str(tmp_path) not in caught.value.told
+        assert str(tmp_path) not in caught.value.public_text
 
 
 def test_container_is_told_no_path_of_the_cli(tmp_path: Path) -> None:
     cli = HostCli(str(tmp_path / "claude"))
     assert cli.find() is None
     assert str(tmp_path) in cli.problem
-    assert str(tmp_path) not in cli.told
+    assert str(tmp_path) not in cli.public_problem

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.policy.flags import BY_NAME, CLOSED
-from bridge.policy.project_policy import MODES_WITH_HANDS
+from bridge.policy.project_policy import MODES_WITH_COMMANDS
 from bridge.policy.terms import printable
 from bridge.server.host.config import MIB
 from bridge.server.host.log import ServerLog
@@ -69,12 +69,12 @@ LEAST_PER_SECOND = 32.0
 """Smallest budget for any file size: bytes at once, and bytes a second."""
 
 _MODEL = r"(claude|opus|sonnet|haiku|default|best|inherit|anthropic)[a-z0-9.:@/,\[\]-]{0,50}"
-TELLING = {
+LOGGED_VALUES = {
     "--output-format": r"text|json|stream-json",
     "--input-format": r"text|stream-json",
     "--model": _MODEL,
     "--fallback-model": _MODEL,
-    "--permission-mode": "|".join(sorted(MODES_WITH_HANDS)),
+    "--permission-mode": "|".join(sorted(MODES_WITH_COMMANDS)),
     "--max-turns": r"[0-9]{1,9}",
     "--effort": r"low|medium|high|xhigh|max",
     "--permission-prompt-tool": r"stdio",
@@ -102,7 +102,7 @@ class Audit:
             return
         measure = self._measure(grant, KINDS.get(event, "other"))
         if measure.may(self._clock()):
-            self._tell(grant, measure)
+            self._write_suppressed(grant, measure)
             measure.left -= self._line(event, facts)
         else:
             measure.left_out[event] = measure.left_out.get(event, 0) + 1
@@ -118,9 +118,9 @@ class Audit:
         """Write how many lines were left out since the last time. Called regularly."""
         for (grant, _), measure in self._measures.items():
             if measure.may(self._clock()):
-                self._tell(grant, measure)
+                self._write_suppressed(grant, measure)
 
-    def _tell(self, grant: str, measure: _Measure) -> None:
+    def _write_suppressed(self, grant: str, measure: _Measure) -> None:
         if measure.left_out:
             left_out, measure.left_out = measure.left_out, {}
             measure.left -= self._line("suppressed", {"grant": grant, "lines": left_out})
@@ -212,7 +212,7 @@ def outline(argv: list[str]) -> list[str]:
 
 
 def _value(name: str, value: str) -> str:
-    return value if name in TELLING and re.fullmatch(TELLING[name], value[:200]) else f"<{len(value)}>"
+    return value if name in LOGGED_VALUES and re.fullmatch(LOGGED_VALUES[name], value[:200]) else f"<{len(value)}>"
 
 
 def _short(fact: Any) -> Any:

@@ -31,7 +31,7 @@ class HostCli:
         self.problem = "the host has no Claude Code; install it there, or name it in bridge.yaml as `claude`"
 
     @property
-    def told(self) -> str:
+    def public_problem(self) -> str:
         """The problem as it is reported to the container: without a path of the host."""
         return "bridge.yaml names a Claude Code that is no program" if self._is_misnamed else self.problem
 

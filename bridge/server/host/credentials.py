@@ -26,12 +26,12 @@ ELSEWHERE = (
 class NoCredentialsError(Exception):
     """There is no usable credential. The text is one line that says what to do.
 
-    `told` is the text for the container, without a path of the host.
+    `public_text` is the text for the container, without a path of the host.
     """
 
-    def __init__(self, text: str, told: str = "") -> None:
+    def __init__(self, text: str, public_text: str = "") -> None:
         super().__init__(text)
-        self.told = told or text
+        self.public_text = public_text or text
 
 
 @dataclasses.dataclass(frozen=True)

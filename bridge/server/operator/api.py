@@ -240,7 +240,7 @@ class Operator:
         """
         chosen = config.load(self._config_path)
         web = chosen.confinement != "none" and chosen.network == "web"
-        scope = Scope(self._share_targets(grant), chosen.allowed, chosen.refused, hands=True, web=web)
+        scope = Scope(self._share_targets(grant), chosen.allowed, chosen.refused, runs_commands=True, web=web)
         where = os.fsencode(project.resolve()) if project else b""
         files = project_files(where, where) if where else []
         return rewrite(words, scope, files=files, env=[name + b"=" + value for name, value in os.environb.items()])

@@ -106,7 +106,7 @@ def _network(_state: StateDirectory, chosen: Config) -> Iterator[Result]:
     else:
         yield Result("network", True, "the API alone; `network: web` in bridge.yaml adds public servers")
     for name in sorted(
-        name for name, told in rules.disguise.told.items() if name in KINDS and told.endswith(".invalid")
+        name for name, value in rules.disguise.environment.items() if name in KINDS and value.endswith(".invalid")
     ):
         yield Result(f"gateway {name}", True, "asked by the server; the CLI has another name for it, and no secret")
     for name in rules.authorities:

@@ -66,9 +66,9 @@ AUTHORITIES_AT = "/etc/ssl/operator.pem"
 
 CLI_AT = "/opt/claude"
 BRIDGE_AT = "/opt/bridge"
-HAND_AT = f"{BRIDGE_AT}/hand"
+SHIM_AT = f"{BRIDGE_AT}/shim"
 SHELLS = ("/usr/bin/bash", "/usr/bin/sh")
-SOCKET_AT = f"{BRIDGE_AT}/hands"
+TOOLS_AT = f"{BRIDGE_AT}/tools"
 PROJECT_AT = f"{BRIDGE_AT}/project"
 PYTHON_AT = "/opt/python"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -136,8 +136,8 @@ class SandboxSpec:
     credential: Credential | None
     project: Project
     scratch: Path
-    """A directory for this call only, with its socket `hands`. It is removed after the call."""
-    hands: bool = False
+    """A directory for this call only, with its socket `tools`. It is removed after the call."""
+    runs_commands: bool = False
     interactive: bool = False
     offer: str = ""
     """Text that the interface shows at its start."""
@@ -161,9 +161,9 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
     python, binds = interpreter()
     words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, spec)]
     words += _configuration(command, spec, state, scope)
-    words += ["--perms", "0755", "--ro-bind-data", command.document(hand(python)), HAND_AT]
-    words += ["--ro-bind", str(spec.scratch / "hands"), SOCKET_AT]
-    only = [python, HAND_AT, inside, *loaders()]
+    words += ["--perms", "0755", "--ro-bind-data", command.document(shim_source(python)), SHIM_AT]
+    words += ["--ro-bind", str(spec.scratch / "tools"), TOOLS_AT]
+    only = [python, SHIM_AT, inside, *loaders()]
     for name, path in interpreters_of(program).items():
         words += ["--ro-bind", path, name]
         only.append(name)
@@ -181,9 +181,9 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
         launcher += ["--as", "{}:{}".format(*spec.grant.user)]
     launcher += ["--in", spec.cwd]
     launcher += [word for path in only for word in ("--only", path)]
-    words += [HAND_AT, *launcher, *(["--tty"] if spec.interactive else []), "--"]
-    if spec.hands:
-        command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = HAND_AT.encode()
+    words += [SHIM_AT, *launcher, *(["--tty"] if spec.interactive else []), "--"]
+    if spec.runs_commands:
+        command.env[b"CLAUDE_CODE_SHELL_PREFIX"] = SHIM_AT.encode()
     _attach(command, spec)
     command.argv += [os.fsencode(word) for word in (*words, inside, *spec.argv)]
 
@@ -195,7 +195,7 @@ def _directories(grant: Grant) -> Iterator[tuple[Place, str, str]]:
         yield share.source, share.target, "--ro-bind" if share.readonly else "--bind"
 
 
-def hand(python: str) -> bytes:
+def shim_source(python: str) -> bytes:
     """Return the source of the program that runs beside the CLI (shim.py), for this interpreter."""
     return f"#!{python} -IS\n".encode() + SHIM.read_bytes()
 
@@ -229,8 +229,8 @@ def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Comman
     uid, gid = spec.grant.user
     scratch = spec.scratch
     private = state.private(spec.grant)
-    program = scratch / "hand"
-    program.write_bytes(hand(str(SYSTEM_PYTHON) if SYSTEM_PYTHON.exists() else sys.executable))
+    program = scratch / "shim"
+    program.write_bytes(shim_source(str(SYSTEM_PYTHON) if SYSTEM_PYTHON.exists() else sys.executable))
     program.chmod(0o755)
     (scratch / ".claude.json").write_bytes(_first_start(spec, spec.grant.workspace))
     (scratch / "settings.json").write_bytes(_settings(spec))
@@ -244,8 +244,8 @@ def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Comman
         os.chown(path, uid, gid, follow_symlinks=False)
     env = {**spec.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
     env |= {b"TMPDIR": os.fsencode(scratch), MARK: call_id.encode()}
-    env[b"CLAUDE_BRIDGE_HANDS"] = os.fsencode(scratch / "hands")
-    if spec.hands:
+    env[b"CLAUDE_BRIDGE_TOOLS"] = os.fsencode(scratch / "tools")
+    if spec.runs_commands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
     argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in spec.argv]  # rules for its own directory
     command = Command([], env, scratch=scratch, terminal=spec.interactive)
@@ -283,7 +283,7 @@ def _first_start(spec: SandboxSpec, *more: str) -> bytes:
 
 def _settings(spec: SandboxSpec) -> bytes:
     """Return the project's settings. If tools run in the container, the bypass mode needs no further confirmation."""
-    own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.hands else {}
+    own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.runs_commands else {}
     if spec.offer:
         own["companyAnnouncements"] = [spec.offer]
     return json.dumps(own | spec.project.settings).encode()
@@ -328,7 +328,7 @@ def _system(command: Command) -> list[str | bytes]:
     for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, *python, "/home"):
         words += ["--perms", "0755", "--dir", directory]
     for shell in SHELLS:
-        words += ["--symlink", HAND_AT, shell]
+        words += ["--symlink", SHIM_AT, shell]
     for name in ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     words += ["--perms", "0644", "--ro-bind-data", command.document(HOSTS), "/etc/hosts"]
@@ -386,7 +386,7 @@ def managed_settings(scope: Scope) -> dict[str, object]:
     """Return the settings with the highest precedence in the CLI, as a second layer behind the policy."""
     permissions: dict[str, object] = {"deny": list(scope.denials)}
     settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []}
-    if not scope.hands:
+    if not scope.runs_commands:
         permissions["disableBypassPermissionsMode"] = "disable"
         settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
     return settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from bridge.policy.gateways import TELLING
+from bridge.policy.gateways import REVEALING_HEADERS
 from bridge.policy.http_head import Answer, HeadError, Request, chunk_size, written
 
 MAX_HEAD = 64 * 1024
@@ -102,7 +102,7 @@ async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         elif answer.status == 101 or (of_gateway and answer.status // 100 == 3 and answer.status != 304):
             raise FailedError(f"the server leads elsewhere with status {answer.status}, and nobody follows")
         elif answer.status >= 200:
-            fields = [(k, v) for k, v in answer.passed() if not (of_gateway and k.lower() in TELLING)]
+            fields = [(k, v) for k, v in answer.passed() if not (of_gateway and k.lower() in REVEALING_HEADERS)]
             writer.write(written(answer.line, [*fields, (b"Connection", b"close")]))
             await _pump(reader, writer)
             return

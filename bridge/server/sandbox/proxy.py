@@ -67,7 +67,7 @@ class Rules:
     ) -> Rules:
         """Make the rules from the operator's variables and the CLI's login credential."""
         hidden = disguise(environment, credential.secret if credential else "")
-        has_gateway = hidden.told.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
+        has_gateway = hidden.environment.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
         return cls(
             hidden.signed if has_gateway else hidden.signed | {API},
             web,

@@ -28,7 +28,7 @@ import _socket
 import os
 import sys
 
-SOCKET = os.environ.get("CLAUDE_BRIDGE_HANDS", "/opt/bridge/hands")
+SOCKET = os.environ.get("CLAUDE_BRIDGE_TOOLS", "/opt/bridge/tools")
 PASSED = (b"CLAUDECODE", b"CLAUDE_CODE_ENTRYPOINT", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_PROJECT_DIR", b"GIT_EDITOR")
 """Variables that the CLI sets for its commands. None contains a secret."""
 
@@ -53,7 +53,7 @@ def send(sock: _socket.socket, fields: list[bytes], descriptors: tuple[int, ...]
     sock.sendmsg([b"".join(field + b"\0" for field in fields)], beside)
 
 
-def hand(command: bytes) -> int:
+def run_in_container(command: bytes) -> int:
     """Run the command in the container. Returns its exit code, or minus a signal."""
     at = command.rfind(PLACE)
     place = command[at + len(PLACE) :].strip(b"'\"") if at >= 0 else b""
@@ -130,7 +130,7 @@ def shell(words: list[str]) -> int:
     if words[:-1] in (["-c"], ["-c", "-l"]) and len(prefix) > 1 and words[-1].startswith(prefix):
         command = unquoted(words[-1][len(prefix) :])
         if command is not None:
-            return hand(os.fsencode(command))
+            return run_in_container(os.fsencode(command))
     return 126
 
 
@@ -335,7 +335,7 @@ try:
     if sys.argv[0].rpartition("/")[2] in ("bash", "sh"):
         end(shell(sys.argv[1:]))
     elif len(sys.argv) == 2:
-        end(hand(os.fsencode(sys.argv[1])))
+        end(run_in_container(os.fsencode(sys.argv[1])))
     else:
         launch(sys.argv[1:])
 except KeyboardInterrupt:
