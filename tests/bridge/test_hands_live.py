@@ -69,7 +69,9 @@ def test_interrupt_in_the_middle_of_a_command(real_host: RealHost, box: Box) -> 
         box.run("pkill", "-INT", "-f", "claude-code -p")
         gone(number)
         out, _ = process.communicate(timeout=10)
-        assert b"Execution error" in out  # the exit code is 0: that is how the CLI handles an interrupt
+        # That is how the CLI handles an interrupt. The newest one sometimes exits before it has written its sentence.
+        assert out.strip() in {b"Execution error", b""}
+        assert process.returncode in {0, 1}
     wait_until(lambda: not real_host.host.status()["running"], 5, "the CLI to be gone")
 
 

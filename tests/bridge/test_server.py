@@ -119,6 +119,7 @@ def test_install_writes_a_unit_whose_command_serves_every_grant(tmp_path_factory
     command = [word.replace("%%", "%") for word in shlex.split(line)]
     host.process = subprocess.Popen(command, cwd=ROOT, env=host.environment(), stdout=subprocess.DEVNULL)
     try:
+        wait_until(lambda: host.tell("status").returncode == 0, 30, "the server")
         place = host.grant("later")
         assert place.run("-p", "out x").stdout == b"x"
     finally:
