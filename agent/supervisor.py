@@ -96,7 +96,7 @@ class Supervisor:
             listen(signal.SIGUSR1, self._session.look_now)
             for signum in (signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
                 listen(signum, lambda: None)  # their default action would end or stop us
-        # the launcher started us with these blocked, so that no signal was lost before the handlers existed
+        # the image's entry point starts us with these blocked, so that no signal was lost before the handlers existed
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _stop_requested(self, signum: int) -> None:

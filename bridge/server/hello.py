@@ -10,7 +10,7 @@ from typing import Any
 from bridge import __version__
 from bridge.protocol.frames import MAX_CALL, VERSION, WINDOW, Fields
 from bridge.server.guess_limit import GuessLimit
-from bridge.server.host.cli import HostCli
+from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.grants import Grant
 
 MAX_HELP = 48_000

@@ -14,7 +14,7 @@ from bridge.protocol.frames import MAX_MEMORY, Fields
 from bridge.server import tool_calls
 from bridge.server.channel import Channel
 from bridge.server.host import credentials, trees
-from bridge.server.host.cli import HostCli
+from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import Config
 from bridge.server.host.credentials import Credential, NoCredentialsError
 from bridge.server.host.grants import Grant, StateError

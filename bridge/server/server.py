@@ -26,7 +26,7 @@ from bridge.server.hello import Hello
 from bridge.server.host import listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
-from bridge.server.host.cli import HostCli
+from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import MIB, Config
 from bridge.server.host.disk_usage import DiskUsage
 from bridge.server.host.grants import Grant, OpenPlaces, StateError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.client.connection import Connection
 from bridge.protocol.errors import STEPS, FaultError
+from bridge.protocol.frames import MAX_SOCKET_PATH
 from healthcheck.check import FAIL, PASS, Check, Finding
 from healthcheck.probe import Probe, ProbeError
 from healthcheck.worker import Worker
@@ -20,8 +21,6 @@ EVERY_S, DEADLINE_S = 4.0, 1.5
 ANSWER_LIMIT_S = 1.0
 HELLO_EVERY = 15
 """Observations over one connection. About once a minute a new hello shows which CLI the server has."""
-SOCKET_PATH_BYTES = 107
-"""The kernel's limit for a socket's path."""
 
 SENTENCES = {
     "not-mounted": "{directory} is not mounted; run `invoke bridge.up` and mount the grant's directory",
@@ -65,8 +64,8 @@ class Client:
 
     def ask(self) -> str:
         """Return what answers. Raises ProbeError with what to do. May block for a second."""
-        if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES:
-            raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {SOCKET_PATH_BYTES} bytes; mount it elsewhere")
+        if len(os.fsencode(self._path)) > MAX_SOCKET_PATH:
+            raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {MAX_SOCKET_PATH} bytes; mount it elsewhere")
         if self._looks % HELLO_EVERY == 0:
             self._connection.close()
         self._looks += 1

@@ -54,7 +54,7 @@ def main() -> None:
                 opened[volume].add()
             except OSError:
                 continue  # ignored because a full volume is one of the faults; the next round tries again
-        time.sleep(PAUSE_S)
+        time.sleep(PAUSE_S)  # the pace of this writer; it waits for nothing
 
 
 if __name__ == "__main__":

@@ -160,7 +160,13 @@ def test_volumes_port_and_init(client: docker.DockerClient, image: str) -> None:
     config = client.images.get(image).attrs["Config"]
     assert sorted(config["Volumes"]) == ["/agent", "/shared", "/workspace"]
     assert "3999/tcp" in config["ExposedPorts"]
-    assert config["Entrypoint"] == ["/usr/bin/tini", "--", "/usr/local/bin/agent-entrypoint"]
+    assert config["Entrypoint"] == [
+        "/usr/bin/env",
+        "--block-signal=TERM,INT,HUP,QUIT,USR1",
+        "/usr/bin/tini",
+        "--",
+        "/usr/local/bin/agent-entrypoint",
+    ]
 
 
 # What must not be in the image

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.server.host import credentials
-from bridge.server.host.cli import HostCli
+from bridge.server.host.claude_cli import HostCli
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.bubblewrap import ConfinementError, refuse_what_could_be_read
 

@@ -19,7 +19,7 @@ from bridge.policy import Scope
 from bridge.policy.argv import Plan, rewrite
 from bridge.protocol.errors import SERVE
 from bridge.server.host import config
-from bridge.server.host.cli import HostCli
+from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.credentials import is_key
 from bridge.server.host.files import replace_file
 from bridge.server.host.grants import SOCKET_NAME, StateError

@@ -13,7 +13,7 @@ from bridge.policy.gateways import KINDS
 from bridge.policy.terms import printable
 from bridge.protocol.errors import SERVE
 from bridge.server.host import credentials
-from bridge.server.host.cli import HostCli
+from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import Config
 from bridge.server.host.grants import SOCKET_NAME, StateError
 from bridge.server.host.state_directory import StateDirectory

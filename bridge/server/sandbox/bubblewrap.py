@@ -36,7 +36,7 @@ from pathlib import Path
 from bridge.policy import Scope, environment
 from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE
-from bridge.server.host.cli import files_of, interpreters_of
+from bridge.server.host.claude_cli import files_of, interpreters_of
 from bridge.server.host.credentials import Credential
 from bridge.server.host.grants import Grant
 from bridge.server.host.places import Place
