@@ -97,11 +97,10 @@ def image_tests(session: nox.Session, variant: str) -> None:
 
 @nox.session(venv_backend="none")
 def parity_tests(session: nox.Session) -> None:
-    """Compare the image's Task Master with a plain install of it; `-- --complete` in all cases.
+    """Compare the image's Task Master with a plain install of it; `-- --complete` asks that about every case again.
 
-    Without it, once all cases were compared for this lock, one case of each command is compared
-    (tests/support/parity.py). This session is separate, because upstream takes both processors and the others measure
-    times. It runs once, because both variants have the same layer of Task Master.
+    Its answers are recorded as hashes (tests/support/parity.py). This session is separate, because it takes both
+    processors and the others measure times. It runs once, because both variants have the same layer of Task Master.
     """
     _run(session, "pytest", PARITY, *session.posargs)
 

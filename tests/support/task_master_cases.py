@@ -305,13 +305,3 @@ CASES = [
     _mcp("get_task", id=[]),
     _mcp("no_such_tool", id=1),
 ]
-
-
-def heart() -> list[Case]:
-    """Return the cases that are compared each time: of each command, the first that does more than print help."""
-    chosen: dict[tuple[str, str], Case] = {}
-    for case in CASES:
-        words = case.arguments.split() or [""]
-        if "--help" not in words[1:]:
-            chosen.setdefault((case.program, words[0]), case)
-    return list(chosen.values())

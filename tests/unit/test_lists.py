@@ -12,6 +12,8 @@ import noxfile
 from bridge.protocol import frames
 from pipeline.bootstrap import base
 from pipeline.build.image import VARIANTS
+from tests.support import parity
+from tests.support.task_master_cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
@@ -60,3 +62,10 @@ def test_pip_lock_has_digests_and_no_index(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     assert "--hash=sha256:" in text
     assert "index-url" not in text
+
+
+def test_upstream_s_answer_to_each_case_is_recorded() -> None:
+    """If not, the tests are right but slow: run `bin/nox -s parity_tests -- --complete` and commit the record."""
+    assert {name: row["of"] for name, row in parity.recorded().items()} == {
+        case.name: parity.of(case) for case in CASES
+    }
