@@ -112,6 +112,12 @@ def bridge_tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def fidelity_tests(session: nox.Session) -> None:
+    """Compare Claude Code over the bridge with the same CLI plain on the host; `-- --cli PATH` chooses another CLI."""
+    _run(session, "pytest", "tests/fidelity", "-n", "2", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def release_tests(session: nox.Session) -> None:
     """Tag, push, pull and join against a real registry on loopback; run what the workflows run."""
     _run(session, "pytest", "tests/release", *session.posargs)

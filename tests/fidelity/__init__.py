@@ -1,0 +1,1 @@
+"""The oracle: the same CLI in the same project, plain on a host and over the bridge."""

@@ -1,0 +1,100 @@
+"""One bridge and one plain home for each version of the CLI; the rows of the table that were seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import bridge as bridge_tasks
+from pipeline.errors import Problem
+from pipeline.reporting import say_on_stderr
+from tests.fidelity import differences
+from tests.fidelity.projects import PROJECTS, Project
+from tests.fidelity.sides import Bridged, Plain, bridge, give
+from tests.support.bridge_cli import VERSIONS, installed
+from tests.support.fake_messages_api import FakeMessagesApi
+from tests.support.real_host import NUMBERS
+
+SEEN: set[str] = set()
+PASSED: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cli", type=Path, help="compare with this CLI instead of both supported versions")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Install bubblewrap before any worker starts."""
+    if os.geteuid() != 0:
+        pytest.exit("both sides run as the image's user: run `sudo bin/nox -s fidelity_tests`", 1)
+    if not hasattr(config, "workerinput"):
+        try:
+            bridge_tasks.have_bubblewrap(say_on_stderr)
+        except Problem as problem:
+            pytest.exit(str(problem), 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cli" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--cli")
+        metafunc.parametrize("cli", [chosen] if chosen else VERSIONS, ids=str, scope="module")
+    if "project" in metafunc.fixturenames:
+        metafunc.parametrize("project", PROJECTS, ids=lambda project: project.name)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect the rows that were seen, from all workers."""
+    SEEN.update(str(value) for name, value in report.user_properties if name == "seen")
+    if report.when == "call" and report.passed:
+        PASSED.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A row that no project needs any more is a fault of the table."""
+    is_whole = len(PASSED) >= len(PROJECTS) * len(VERSIONS)
+    stale = [row.what for row in differences.DIFFERENCES if row.what not in SEEN]
+    if exitstatus == 0 and is_whole and stale and not hasattr(session.config, "workerinput"):
+        print(f"\nno project shows these rows of tests/fidelity/differences.py any more: {stale}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+class Pair:
+    """Makes both sides of a project."""
+
+    def __init__(self, directory: Path, cli: Path, host: object, api: FakeMessagesApi) -> None:
+        self._directory = directory
+        self._cli = cli
+        self._host = host
+        self._api = api
+
+    def sides(self, project: Project, plain_api: FakeMessagesApi) -> tuple[Plain, Bridged]:
+        """Make the project twice, and return both sides."""
+        number = next(NUMBERS)
+        place = self._host.grant(f"grant-{number}")  # type: ignore[attr-defined]
+        workspace, home = (self._directory / f"{name}-{number}" for name in ("workspace", "home"))
+        for directory in (workspace, home):
+            directory.mkdir()
+            give(directory)
+        for directory in (workspace, place.workspace):
+            project.make(directory)
+        return Plain(self._cli, workspace, home, plain_api), Bridged(place, self._api)
+
+
+@pytest.fixture(scope="module")
+def pair(cli: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A bridge with this version of the CLI."""
+    program = cli if isinstance(cli, Path) else installed(cli)
+    directory = tmp_path_factory.mktemp("fidelity")
+    for path in (directory, *directory.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o011)
+    with bridge(directory, program) as (host, api):
+        yield Pair(directory, program, host, api)
+
+
+@pytest.fixture
+def plain_api() -> Iterator[FakeMessagesApi]:
+    with FakeMessagesApi() as api:
+        yield api
