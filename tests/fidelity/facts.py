@@ -27,6 +27,8 @@ NORMALISED = [
     (re.compile(r"/tmp/cc-socks/\d+\.sock"), "<socket>"),
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
     (re.compile(r"\b[a-z0-9]{9}\.output"), "<task>.output"),
+    (re.compile(r"\ba[0-9a-f]{16}\b"), "<agent>"),
+    (re.compile(r"\b(duration_ms|subagent_tokens): \d+"), r"\1: <number>"),
 ]
 """What differs between two runs of the same call, in any text."""
 

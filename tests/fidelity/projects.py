@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.fidelity.sides import Call, give
-from tests.support.fake_messages_api import Reply, Say, Use, in_turn
+from tests.support import agent_sdk
+from tests.support.fake_messages_api import Reply, Say, Use, directed, in_turn
 from tests.support.stream_json import STREAM, user
 
 JSON = ("--output-format", "stream-json", "--verbose")
@@ -479,6 +480,14 @@ open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
             (does(Use("Agent", {"subagent_type": "helper", "prompt": "go", "description": "x"}), bash("echo sub")),),
         ),
         Project("repository", _repository()),
+        *(
+            Project(
+                f"program {name}",
+                {"notes": "NOTES\n", "docs/a.md": "A\n", "server.py": MCP, "CLAUDE.md": "Be kind.\n"},
+                (Call(tuple(agent_sdk.command(name)[1:]), agent_sdk.command(name)[0], part=directed),),
+            )
+            for name in agent_sdk.PROGRAMS
+        ),
     ]
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.support import agent_sdk
 from tests.support.bridge_host import OWNER, SECRET, BridgeHost, Place, bridge_host
 from tests.support.fake_messages_api import FakeMessagesApi, Part, Request, echo
 
@@ -29,9 +30,10 @@ QUIET = {
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of the CLI. `stdin` None is /dev/null. `part` is how the model answers."""
+    """One call of the CLI, or of another program. `stdin` None is /dev/null. `part` is how the model answers."""
 
     argv: tuple[str, ...]
+    program: str = "claude"
     cwd: str = "/workspace"
     stdin: bytes | None = None
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -84,14 +86,28 @@ class Plain(_Side):
     def words(self, call: Call) -> list[str]:
         words = ["bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
         words += ["--symlink", "usr/lib64", "/lib64", "--ro-bind", "/etc", "/etc", "--proc", "/proc", "--dev", "/dev"]
-        words += ["--perms", "0755", "--dir", "/home", "--perms", "0755", "--dir", "/opt"]
+        words += [
+            "--perms",
+            "0755",
+            "--dir",
+            "/home",
+            "--perms",
+            "0755",
+            "--dir",
+            "/opt",
+            "--perms",
+            "0755",
+            "--dir",
+            "/opt/bin",
+        ]
         words += ["--perms", "1777", "--tmpfs", "/tmp", "--ro-bind", str(self._cli), "/opt/claude"]
         words += ["--bind", str(self.workspace), "/workspace", "--bind", str(self._home), HOME]
         words += ["--unshare-pid", "--die-with-parent", "--chdir", call.cwd, "--clearenv"]
         own = {"ANTHROPIC_BASE_URL": self._api.url, "ANTHROPIC_API_KEY": SECRET}
-        for name, value in {**VARIABLES, **QUIET, **own, **call.env}.items():
+        for name, value in {**VARIABLES, "PATH": "/opt/bin:/usr/bin:/bin", **QUIET, **own, **call.env}.items():
             words += ["--setenv", name, value]
-        return [*words, "--", *AS_OWNER, "/opt/claude", *call.argv]
+        words += ["--symlink", "../claude", "/opt/bin/claude", *_sdk()]
+        return [*words, "--", *AS_OWNER, call.program, *call.argv]
 
 
 class Bridged(_Side):
@@ -104,9 +120,14 @@ class Bridged(_Side):
     def words(self, call: Call) -> list[str]:
         options = ["--ro-bind", "/etc", "/etc", "--perms", "0755", "--dir", "/home", "--perms", "0777", "--tmpfs", HOME]
         options += ["--perms", "1777", "--tmpfs", "/tmp", "--clearenv"]
-        for name, value in {**VARIABLES, **call.env}.items():
+        for name, value in {**VARIABLES, "PATH": "/app:/usr/bin:/bin", **call.env}.items():
             options += ["--setenv", name, value]
-        return self._place.box(*AS_OWNER, "/app/claude", *call.argv, options=tuple(options), cwd=call.cwd)
+        return self._place.box(*AS_OWNER, call.program, *call.argv, options=(*options, *_sdk()), cwd=call.cwd)
+
+
+def _sdk() -> list[str]:
+    """Return the options that bind both Agent SDKs and the programs for them."""
+    return ["--ro-bind", str(agent_sdk.installed()), agent_sdk.MOUNT]
 
 
 @contextmanager

@@ -116,6 +116,24 @@ def in_turn(*replies: Reply) -> Part:
     return part
 
 
+_DIRECTIVE = re.compile(r"^USE (\w+) (\{.*\})$", re.MULTILINE)
+
+
+def directed(request: Request) -> Reply:
+    """Use the tools that the newest prompt names, in lines such as `USE Bash {"command": "ls"}`, and say the result."""
+    spoken = [
+        number
+        for number, message in enumerate(request.body.get("messages") or [])
+        if message["role"] == "user" and _spoken(message["content"]).strip()
+    ]
+    newest = Request("", "", {}, {"messages": request.body["messages"][spoken[-1] :]}) if spoken else request
+    uses = _DIRECTIVE.findall(request.heard)
+    done = len(newest.results)
+    if done < len(uses):
+        return Use(uses[done][0], json.loads(uses[done][1]))
+    return Say("told: " + newest.results[-1] if newest.results else "heard: " + request.heard.strip())
+
+
 class FakeMessagesApi:
     """The server, in a thread of its own; use it as a context manager."""
 

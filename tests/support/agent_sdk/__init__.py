@@ -15,6 +15,8 @@ CACHE = ROOT / ".cache" / "agent-sdk"
 PYTHON_LOCK = ROOT / "requirements" / "agent-sdk.txt"
 MOUNT = "/sdk"
 PLAYS = ("package.json", "package-lock.json", "play.py", "play.mjs", "mcp.mjs")
+PROGRAMS = sorted(path.name for path in (HERE / "programs").iterdir() if path.suffix in (".py", ".mjs"))
+"""Programs as people write them. The model does what lines such as `USE Bash {"command": "ls"}` in a prompt say."""
 
 SCENES = {
     "python": ["env", f"PYTHONPATH={MOUNT}/python", "python3", f"{MOUNT}/play.py"],
@@ -25,7 +27,7 @@ SCENES = {
 
 def installed() -> Path:
     """Return the directory to mount at `MOUNT`. It is made once for each state of the locks and the plays."""
-    sources = [PYTHON_LOCK, *(HERE / name for name in PLAYS)]
+    sources = [PYTHON_LOCK, *(HERE / name for name in PLAYS), *(HERE / "programs" / name for name in PROGRAMS)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
@@ -36,6 +38,13 @@ def installed() -> Path:
             _install(CACHE / "new", sources[1:])
             (CACHE / "new").rename(directory)
     return directory
+
+
+def command(program: str) -> list[str]:
+    """Return the command line that runs a program in a container."""
+    if program.endswith(".py"):
+        return ["env", f"PYTHONPATH={MOUNT}/python", "python3", f"{MOUNT}/{program}"]
+    return ["node", f"{MOUNT}/{program}"]
 
 
 def _install(where: Path, files: list[Path]) -> None:
