@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bridge.policy.argv import where_it_lives
@@ -143,3 +144,26 @@ def compare(plain: Facts, bridged: Facts) -> tuple[Facts, Facts, set[str]]:
                     side[name] = new
     left, right = ({name: value for name, value in side.items() if value is not None} for side in sides)
     return left, right, seen
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "differences.md"
+
+HEAD = """# Differences from plain Claude Code
+
+`nox -s fidelity_tests` runs the same Claude Code in the same project twice: plain on a host, and over the bridge. It
+compares what the model is told, what the session reports, the output and the exit code. What is different is in this
+table, which is made from `tests/fidelity/differences.py` by `python -m tests.fidelity.differences`. Anything else is a
+fault: please report it.
+
+| what is different | why |
+| --- | --- |
+"""
+
+
+def document() -> str:
+    """Return the text of the document for people."""
+    return HEAD + "".join(f"| {row.what} | {row.why} |\n" for row in DIFFERENCES)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document())

@@ -13,6 +13,7 @@ import tasks
 from bridge.protocol import frames
 from bridge.server.host import config
 from bridge.server.operator import cli
+from tests.fidelity import differences
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -98,3 +99,7 @@ def test_frame_is_in_the_protocol_s_document(name: str) -> None:
     assert row
     least, most = frames.SIZES[number]
     assert row[0].endswith(f"| {most:,} |" if least == most else f"| {least} to {most:,} |")
+
+
+def test_the_document_of_differences_is_the_table() -> None:
+    assert differences.DOCUMENT.read_text() == differences.document(), "run `python -m tests.fidelity.differences`"
