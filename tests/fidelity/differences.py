@@ -127,6 +127,12 @@ DIFFERENCES = (
             ),
         ),
     ),
+    Difference(
+        "The built-in plugin `sec-default` is on.",
+        "The CLI turns it on where there are managed settings. The bridge has some, as a second layer of safety.",
+        r"init: plugins",
+        undo=lambda _, value: [plugin for plugin in value if plugin["name"] != "cc-plugin-sec-default"],
+    ),
 )
 
 

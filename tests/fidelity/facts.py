@@ -13,7 +13,7 @@ from tests.support.fake_messages_api import Request
 Facts = dict[str, Any]
 
 VOLATILE = frozenset({
-    "duration_api_ms", "duration_ms", "first_content_frame_ms", "time_to_request_ms", "timestamp", "ttft_ms",
+    "duration_api_ms", "duration_ms", "first_content_frame_ms", "run_id", "time_to_request_ms", "timestamp", "ttft_ms",
     "ttft_stream_ms", "user_id", "uuid",
 })  # fmt: skip
 """Fields that differ between two runs of the same call."""

@@ -477,7 +477,15 @@ open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
         Project(
             "subagent",
             agent("helper", "You help.\n", tools="Bash, Read"),
-            (does(Use("Agent", {"subagent_type": "helper", "prompt": "go", "description": "x"}), bash("echo sub")),),
+            (
+                does(
+                    Use(
+                        "Agent",
+                        {"subagent_type": "helper", "prompt": "go", "description": "x", "run_in_background": False},
+                    ),
+                    bash("echo sub"),
+                ),
+            ),
         ),
         Project("repository", _repository()),
         *(
