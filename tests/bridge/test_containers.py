@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fidelity.differences import compare
+from tests.fidelity.facts import facts
+from tests.fidelity.projects import PROJECTS
+from tests.fidelity.sides import Outcome, Plain, give, passable
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER, SECRET
 from tests.support.containers import Agents
-from tests.support.fake_messages_api import Say, Use, echo
+from tests.support.fake_messages_api import FakeMessagesApi, Say, Use, directed, echo
 from tests.support.real_host import RealHost
 from tests.support.stream_json import STREAM, messages, user
 
@@ -152,3 +157,28 @@ def test_sdk_permission_callback(box: Box, scene: list[str], newest_host: RealHo
 def test_sdk_interrupt(box: Box, scene: list[str], newest_host: RealHost) -> None:
     newest_host.api.part = lambda request: Say("late words", after=20) if "slow" in request.heard else Say("soon")
     assert play(box, scene, "interrupt")["result"] == "error_during_execution"
+
+
+@pytest.mark.parametrize("program", agent_sdk.PROGRAMS)
+def test_program_for_an_sdk_says_what_it_says_on_a_host(
+    newest_host: RealHost, agents: Agents, sdks: Path, program: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    project = next(project for project in PROJECTS if project.name == f"program {program}")
+    directory = passable(tmp_path_factory.mktemp("plain"))
+    workspace, home = directory / "workspace", directory / "home"
+    for path in (workspace, home):
+        path.mkdir()
+        give(path)
+    box = Box(agents, newest_host.place(), {sdks: agent_sdk.MOUNT})
+    for path in (workspace, box.place.workspace):
+        project.make(path)
+    with FakeMessagesApi() as api:
+        plain = Plain(Path(newest_host.cli), workspace, home, api).run(project.calls[0])
+    newest_host.api.part = directed
+    done = box.run(*agent_sdk.command(program))
+    bridged = Outcome(done.returncode, done.stdout, done.stderr, [])
+    expected, found, _ = compare(
+        *(facts(dataclasses.replace(one, stderr=b"", requests=[])) for one in (plain, bridged))
+    )
+    assert plain.code == 0, plain.stderr
+    assert found == expected, done.stderr

@@ -13,7 +13,7 @@ from pipeline.errors import Problem
 from pipeline.reporting import say_on_stderr
 from tests.fidelity import differences
 from tests.fidelity.projects import PROJECTS, Project
-from tests.fidelity.sides import Bridged, Plain, bridge, give
+from tests.fidelity.sides import Bridged, Plain, bridge, give, passable
 from tests.support.bridge_cli import VERSIONS, installed
 from tests.support.fake_messages_api import FakeMessagesApi
 from tests.support.real_host import NUMBERS
@@ -87,9 +87,7 @@ class Pair:
 def pair(cli: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A bridge with this version of the CLI."""
     program = cli if isinstance(cli, Path) else installed(cli)
-    directory = tmp_path_factory.mktemp("fidelity")
-    for path in (directory, *directory.parents[:-2]):
-        path.chmod(path.stat().st_mode | 0o011)
+    directory = passable(tmp_path_factory.mktemp("fidelity"))
     with bridge(directory, program) as (host, api):
         yield Pair(directory, program, host, api)
 

@@ -94,10 +94,11 @@ DIFFERENCES = (
     Difference(
         f"These tools are not offered: {', '.join(WITHHELD)}.",
         "They act outside of the call: they start programs beside the CLI, reach other sessions, or outlive the call.",
-        r"init: (tools|messaging_socket_path)|request \d+: (message|tool) .*",
+        r"init: (tools|messaging_socket_path)|(request \d+: )?(message|tool) .*|stdout",
         in_turn(
             lambda name, value: None if name == "init: messaging_socket_path" else value,
             without_tools(*WITHHELD),
+            replaced(r" \(use SendMessage with to: [^)]*\)", ""),
             replaced(
                 r"^- Use SendMessage with the agent's ID or name .*; a new Agent call starts fresh",
                 "- A previously spawned agent cannot be continued from here; every Agent call starts fresh",
