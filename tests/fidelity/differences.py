@@ -80,6 +80,12 @@ def _told(_name: str, value: Any) -> Any:
     return [*value, "", *where_it_lives(Scope()).splitlines()] if isinstance(value, list) else value
 
 
+_unmentioned = in_turn(
+    replaced(r"(?m)^- (Use SendMessage with the agent's ID|A previously spawned agent cannot).* starts fresh", "- …"),
+    replaced(r" \(use SendMessage with to: [^)]*\)", ""),
+)
+"""Leaves out what the CLI says of SendMessage in other places. Some versions say it where the tool is not offered."""
+
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")
 ALL = r".*"
 TOLD = r"request \d+: (system|message \d+ .*)"
@@ -89,7 +95,10 @@ DIFFERENCES = (
         "The CLI's own files are in `/claude`, not in `~/.claude`.",
         "The container's home is not the CLI's. Both see the same path, so what Claude is told can be read.",
         ALL,
-        replaced(re.escape(f"{HOME}/.claude"), "/claude"),
+        in_turn(
+            replaced(re.escape(f"{HOME}/.claude"), "/claude"),
+            replaced(r"(?<!/claude)/tmp/claude-", "/claude/tmp/claude-"),
+        ),
     ),
     Difference(
         f"These tools are not offered: {', '.join(WITHHELD)}.",
@@ -98,12 +107,9 @@ DIFFERENCES = (
         in_turn(
             lambda name, value: None if name == "init: messaging_socket_path" else value,
             without_tools(*WITHHELD),
-            replaced(r" \(use SendMessage with to: [^)]*\)", ""),
-            replaced(
-                r"^- Use SendMessage with the agent's ID or name .*; a new Agent call starts fresh",
-                "- A previously spawned agent cannot be continued from here; every Agent call starts fresh",
-            ),
+            _unmentioned,
         ),
+        _unmentioned,
     ),
     Difference(
         f"These tools are always offered: {', '.join(OFFERED)}.",

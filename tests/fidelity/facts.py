@@ -13,8 +13,8 @@ from tests.support.fake_messages_api import Request
 Facts = dict[str, Any]
 
 VOLATILE = frozenset({
-    "duration_api_ms", "duration_ms", "first_content_frame_ms", "run_id", "time_to_request_ms", "timestamp", "ttft_ms",
-    "ttft_stream_ms", "user_id", "uuid",
+    "duration_api_ms", "duration_ms", "end_time", "first_content_frame_ms", "runId", "run_id", "time_to_request_ms",
+    "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
 })  # fmt: skip
 """Fields that differ between two runs of the same call."""
 
@@ -28,7 +28,7 @@ NORMALISED = [
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
     (re.compile(r"\b[a-z0-9]{9}\.output"), "<task>.output"),
     (re.compile(r"\ba[0-9a-f]{16}\b"), "<agent>"),
-    (re.compile(r"\b(duration_ms|subagent_tokens): \d+"), r"\1: <number>"),
+    (re.compile(r"\b(duration_ms|subagent_tokens)(: |>)\d+"), r"\1\2<number>"),
 ]
 """What differs between two runs of the same call, in any text."""
 
