@@ -1,77 +1,170 @@
-"""Reads the project's CLAUDE.md files inside the container.
+"""Reads the project's CLAUDE.md files, what they import, and its rules inside the container.
 
 The host's Claude does not load these files itself, because it would follow the workspace's symbolic links on the
-host. Here a link leads to a file of the container. The text is sent with the call. (pathlib is not used: it costs
-the client 5 ms.)
+host. Here a link leads to a file of the container. The texts are sent with the call. The rules of which file applies,
+and of what is an import, are the CLI's own. (pathlib and re are not used: each costs the client 5 ms.)
 """
 
 from __future__ import annotations
 
+# ruff: noqa: PTH122 - pathlib costs the start of the client 5 ms
 import os
-import stat
 
+from bridge.client.project_files import WORKSPACE, Omitted, read
 from bridge.protocol.frames import MAX_MEMORY
 
-WORKSPACE = b"/workspace"
-NAMES = (b"CLAUDE.md", b".claude/CLAUDE.md", b"CLAUDE.local.md")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = ((b"CLAUDE.md", b"project"), (b".claude/CLAUDE.md", b"project"), (b"AGENTS.md", b"agents"),
+         (b".claude/AGENTS.md", b"agents"))  # fmt: skip
+LOCAL = (b"CLAUDE.local.md", b"local")
+OF_NESTED = frozenset({b"CLAUDE.md", b"CLAUDE.local.md", b"AGENTS.md", b".claude"})
+RULES = b".claude/rules"
 
 MAX_DEPTH = 5
-"""Levels of nested imports, the same as in the CLI."""
+"""Levels of imports, the file itself included. The same as in the CLI."""
+MAX_FILES = 300
+MAX_RULES_DEPTH = 8
+
+MAX_NESTED = 300
+"""Directories below the call's directory that are searched for nested files, the uppermost first. They take 5 ms."""
+SKIPPED = frozenset({b"node_modules", b"vendor", b"venv", b"target", b"dist", b"build", b"__pycache__"})
+"""Directories with files that the project did not write. Hidden ones are skipped as well."""
+
+SUFFIXES = frozenset(
+    (
+        b".md .txt .text .json .yaml .yml .toml .xml .csv .html .htm .css .scss .sass .less .js .ts .tsx .jsx "
+        b".mjs .cjs .mts .cts .py .pyi .pyw .rb .erb .rake .go .rs .java .kt .kts .scala .c .cpp .cc .cxx .h "
+        b".hpp .hxx .cs .swift .sh .bash .zsh .fish .ps1 .bat .cmd .env .ini .cfg .conf .config .properties "
+        b".sql .graphql .gql .proto .vue .svelte .astro .ejs .hbs .pug .jade .php .pl .pm .lua .r .dart .ex "
+        b".exs .erl .hrl .clj .cljs .cljc .edn .hs .lhs .elm .ml .mli .f .f90 .f95 .for .cmake .make "
+        b".makefile .gradle .sbt .rst .adoc .asciidoc .org .tex .latex .lock .log .diff .patch"
+    ).split()
+)
+"""Suffixes of the files that the CLI imports. Files without a suffix are imported, too."""
 
 
-def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> bytes:
-    """Return the text of the CLAUDE.md files that apply to `cwd`, the outermost first.
+def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
+    """Return the fields of a call for the instructions that apply to `cwd` or to directories below it.
 
-    Directories outside of the workspace give no text. The result is cut at MAX_MEMORY bytes.
+    A field `memory` is a kind (project, local, agents or rule), the directory that it applies to, a path and a text,
+    with a line feed after each of the first three. A field `omitted` is a sentence about a limit. Directories outside
+    of the workspace give nothing.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
-        return b""
-    parts: list[bytes] = []
-    seen: set[bytes] = set()
+        return []
+    found = _Found(cwd)
     directory = workspace
     for step in [b"", *cwd[len(workspace) :].split(b"/")[1:]]:
         directory = directory + b"/" + step if step else directory
-        for name in NAMES:
-            _read(directory + b"/" + name, parts, seen, MAX_DEPTH)
-    return b"\n".join(parts)[:MAX_MEMORY]
+        found.directory(directory)
+    for directory in found.below(cwd):
+        found.directory(directory)
+    return found.fields()
 
 
-def _read(path: bytes, parts: list[bytes], seen: set[bytes], depth: int) -> None:
-    """Add a file, and after it the files that it imports."""
-    if depth == 0 or path in seen or len(seen) > 200:
-        return
-    seen.add(path)
-    text = _text(path)
-    if text is None:
-        return
-    parts.append(b"Contents of %s (project instructions):\n\n%s\n" % (path, text))
-    if b"@" in text:
-        for imported in _imports(text, path):
-            _read(imported, parts, seen, depth - 1)
+class _Found:
+    """The instructions that are found, in the CLI's order."""
+
+    def __init__(self, cwd: bytes) -> None:
+        self._cwd = cwd
+        self._parts: list[bytes] = []
+        self._seen: set[bytes] = set()
+        self._left = MAX_MEMORY
+        self._omitted = Omitted()
+
+    def fields(self) -> list[tuple[str, bytes]]:
+        """Return the fields of the call."""
+        return [("memory", part) for part in self._parts] + self._omitted.fields()
+
+    def below(self, cwd: bytes) -> Iterator[bytes]:
+        """Yield the directories below `cwd` that have instructions of their own."""
+        waiting = [cwd]
+        for directory in waiting:
+            try:
+                with os.scandir(directory) as entries:
+                    found = [entry for entry in entries if b"\n" not in entry.name]
+            except OSError:
+                continue
+            if directory != cwd and any(entry.name in OF_NESTED for entry in found):
+                yield directory
+            inner = [entry.path for entry in found if _is_searched(entry)]
+            if len(waiting) + len(inner) > MAX_NESTED:
+                self._omitted.add(directory, f"CLAUDE.md is looked for in {MAX_NESTED} directories below this one")
+            waiting += inner[: max(0, MAX_NESTED - len(waiting))]
+
+    def directory(self, directory: bytes) -> None:
+        """Add the instructions of one directory."""
+        for name, kind in NAMES:
+            self._add(kind, directory, directory + b"/" + name, MAX_DEPTH)
+        self._rules(directory, directory + b"/" + RULES, MAX_RULES_DEPTH)
+        self._add(LOCAL[1], directory, directory + b"/" + LOCAL[0], MAX_DEPTH)
+
+    def _rules(self, base: bytes, folder: bytes, depth: int) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                found = [(entry.name, entry.path, entry.is_symlink(), entry.is_dir()) for entry in entries]
+        except OSError:
+            return
+        for name, path, is_link, is_directory in found:
+            real = os.path.realpath(path) if is_link else path
+            if is_link and not self._is_within(real):
+                continue  # the CLI asks before it reads rules of another place
+            if is_directory and depth:
+                self._rules(base, real, depth - 1)
+            elif name.endswith(b".md"):
+                self._add(b"rule", base, real, MAX_DEPTH)
+
+    def _add(self, kind: bytes, base: bytes, path: bytes, depth: int) -> None:
+        """Add a file, and after it the files that it imports."""
+        if depth == 0 or path in self._seen or not _is_text(path) or b"\n" in path:
+            return
+        real = os.path.realpath(path)
+        if (real != path and real in self._seen) or (depth < MAX_DEPTH and not self._is_within(real)):
+            return
+        text = read(path, MAX_MEMORY)
+        if text is None:
+            return
+        self._seen |= {path, real}
+        if not text.strip():
+            return
+        part = b"%s\n%s\n%s\n%s" % (kind, base, path, text)
+        if len(part) > self._left:
+            self._omitted.add(path, f"the instructions of a call may have {MAX_MEMORY} bytes together")
+        elif len(self._parts) >= MAX_FILES:
+            self._omitted.add(path, f"a call carries {MAX_FILES} files of instructions")
+        else:
+            self._left -= len(part) + 16
+            self._parts.append(part)
+            for imported in self._imports(text, path):
+                self._add(kind, base, imported, depth - 1)
+
+    def _imports(self, text: bytes, path: bytes) -> Iterator[bytes]:
+        """Yield the paths that a file imports. Those outside of the call's directory need an approval in the CLI,
+        which a call cannot ask for."""
+        if b"@" not in text:
+            return
+        from bridge.client.imports import imports
+
+        for imported in imports(text, path):
+            if self._is_within(imported):
+                yield imported
+
+    def _is_within(self, path: bytes) -> bool:
+        return path.startswith(self._cwd + b"/")
 
 
-def _text(path: bytes) -> bytes | None:
+def _is_searched(entry: os.DirEntry[bytes]) -> bool:
+    if entry.name.startswith(b".") or entry.name in SKIPPED:
+        return False
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return entry.is_dir(follow_symlinks=False)
     except OSError:
-        return None
-    try:
-        return os.read(fd, MAX_MEMORY) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+        return False
 
 
-def _imports(text: bytes, path: bytes) -> list[bytes]:
-    """Return the paths that follow an @ outside of code blocks, relative to the file."""
-    found = []
-    in_code = False
-    base = path.rpartition(b"/")[0]
-    for line in text.split(b"\n"):
-        if line.lstrip().startswith(b"```"):
-            in_code = not in_code
-        elif not in_code and b"@" in line:
-            words = [word[1:].rstrip(b".,;:)") for word in line.split() if word.startswith(b"@")]
-            found += [os.path.normpath(base + b"/" + word if word[:1] != b"/" else word) for word in words if word]
-    return found
+def _is_text(path: bytes) -> bool:
+    suffix = os.path.splitext(path)[1].lower()
+    return not suffix or suffix in SUFFIXES

@@ -124,7 +124,8 @@ class _Call:
         try:
             cwd = _directory()
             asked = _circumstances(kind, cwd)
-            self._number, call = self._link.open(argv, _variables(), project_files(cwd), **asked)
+            project = project_files(cwd) + project_memory(cwd)
+            self._number, call = self._link.open(argv, _variables(), project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         # Sent together, so that the server can begin before this side has read its hello.
@@ -336,4 +337,4 @@ def _directory() -> bytes:
 
 def _circumstances(stdin: str, cwd: bytes) -> dict[str, bytes | str | int | None]:
     stdout = "tty" if os.isatty(1) else "other"
-    return {"cwd": cwd, "stdin": stdin, "stdout": stdout, "hands": 1, "memory": project_memory(cwd) or None}
+    return {"cwd": cwd, "stdin": stdin, "stdout": stdout, "hands": 1}

@@ -1,7 +1,8 @@
 """Reads the project's settings, MCP servers, agents, commands and skills inside the container.
 
 As with CLAUDE.md (claude_md.py), the host's Claude does not load them from the workspace itself. They are sent with
-the call as text, and the server's policy decides which of them are used.
+the call as text, and the server's policy decides which of them are used. Of a skill only SKILL.md is sent: its other
+files are in the workspace, where Claude can read them.
 """
 
 from __future__ import annotations
@@ -10,74 +11,155 @@ from __future__ import annotations
 import os
 import stat
 
+from bridge.protocol.frames import MAX_PROJECT, NUL
+
 WORKSPACE = b"/workspace"
-SINGLE = (b".claude/settings.json", b".claude/settings.local.json", b".mcp.json")
-FOLDERS = (b".claude/agents", b".claude/commands", b".claude/skills")
+SETTINGS = (b".claude/settings.json", b".claude/settings.local.json")
+SERVERS = b".mcp.json"
+FOLDERS = (b".claude/skills", b".claude/agents", b".claude/commands")
 
 MAX_FILE = 128 * 1024
-MAX_TOTAL = 512 * 1024
-"""Bytes of all files together: half of what a call may have."""
-MAX_FILES = 256
-MAX_DEPTH = 4
+MAX_FILES = 1000
+MAX_DEPTH = 8
+MAX_ENTRIES = 10_000
+"""Names in the folders that are looked at."""
+MAX_NAMED = 5
+"""Files that a sentence about a limit names. The others are counted."""
 
 
-def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[bytes]:
-    """Return each file as its name within the project, a line feed, and its text.
+def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
+    """Return the fields of a call for the project's files.
 
-    If several directories have the same file, the one nearest to `cwd` is used. Files that hold a NUL byte, exceed
-    MAX_FILE bytes, or cannot be opened in the container are left out.
+    A field `file` is the file's name within the workspace, a line feed, and its text. A field `omitted` is a sentence
+    about a limit. Settings are those of `cwd`, as in the CLI. Of everything else, the file nearest to `cwd` is used.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []
-    found: dict[bytes, bytes] = {}
-    directory = cwd
-    while True:
-        for name in SINGLE:
-            if name not in found:
-                _take(directory, name, found)
-        if os.path.isdir(directory + b"/.claude"):
-            for folder in FOLDERS:
-                _walk(directory, folder, found, MAX_DEPTH)
-        if directory == workspace:
-            break
-        directory = directory.rpartition(b"/")[0]
-    total = 0
-    kept: list[bytes] = []
-    for name, text in found.items():
-        total += len(name) + len(text) + 16
-        if total <= MAX_TOTAL and len(kept) < MAX_FILES:
-            kept.append(name + b"\n" + text)
-    return kept
+    found = _Found(workspace)
+    for name in SETTINGS:
+        found.take(cwd, name, name)
+    above = list(directories_of(cwd, workspace))
+    for directory in above:
+        found.take(directory, SERVERS, SERVERS)
+    for folder in FOLDERS:
+        for directory in above:
+            found.walk(directory, folder)
+    return found.fields()
 
 
-def _walk(directory: bytes, folder: bytes, found: dict[bytes, bytes], depth: int) -> None:
+def directories_of(cwd: bytes, workspace: bytes) -> list[bytes]:
+    """Return `cwd` and the directories above it, up to the root of its git repository or the workspace."""
+    found = [cwd]
+    while found[-1] != workspace and not os.path.lexists(found[-1] + b"/.git"):
+        found.append(found[-1].rpartition(b"/")[0])
+    return found
+
+
+def read(path: bytes, most: int) -> bytes | None:
+    """Return the text of a regular file, or its first `most` + 1 bytes. Returns None if there is none to read.
+
+    A NUL byte is written as NUL, because a record cannot hold one.
+    """
     try:
-        entries = sorted(os.listdir(directory + b"/" + folder))
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return
-    for entry in entries:
-        name = folder + b"/" + entry
-        if b"\n" in name or len(found) > MAX_FILES:
-            continue
-        if entry.endswith(b".md"):
-            if name not in found:
-                _take(directory, name, found)
-        elif depth and os.path.isdir(directory + b"/" + name):
-            _walk(directory, name, found, depth - 1)
-
-
-def _take(directory: bytes, name: bytes, found: dict[bytes, bytes]) -> None:
+        return None
     try:
-        fd = os.open(directory + b"/" + name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        parts = []
+        while most >= 0 and (part := os.read(fd, most + 1)):
+            parts.append(part)
+            most -= len(part)
+        return b"".join(parts).replace(b"\0", NUL)
     except OSError:
-        return
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE:
-            text = os.read(fd, MAX_FILE)
-            if b"\0" not in text:
-                found[name] = text
-    except OSError:
-        return
+        return None
     finally:
         os.close(fd)
+
+
+class Omitted:
+    """Files that were left out, by the limit."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[bytes]] = {}
+
+    def add(self, name: bytes, why: str) -> None:
+        """Add a file's name. `why` says which limit it exceeds."""
+        self._names.setdefault(why, []).append(name.replace(b"\n", b"?").replace(b"\0", b"?"))
+
+    def fields(self) -> list[tuple[str, bytes]]:
+        """Return a field with a sentence for each limit."""
+        return [("omitted", _sentence(names, why)) for why, names in self._names.items()]
+
+
+def _sentence(names: list[bytes], why: str) -> bytes:
+    more = len(names) - MAX_NAMED
+    named = b", ".join(name[-80:] for name in names[:MAX_NAMED])
+    verb = b"is" if len(names) == 1 else b"are"
+    return named + (b" and %d more" % more if more > 0 else b"") + b" %s left out: " % verb + why.encode()
+
+
+class _Found:
+    """The files that are found, and those that exceed a limit."""
+
+    def __init__(self, workspace: bytes) -> None:
+        self._workspace = workspace
+        self._files: dict[bytes, bytes] = {}
+        self._left = MAX_PROJECT
+        self._entries = MAX_ENTRIES
+        self._omitted = Omitted()
+
+    def fields(self) -> list[tuple[str, bytes]]:
+        """Return the fields of the call."""
+        return [("file", file) for file in self._files.values()] + self._omitted.fields()
+
+    def take(self, directory: bytes, name: bytes, sent: bytes) -> None:
+        """Take a file of a directory, unless a nearer directory had one of this name."""
+        if name in self._files:
+            return
+        text = read(directory + b"/" + name, MAX_FILE)
+        if text is None:
+            return
+        size = len(sent) + len(text) + 16
+        if b"\n" in name:
+            self._omitted.add(sent, "their names hold a line feed")
+        elif len(text) > MAX_FILE:
+            self._omitted.add(sent, f"a file may have {MAX_FILE} bytes")
+        elif len(self._files) >= MAX_FILES:
+            self._omitted.add(sent, f"a call carries {MAX_FILES} files")
+        elif size > self._left:
+            self._omitted.add(sent, f"the files of a call may have {MAX_PROJECT} bytes together")
+        else:
+            self._left -= size
+            self._files[name] = sent + b"\n" + text
+
+    def walk(self, directory: bytes, folder: bytes) -> None:
+        """Take the documents of a folder."""
+        prefix = directory[len(self._workspace) + 1 :]
+        prefix += b"/" if prefix else b""
+        if folder == FOLDERS[0]:
+            for entry in self._list(directory + b"/" + folder):
+                name = folder + b"/" + entry + b"/SKILL.md"
+                self.take(directory, name, prefix + name)
+        else:
+            self._walk(directory, folder, prefix, MAX_DEPTH)
+
+    def _walk(self, directory: bytes, folder: bytes, prefix: bytes, depth: int) -> None:
+        for entry in self._list(directory + b"/" + folder):
+            name = folder + b"/" + entry
+            if entry.endswith(b".md") and not os.path.isdir(directory + b"/" + name):
+                self.take(directory, name, prefix + name)
+            elif depth and os.path.isdir(directory + b"/" + name):
+                self._walk(directory, name, prefix, depth - 1)
+
+    def _list(self, directory: bytes) -> list[bytes]:
+        try:
+            entries = sorted(os.listdir(directory))
+        except OSError:
+            return []
+        if len(entries) > self._entries:
+            self._omitted.add(directory, f"the folders of a call may have {MAX_ENTRIES} names")
+            return []
+        self._entries -= len(entries)
+        return entries

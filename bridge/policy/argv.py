@@ -52,11 +52,6 @@ class Plan:
             return ""
         return self.flags.get("--setting-sources", ["user,project,local"])[-1]
 
-    @property
-    def reads_project(self) -> bool:
-        """Whether the project's CLAUDE.md is used. It is not if the client lists sources without `project`."""
-        return "project" in self.sources.split(",")
-
 
 def rewrite(
     argv: list[str],
@@ -65,16 +60,19 @@ def rewrite(
     *,
     files: Iterable[bytes] = (),
     env: Iterable[bytes] = (),
+    memory: Iterable[bytes] = (),
+    omitted: Iterable[bytes] = (),
     interactive: bool = False,
 ) -> Plan:
     """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
-    `files` and `env` are the project's files and the variables, as the client sent them. `interactive` says that
+    `files`, `env`, `memory` and `omitted` are the project's files, the variables, the project's instructions and what
+    the client did not send, as the client sent them. `interactive` says that
     the client has a terminal; then a session without `--print` shows the CLI's interface.
     """
     plan = Plan()
     prompts = _read(argv, plan, scope, cwd)
-    plan.project = read(files, env, scope, plan.sources)
+    plan.project = read(files, env, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
     _add_own(plan, scope, interactive)
     _add_prompt(plan, prompts)
     return plan
@@ -194,7 +192,7 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
         own["--setting-sources=user"] = "the project's settings, filtered, are the only ones of this user"
         own[f"--append-system-prompt={added}"] = "tells Claude what it shares with the container"
     else:
-        own["--setting-sources="] = "settings, hooks, commands and servers of the workspace would run on the host"
+        own["--setting-sources=user"] = "settings, hooks and commands of the workspace would run on the host"
         own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
     own["--strict-mcp-config"] = "MCP servers that are configured elsewhere would run on the host"
     if plan.project.servers:

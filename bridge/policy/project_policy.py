@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
-
-from bridge.policy.terms import PolicyError, Scope, printable, shown
+from bridge.policy.documents import MAX_FILE, MAX_FILES, written_anew
+from bridge.policy.heads import Heads
+from bridge.policy.project_memory import Memory, compose
+from bridge.policy.terms import WORKSPACE, PolicyError, Scope, printable, shown
 
 Json = dict[str, Any]
 
@@ -44,25 +45,9 @@ outside of the container."""
 OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
 """Types of a hook's fields. Fields that are not listed are text."""
 
-OF_AGENT = frozenset({
-    "background", "color", "description", "disallowedTools", "effort", "maxTurns", "model", "name", "skills", "tools",
-})  # fmt: skip
-OF_COMMAND = frozenset({
-    "agent", "allowed-tools", "argument-hint", "arguments", "context", "description", "disable-model-invocation",
-    "effort", "model", "name", "paths", "user-invocable", "version", "when_to_use",
-})  # fmt: skip
-
-_FILE = re.compile(r"\.claude/(agents|commands|skills)/(?:(?!\.\.?/)[\w. +@-]{1,80}/){0,5}[\w. +@-]{1,80}\.md")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})(?::-([^}${]{0,1024}))?\}")
 
-MAX_FILES = 256
-MAX_FILE = 128 * 1024
-"""Files, and bytes of one file, that a client may send. Our client keeps these limits (project_files.py); others
-may not."""
-MAX_HEAD = 8 * 1024
-MAX_HEADS = 32 * 1024
-"""Characters of YAML in one file and in all. Parsing YAML takes a thousand times as long as parsing JSON."""
 MAX_NOTES = 100
 """Notes about what was left out. A client prints each of them."""
 MAX_VALUE = 256
@@ -73,10 +58,6 @@ runs."""
 MAX_SERVER = 64 * 1024
 """Characters of a server's entry, with its variables replaced."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What PyYAML raises for invalid heads, such as impossible dates or endless numbers."""
-
 
 @dataclasses.dataclass
 class Project:
@@ -85,20 +66,48 @@ class Project:
     settings: Json = dataclasses.field(default_factory=dict)
     servers: Json = dataclasses.field(default_factory=dict)
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    """Agents, commands and skills, by their path in the CLI's configuration directory."""
+    """Agents, commands, skills and rules, by their path in the CLI's configuration directory."""
+    memory: Memory = dataclasses.field(default_factory=Memory)
+    """CLAUDE.md of the CLI's configuration directory."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that was left out."""
 
 
-def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: str = "project,local") -> Project:
+def read(
+    files: Iterable[bytes],
+    env: Iterable[bytes],
+    scope: Scope,
+    sources: str = "project,local",
+    *,
+    memory: Iterable[bytes] = (),
+    omitted: Iterable[bytes] = (),
+    cwd: str = WORKSPACE,
+) -> Project:
     """Return the project from what a client sent.
 
-    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. What is not allowed
-    is left out with a note; files larger than MAX_FILE are ignored.
+    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. For `memory` see `compose`.
+    `omitted` are sentences about what the client did not send. What is not allowed is left out with a note.
     """
+    heads = Heads()
     project = Project()
-    if not scope.runs_commands:
-        return project
+    chosen = sources.split(",")
+    if "project" in chosen:
+        project.memory = compose(memory, cwd, heads.read)
+        project.files |= project.memory.rules
+        project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
+    if scope.runs_commands:
+        _configuration(files, env, scope, chosen, project, heads)
+    beyond = len(project.notes) - MAX_NOTES
+    project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
+    if beyond > 0:
+        project.notes.append(f"{beyond} more things are left out: there are too many to name them")
+    return project
+
+
+def _configuration(
+    files: Iterable[bytes], env: Iterable[bytes], scope: Scope, chosen: list[str], project: Project, heads: Heads
+) -> None:
+    """Add settings, servers and documents."""
     texts: dict[bytes, bytes] = {}
     for path, _, text in (file.partition(b"\n") for file in files):
         if len(texts) == MAX_FILES:
@@ -106,7 +115,6 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
             break
         if len(text) <= MAX_FILE:
             texts[path] = text
-    chosen = sources.split(",")
     layers = []
     for name, source in ((".claude/settings.json", "project"), (".claude/settings.local.json", "local")):
         if source in chosen and (layer := _object(texts.get(name.encode(), b""), name, project)):
@@ -116,14 +124,30 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
         pairs = (entry.partition(b"=")[::2] for entry in env)
         variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
-        heads = _Heads()
-        for path, text in sorted(texts.items()):
-            _document(path.decode("utf-8", "replace"), text, heads, project)
-    beyond = len(project.notes) - MAX_NOTES
-    project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
-    if beyond > 0:
-        project.notes.append(f"{beyond} more things are left out: there are too many to name them")
-    return project
+        for path, text in texts.items():
+            _document(path.decode("utf-8", "surrogateescape"), text, heads, project)
+
+
+def _hooks_of_head(value: Any, complain: Any) -> Json | None:
+    return _hooks(value, complain) if isinstance(value, dict) else None
+
+
+def _mode_of_head(value: Any, _complain: Any) -> str | None:
+    return value if isinstance(value, str) and value in MODES_WITH_COMMANDS else None
+
+
+def _document(name: str, text: bytes, heads: Heads, project: Project) -> None:
+    """Add an agent, a command or a skill."""
+    if not name.endswith(".md"):
+        return
+    try:
+        path, whole, notes = written_anew(name, text, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head})
+    except ValueError as error:
+        project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
+        return
+    if path not in project.files:
+        project.files[path] = whole
+        project.notes += notes
 
 
 def _object(text: bytes, name: str, project: Project) -> Json:
@@ -356,91 +380,3 @@ def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
     if isinstance(value, dict):
         return {key: _expanded(entry, env) for key, entry in value.items()}
     return value
-
-
-# Agents, commands, skills
-
-
-class _Heads:
-    """Parses the heads of files, up to a total size."""
-
-    def __init__(self) -> None:
-        self._left = MAX_HEADS
-
-    def read(self, head: str) -> Json:
-        """Return the fields of a head. Raises one of _UNREADABLE if it cannot be parsed."""
-        self._left -= len(head)
-        if len(head) > MAX_HEAD or self._left < 0:
-            raise ValueError("it is too long")
-        try:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_LOADER)):
-                raise ValueError("it repeats itself by name")  # aliases in aliases grow without limit
-            value = yaml.load(head, Loader=_LOADER)  # noqa: S506 - a safe loader, in C if available
-        except yaml.YAMLError:
-            # People write `description: does this: that`, and the CLI accepts it.
-            lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]
-            value = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
-        return value if isinstance(value, dict) else {}
-
-
-def is_document(name: str) -> bool:
-    """Return whether a name is that of an agent, a command or a skill in a project."""
-    return bool(_FILE.fullmatch(name))
-
-
-def _document(name: str, text: bytes, heads: _Heads, project: Project) -> None:
-    found = _FILE.fullmatch(name)
-    if not found:
-        return
-    kind = found[1]
-    if kind == "skills" and not name.endswith("/SKILL.md"):
-        return
-    try:
-        project.files[name.removeprefix(".claude/")] = _written_anew(name, kind, text.decode(), heads, project)
-    except _UNREADABLE as error:
-        reason = str(error) if type(error) is ValueError else "its head is no YAML"
-        project.notes.append(f"{name} is left out: {reason}")
-
-
-def _written_anew(name: str, kind: str, text: str, heads: _Heads, project: Project) -> bytes:
-    """Return the text with only the known fields in its head. Raises one of _UNREADABLE if the head cannot be
-    parsed."""
-    known = OF_AGENT if kind == "agents" else OF_COMMAND
-    head, body = _front_matter(text, heads)
-    kept = {key: value for key, value in head.items() if key in known}
-    notes = [
-        f"{name}: {shown(key)} is left out: the bridge does not carry it"
-        for key in sorted(str(key) for key in head.keys() - known)
-    ]
-    if kind == "skills":
-        folder = name.removesuffix("/SKILL.md")
-        body = f"(The files of this skill are in /workspace/{folder}.)\n\n{body}"
-    whole = (_top(kept, body) + body).encode()
-    project.notes += notes
-    return whole
-
-
-_OPENING = re.compile(r"---[^\S\n]*\n")
-_CLOSING = re.compile(r"^---[^\n]*\n?", re.MULTILINE)
-_BEGINS_LIKE_A_HEAD = re.compile(r"[\s\ufeff]*---")
-
-
-def _front_matter(text: str, heads: _Heads) -> tuple[Json, str]:
-    """Return the head between two lines of hyphens, and the rest. Accepts every form that the CLI accepts."""
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    opening = _OPENING.match(text)
-    closing = _CLOSING.search(text, opening.end()) if opening else None
-    if opening is None or closing is None:
-        return {}, text
-    return heads.read(text[opening.end() : closing.start()]), text[closing.end() :]
-
-
-def _top(kept: Json, body: str) -> str:
-    """Return the head for the CLI, one field a line.
-
-    Without fields there is no head. But if the CLI could take the start of the body for a head, an empty head is added.
-    """
-    if not kept and not _BEGINS_LIKE_A_HEAD.match(body):
-        return ""
-    fields = "".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n" for key, value in kept.items())
-    return f"---\n{fields or '{}' + chr(10)}---\n"

@@ -32,12 +32,22 @@ MAX_DATA = 256 * 1024
 """Payload of one data frame, bytes: what asyncio reads from a socket at once. A slow peer can make the other side
 hold this much for each stream, so a larger value is not better."""
 
-MAX_CALL = 1024 * 1024
-"""Payload of a call, bytes. Linux allows 128 KiB for one argument, and 2 MiB for all arguments and the environment.
+MAX_RUN = 1024 * 1024
+"""Payload of a RUN, bytes. Linux allows 128 KiB for one argument, and 2 MiB for all arguments and the environment.
 No real client has been seen to send eight arguments of the largest size."""
 
-MAX_MEMORY = 256 * 1024
-"""Size of a call's field `memory` (the project's CLAUDE.md files), bytes. The CLI warns from 40,000 characters on."""
+MAX_PROJECT = 2 * 1024 * 1024
+"""Settings, MCP servers, agents, commands and skills of a call together, bytes. Public collections of agents have
+1 MiB."""
+
+MAX_MEMORY = 1024 * 1024
+"""CLAUDE.md files and rules of a call together, bytes. The CLI warns from 40,000 characters on."""
+
+MAX_CALL = MAX_RUN + MAX_PROJECT + MAX_MEMORY
+"""Payload of a call, bytes."""
+
+NUL = b"\xc0\x80"
+"""A NUL byte in a field `file` or `memory`, because NUL ends a field. These two bytes never occur in UTF-8."""
 
 MAX_RECORD = 64 * 1024
 """Payload of any other record (hello, state, exit, error), bytes. The largest holds the host CLI's help, 20 kB."""
@@ -111,7 +121,7 @@ SIZES = {
     Frame.STDERR: (0, MAX_DATA),
     Frame.CREDIT: (_CREDIT.size, _CREDIT.size),
     Frame.RESIZE: (_SIZE.size, _SIZE.size),
-    Frame.RUN: (0, MAX_CALL),
+    Frame.RUN: (0, MAX_RUN),
 }
 
 
@@ -253,16 +263,19 @@ def opening(
     channel: int,
     argv: Iterable[bytes],
     env: Mapping[bytes, bytes],
-    files: Iterable[bytes] = (),
+    project: Iterable[tuple[str, bytes]] = (),
     **fields: bytes | str | int | None,
 ) -> bytes:
-    """Return the frame that opens a CALL or a RUN. Raises ProtocolError if it is larger than any peer accepts."""
+    """Return the frame that opens a CALL or a RUN. Raises ProtocolError if it is larger than any peer accepts.
+
+    `project` are further fields, whose names may occur several times.
+    """
     pairs = [("arg", value) for value in argv]
     pairs += [("env", name + b"=" + value) for name, value in env.items()]
-    pairs += [("file", value) for value in files]
-    payload = Fields([*pairs, *_pairs(fields)]).encode()
-    if len(payload) > MAX_CALL or payload.count(b"\0") > MAX_FIELDS:
-        raise ProtocolError(f"arguments and environment have {len(payload)} bytes, more than {MAX_CALL}")
+    payload = Fields([*pairs, *project, *_pairs(fields)]).encode()
+    largest = SIZES[kind][1]
+    if len(payload) > largest or payload.count(b"\0") > MAX_FIELDS:
+        raise ProtocolError(f"arguments and environment have {len(payload)} bytes, more than {largest}")
     return frame(kind, channel, payload)
 
 

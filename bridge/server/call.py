@@ -158,7 +158,7 @@ class Call:
     def wait(self, limit: int) -> None:
         """Wait for a turn, at most `limit` seconds."""
         if self._become(CallState.WAITING):
-            in_plan = ("arg", "file")
+            in_plan = ("arg", "file", "memory", "omitted")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
             self.note("asked", argv=self._outline)
             self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from bridge.policy import Scope, environment
 from bridge.policy.argv import Plan
-from bridge.protocol.frames import MAX_MEMORY, Fields
+from bridge.protocol.frames import Fields
 from bridge.server import tool_calls
 from bridge.server.channel import Channel
 from bridge.server.host import credentials, trees
@@ -36,7 +36,7 @@ class LaunchRequest:
     terms: Scope
     plan: Plan
     fields: Fields
-    """What the client sent, without arguments and project files: those are in the plan."""
+    """What the client sent, without arguments and what it read of the project: those are in the plan."""
 
     @property
     def cwd(self) -> str:
@@ -107,13 +107,14 @@ class Launcher:
         program = self.cli.find()
         if program is None:
             raise StateError(self.cli.problem)
+        memory = request.plan.project.memory
         spec = bubblewrap.SandboxSpec(
             request.grant,
             program,
             request.plan.argv,
             environment.build(request.fields.all("env"), operator),
             request.cwd,
-            request.fields.get("memory")[:MAX_MEMORY] if request.plan.reads_project else b"",
+            memory.text_with_agents if self.cli.reads_agents_md else memory.text,
             rules.credential(credential) if rules else credential,
             request.plan.project,
             scratch,

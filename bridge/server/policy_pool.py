@@ -23,7 +23,8 @@ from bridge.protocol.frames import Fields
 from bridge.server.policy_worker import DONE, LIMIT_S, scope_as_json
 
 SMALL = 16 * 1024
-"""Bytes of JSON that are checked on the event loop. This takes at most 0.8 ms."""
+"""Bytes of JSON that are checked on the event loop. This takes at most 0.8 ms. Text of CLAUDE.md counts for a
+sixteenth."""
 
 FEW = 64
 """Arguments that are checked on the event loop. This takes at most 0.5 ms."""
@@ -37,8 +38,8 @@ LARGE = 1024 * 1024
 MAX_ANSWER = 4 * 1024 * 1024
 """Bytes of a worker's answer, which is read on the event loop."""
 
-MAX_PLAN = 4 * 1024 * 1024
-"""Bytes of a plan. A program accepts 2 MiB of arguments."""
+MAX_PLAN = 8 * 1024 * 1024
+"""Bytes of a plan. A program accepts 2 MiB of arguments; the project's files have at most 4 MiB."""
 
 FORK_SERVER = """
 import sys
@@ -58,9 +59,10 @@ class PolicyWorkerError(PolicyError):
 def is_small(fields: Fields) -> bool:
     """Return whether a call is checked on the event loop. The YAML heads of agents and skills take 10 ms per
     kilobyte."""
-    words, files = fields.all("arg"), fields.all("file")
-    heads = any(file.partition(b"\n")[0].endswith(b".md") for file in files)
-    return not heads and len(words) <= FEW and sum(map(len, words)) + sum(map(len, files)) <= SMALL
+    words, files, memory = fields.all("arg"), fields.all("file"), fields.all("memory")
+    heads = any(file.partition(b"\n")[0].endswith((b".md", b"rule")) for file in files + memory)
+    sizes = sum(map(len, words)) + sum(map(len, files)) + sum(map(len, memory)) // 16
+    return not heads and len(words) <= FEW and len(memory) <= FEW and sizes <= SMALL
 
 
 class PolicyPool:

@@ -25,10 +25,12 @@ from typing import Any
 
 from bridge.policy.argv import Plan, rewrite
 from bridge.policy.control_messages import ControlFilter
+from bridge.policy.documents import is_path
 from bridge.policy.flags import BY_NAME
-from bridge.policy.project_policy import Project, is_document
+from bridge.policy.project_memory import Memory
+from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE, PolicyError, Scope
-from bridge.protocol.frames import Fields
+from bridge.protocol.frames import NUL, Fields
 
 LIMIT_S = 10
 """Seconds for one request. The longest take half a second on an idle machine."""
@@ -75,7 +77,17 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
     """Check a call as the client sent it. Returns what to run. Raises PolicyError."""
     terminal, cwd = has_terminal(fields, scope), directory_of(fields)
     words = [os.fsdecode(word) for word in fields.all("arg")]
-    plan = rewrite(words, scope, cwd, files=fields.all("file"), env=fields.all("env"), interactive=terminal)
+    sent = {name: [value.replace(NUL, b"\0") for value in fields.all(name)] for name in ("file", "memory")}
+    plan = rewrite(
+        words,
+        scope,
+        cwd,
+        files=sent["file"],
+        env=fields.all("env"),
+        memory=sent["memory"],
+        omitted=fields.all("omitted"),
+        interactive=terminal,
+    )
     if not scope.contains(cwd):
         raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
     if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
@@ -97,11 +109,19 @@ def _scope(data: dict[str, Any]) -> Scope:
 
 
 def pack(plan: Plan) -> bytes:
-    """Return a plan as JSON."""
-    files = {name: text.decode("latin-1") for name, text in plan.project.files.items()}
-    project = {"settings": plan.project.settings, "servers": plan.project.servers, "notes": plan.project.notes}
-    parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "prompt_addition": plan.prompt_addition}
-    return json.dumps({**parts, "project": {**project, "files": files}}).encode()
+    """Return a plan as a line of JSON, and the texts of its files one after another."""
+    project, memory = plan.project, plan.project.memory
+    parts = {
+        "argv": plan.argv,
+        "flags": plan.flags,
+        "prompt": plan.prompt,
+        "prompt_addition": plan.prompt_addition,
+        "project": {"settings": project.settings, "servers": project.servers, "notes": project.notes},
+        "memory": [len(memory.text), len(memory.text_with_agents)],
+        "files": [[name, len(text)] for name, text in project.files.items()],
+    }
+    texts = [memory.text, memory.text_with_agents, *project.files.values()]
+    return b"\n".join([json.dumps(parts).encode(), b"".join(texts)])
 
 
 def unpack(data: bytes, scope: Scope) -> Plan:
@@ -110,11 +130,17 @@ def unpack(data: bytes, scope: Scope) -> Plan:
     A worker parses what a client wrote, and an attacker could take it over. So unknown files and flags are an error
     here.
     """
-    parts = json.loads(data)
-    project = parts.pop("project")
-    files = {name: text.encode("latin-1") for name, text in project.pop("files").items()}
-    if not all(is_document(f".claude/{name}") for name in files):
+    line, _, texts = data.partition(b"\n")
+    parts = json.loads(line)
+    named = parts.pop("files")
+    if not all(is_path(name) for name, _ in named):
         raise ValueError("a policy worker named a file that is none of a project's")
+    found, at = [], 0
+    for size in (*parts.pop("memory"), *(size for _, size in named)):
+        found.append(texts[at : at + size])
+        at += size
+    files = {name: text for (name, _), text in zip(named, found[2:], strict=True)}
+    project = Project(**parts.pop("project"), files=files, memory=Memory(found[0], found[1]))
     words = parts["argv"]
     end = words.index("--") if "--" in words else len(words)
     flags = {word.partition("=")[0] for word in words[:end]}
@@ -122,7 +148,7 @@ def unpack(data: bytes, scope: Scope) -> Plan:
         raise ValueError("a policy worker named a flag that the bridge does not know")
     if end < len(words) and words[-1].startswith("-"):
         raise ValueError("a policy worker named a flag in place of a prompt")
-    return Plan(**parts, project=Project(**project, files=files))
+    return Plan(**parts, project=project)
 
 
 # The worker

@@ -130,8 +130,10 @@ HEADLESS = {"empty head first", "never closed", "line feeds first", "odd blank"}
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling: str) -> None:
-    """The policy reads all front matter that the CLI reads. Otherwise hooks in it would run without any check."""
-    hooks = {name: [{"hooks": [{"type": "command", "command": "touch hooked"}]}] for name in HOOKS}
+    """The policy reads all front matter that the CLI reads. Otherwise hooks in it would run without any check. These
+    have a field that the policy does not know."""
+    hook = {"type": "command", "command": "touch hooked", "unknown": "x"}
+    hooks = {name: [{"hooks": [hook]}] for name in HOOKS}
     head = f"---\nname: x\ndescription: x\nhooks: {json.dumps(hooks)}\n---\nYou are x.\n"
     confined.write(".claude/agents/x.md", "")
     (confined.place.workspace / ".claude/agents/x.md").write_bytes(SPELLINGS[spelling](head.encode()))

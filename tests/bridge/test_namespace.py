@@ -140,7 +140,8 @@ def test_link_to_what_the_kernel_tells(confined: Range, path: str) -> None:
     told_of_the_host(confined)
     confined.real.api.part = echo
     memory = f"@/workspace/L\n@/workspace/L.md @~/x\n@/proc/{path}\n@/workspace/D/{Path(path).name}\n"
-    heard = RawClient(confined.place).call("-p", "hi you", memory=memory)
+    told = f"project\n/workspace\n/workspace/CLAUDE.md\n{memory}"
+    heard = RawClient(confined.place).call("-p", "hi you", memory=told)
     assert heard.code == 0
     confined.check(heard.stdout.decode())
     told_of_the_host(confined)

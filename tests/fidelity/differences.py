@@ -86,6 +86,59 @@ _unmentioned = in_turn(
 )
 """Leaves out what the CLI says of SendMessage in other places. Some versions say it where the tool is not offered."""
 
+
+def _below_one_heading(_name: str, value: Any) -> Any:
+    """Add the heading of the one file that holds the project's instructions."""
+    if not isinstance(value, list):
+        return value
+    told = [
+        at for at, line in enumerate(value) if str(line).startswith("Codebase and user instructions are shown below")
+    ]
+    for at in reversed(told):
+        if str(value[at + 2 : at + 3]).startswith("['Contents of /workspace/"):
+            heading = "Contents of /claude/CLAUDE.md (user's private global instructions for all projects):"
+            value = [*value[: at + 2], heading, "", *value[at + 2 :]]
+    return value
+
+
+def _in_rules(_name: str, value: Any) -> Any:
+    """Name the files that are told when Claude reads another by their path among the CLI's rules, sorted."""
+    if not isinstance(value, list):
+        return value
+    start, found = None, list(value)
+    for at, line in enumerate(value):
+        if re.match(r"Contents of (/claude/rules)?/workspace/.*[^)]:$", str(line)):
+            found[at] = re.sub(r"of (?=/workspace)", "of /claude/rules", line)
+            start = at if start is None else start
+    if start is None:
+        return value
+    blocks = re.split(r"(?m)^(?=Contents of /claude/rules)", "\n".join(map(str, found[start:])))
+    lines = [line for block in sorted(blocks) for line in block.splitlines()]
+    return [*found[:start], *(line for line in lines if line not in ("", "<system-reminder>", "</system-reminder>"))]
+
+
+def _with_directory_of_skill(_name: str, value: Any) -> Any:
+    """Name the skill's directory among the CLI's files, and then that in the workspace."""
+    rewrite = replaced(
+        r"Base directory for this skill: (/workspace/(?:.+/)?\.claude(/skills/[^/\n]+))",
+        r"Base directory for this skill: /claude\2\n\n(The files of this skill are in \1.)",
+    )
+    if not isinstance(value, list):
+        return rewrite(_name, value)
+    parts = [rewrite(_name, entry) for entry in value]
+    return [line for part in parts for line in (part.split("\n") if isinstance(part, str) else [part])]
+
+
+def _by_name(name: str, value: Any) -> Any:
+    """Sort the names of skills."""
+    if name.startswith("init: ") or not isinstance(value, list):
+        return sorted(value)
+    start = next(
+        (at for at, line in enumerate(value) if str(line).startswith("The following skills are available")), None
+    )
+    return value if start is None else [*value[:start], *sorted(value[start:], key=str)]
+
+
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")
 ALL = r".*"
 TOLD = r"request \d+: (system|message \d+ .*)"
@@ -133,6 +186,32 @@ DIFFERENCES = (
                 "You are Claude Code, Anthropic's official CLI for Claude, running within the Claude Agent SDK.",
             ),
         ),
+    ),
+    Difference(
+        "What CLAUDE.md files and rules say stands below one more heading, `Contents of /claude/CLAUDE.md`.",
+        "The CLI may not follow the links of the workspace. The container reads these files; the CLI gets one file.",
+        r"request \d+: message .*",
+        _below_one_heading,
+    ),
+    Difference(
+        "CLAUDE.md files and rules that are told when Claude reads a file are named `/claude/rules/workspace/...`.",
+        "For the same reason. The CLI gets each as a rule with `paths`; their order is that of the CLI's directory.",
+        r"request \d+: message .*",
+        _in_rules,
+        _in_rules,
+    ),
+    Difference(
+        "A skill's text has one more line, which names its directory in the workspace.",
+        "The CLI says `Base directory for this skill: /claude/skills/NAME`, which the container does not have.",
+        r"(request \d+: )?message .*",
+        _with_directory_of_skill,
+    ),
+    Difference(
+        "Skills of a folder above the call's are listed by name among the others, not after them.",
+        "The CLI gets all skills in one folder.",
+        r"init: (skills|slash_commands)|request \d+: message \d+ \(system\)",
+        _by_name,
+        _by_name,
     ),
     Difference(
         "The built-in plugin `sec-default` is on.",

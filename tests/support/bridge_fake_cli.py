@@ -50,7 +50,7 @@ def report(_: str) -> None:
         "root": sorted(os.listdir("/")),
         "fds": descriptors(),
         "capabilities": [line for line in open("/proc/self/status") if line.startswith("Cap")],
-        "memory": read("/etc/claude-code/CLAUDE.md"),
+        "memory": read(os.environ["CLAUDE_CONFIG_DIR"] + "/CLAUDE.md"),
     }
     put(1, json.dumps(facts).encode())
 

@@ -61,7 +61,9 @@ class Client:
 
     def call(self, argv: list[bytes], files: tuple[bytes, ...] = (), stdin: str = "pipe") -> int:
         """Begin a call. Returns the channel's number."""
-        number, data = self.link.open(argv, {}, files, cwd=b"/workspace", stdin=stdin, stdout="other", hands="1")
+        number, data = self.link.open(
+            argv, {}, [("file", file) for file in files], cwd=b"/workspace", stdin=stdin, stdout="other", hands="1"
+        )
         self.sock.sendall(data)
         return number
 
@@ -161,9 +163,10 @@ def deep(connect: Callable[[], Client], end: float) -> Iterator[int]:
 
 def _asked(connect: Callable[[], Client], argv: list[bytes], files: tuple[bytes, ...], end: float) -> Iterator[int]:
     client, number = connect(), 0
+    sent = [("file", file) for file in files]
     while time.monotonic() < end:
         number += 1
-        client.sock.sendall(opening(Frame.CALL, number, argv, {}, files, cwd=b"/workspace", stdin="none", hands="1"))
+        client.sock.sendall(opening(Frame.CALL, number, argv, {}, sent, cwd=b"/workspace", stdin="none", hands="1"))
         _drain(client.sock)
         yield 1
 

@@ -20,8 +20,7 @@ WITH_COMMANDS = Scope(runs_commands=True)
 def changed(**parts: Any) -> bytes:
     """Return a plan of an ordinary call with some parts replaced."""
     plan = json.loads(pack(rewrite(["-p", "--model", "opus", "hi you"], WITH_COMMANDS)))
-    project = {**plan["project"], **parts.pop("project", {})}
-    return json.dumps({**plan, "project": project, **parts}).encode()
+    return json.dumps({**plan, **parts}).encode() + b"\nx"
 
 
 def test_plan_of_an_ordinary_call_travels() -> None:
@@ -31,7 +30,7 @@ def test_plan_of_an_ordinary_call_travels() -> None:
 @pytest.mark.parametrize("name", ["../../x.md", "/etc/x", "agents/../../x.md", "x", "skills/a/../../b/SKILL.md", ""])
 def test_judge_names_no_file_of_its_own(name: str) -> None:
     with pytest.raises(ValueError, match="file"):
-        unpack(changed(project={"files": {name: "x"}}), WITH_COMMANDS)
+        unpack(changed(files=[[name, 1]]), WITH_COMMANDS)
 
 
 TAILS = [

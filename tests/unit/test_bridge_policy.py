@@ -56,8 +56,7 @@ REAL_CLIENTS = {
 def test_real_client_is_let_through(line: str) -> None:
     plan = rewrite(line.split(" "), SCOPE)
     assert plan.controls
-    assert "--setting-sources=" in plan.argv
-    assert not any(word.startswith("--setting-sources=") and word != "--setting-sources=" for word in plan.argv)
+    assert [word for word in plan.argv if word.startswith("--setting-sources")] == ["--setting-sources=user"]
 
 
 def test_python_sdk_s_empty_system_prompt_stays_an_argument() -> None:
@@ -182,7 +181,8 @@ def test_permission_rules_for_withheld_tools_are_left_out() -> None:
     ],
 )
 def test_project_memory_counts_unless_the_client_says_otherwise(argv: list[str], reads: bool) -> None:
-    assert rewrite(argv, SCOPE).reads_project is reads
+    memory = [b"project\n/workspace\n/workspace/CLAUDE.md\nUse tabs."]
+    assert (b"Use tabs." in rewrite(argv, SCOPE, memory=memory).project.memory.text) is reads
 
 
 def test_every_row_of_the_table_explains_itself_once() -> None:

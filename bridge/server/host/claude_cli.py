@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,10 @@ USUAL_PLACES = (
     "/usr/local/bin/claude",
     "/opt/claude/claude",
 )
+
+
+READS_AGENTS_MD = (2, 1, 332)
+"""From this version on, the CLI reads AGENTS.md in a project that has no CLAUDE.md."""
 
 
 class HostCli:
@@ -47,6 +52,11 @@ class HostCli:
             self._is_misnamed = True
             self.problem = f"bridge.yaml names {named} as the host's Claude Code, and that is no program"
         return None
+
+    @property
+    def reads_agents_md(self) -> bool:
+        """Whether the CLI reads AGENTS.md in a project that has no CLAUDE.md."""
+        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3]) >= READS_AGENTS_MD
 
     @property
     def is_current(self) -> bool:

@@ -233,11 +233,8 @@ def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Comman
     program.write_bytes(shim_source(str(SYSTEM_PYTHON) if SYSTEM_PYTHON.exists() else sys.executable))
     program.chmod(0o755)
     (scratch / ".claude.json").write_bytes(_first_start(spec, spec.grant.workspace))
-    (scratch / "settings.json").write_bytes(_settings(spec))
-    for name, text in spec.project.files.items():
-        path = scratch / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
+    (scratch / "settings.json").write_bytes(_settings(spec, str(scratch)))
+    _write(spec.project.files | _memory(spec), scratch)
     for name in KEPT:
         (scratch / name).symlink_to(private / name)
     for path in (scratch, *scratch.rglob("*")):
@@ -281,12 +278,36 @@ def _first_start(spec: SandboxSpec, *more: str) -> bytes:
     return json.dumps(answers).encode()
 
 
-def _settings(spec: SandboxSpec) -> bytes:
-    """Return the project's settings. If tools run in the container, the bypass mode needs no further confirmation."""
+def _settings(spec: SandboxSpec, directory: str) -> bytes:
+    """Return the project's settings. If tools run in the container, the bypass mode needs no further confirmation.
+
+    `directory` is the CLI's configuration directory. Instructions are loaded from there only: the CLI would also load
+    rules of the workspace and what CLAUDE.md imports, and follow their links. The client has read these files already,
+    in the container.
+    """
     own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.runs_commands else {}
     if spec.offer:
         own["companyAnnouncements"] = [spec.offer]
-    return json.dumps(own | spec.project.settings).encode()
+    only = {"claudeMdExcludes": [f"!{directory}/{{CLAUDE.md,rules/**}}"]}
+    return json.dumps(own | spec.project.settings | only).encode()
+
+
+def _memory(spec: SandboxSpec) -> dict[str, bytes]:
+    return {"CLAUDE.md": spec.memory} if spec.memory else {}
+
+
+def _write(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write files, readable for the CLI's user. The policy has checked their names. Raises OSError."""
+    directory.mkdir(exist_ok=True)
+    for name, text in files.items():
+        path = directory / name
+        for folder in reversed(path.relative_to(directory).parents[:-1]):
+            made = directory / folder
+            if not made.is_dir():
+                made.mkdir()
+                made.chmod(0o755)
+        path.write_bytes(text)
+        path.chmod(0o644)
 
 
 def _attach(command: Command, spec: SandboxSpec) -> None:
@@ -358,11 +379,13 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
     words: list[str | bytes] = ["--perms", "0666", "--file", command.document(_first_start(spec))]
     words.append(f"{CONFIG_AT}/.claude.json")
     # Links into the read-only root. With --ro-bind-data, a file would count as deleted: see below.
-    settings = {"settings.json": _settings(spec)}
-    for name, text in (settings | spec.project.files).items():
+    for name, text in ({"settings.json": _settings(spec, CONFIG_AT)} | _memory(spec)).items():
         words += ["--perms", "0644", "--file", command.document(text), f"{PROJECT_AT}/{name}"]
-    for name in ("settings.json", *{name.partition("/")[0] for name in spec.project.files}):
         words += ["--symlink", f"{PROJECT_AT}/{name}", f"{CONFIG_AT}/{name}"]
+    # A directory of the disk, because a project can have a thousand files, and bubblewrap takes 9,000 words.
+    _write(spec.project.files, spec.scratch / "project")
+    for name in sorted({name.partition("/")[0] for name in spec.project.files}):
+        words += ["--ro-bind", str(spec.scratch / "project" / name), f"{CONFIG_AT}/{name}"]
     private = state.private(spec.grant)
     for name in KEPT:
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
@@ -370,16 +393,7 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
     # mounted for a broken link, and ignores the settings in it.
     managed = command.document(json.dumps(managed_settings(scope)).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
-    if spec.memory:
-        defused = _IMPORT.sub("\\1@\u2060", spec.memory.decode(errors="surrogateescape"))
-        text = command.document(defused.encode(errors="surrogateescape"))
-        words += ["--perms", "0644", "--file", text, "/etc/claude-code/CLAUDE.md"]
     return words
-
-
-_IMPORT = re.compile(r"(^|[\s\ufeff])@(?=[./~])")
-"""An import in CLAUDE.md, by a path. The client has already read such files, in the container. A word joiner after
-the @ keeps the CLI from reading them again, in the namespace."""
 
 
 def managed_settings(scope: Scope) -> dict[str, object]:

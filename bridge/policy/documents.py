@@ -1,0 +1,107 @@
+"""Agents, commands and skills of a project: which fields of their heads the CLI gets, and under which name.
+
+A head is parsed and written again. What it starts (commands in a text) runs in the container, so it is safe for the
+host. Fields that would do more are left out with a note. Fields that the CLI does not know are left out silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge.policy.heads import Heads, split_head, written
+from bridge.policy.terms import WORKSPACE, shown
+
+OF_AGENT = frozenset({
+    "background", "color", "description", "disallowedTools", "effort", "hooks", "initialPrompt", "maxTurns", "model",
+    "name", "permissionMode", "skills", "tools",
+})  # fmt: skip
+OF_COMMAND = frozenset({
+    "agent", "allowed-tools", "argument-hint", "arguments", "context", "description", "disable-model-invocation",
+    "disallowed-tools", "effort", "fallback", "hooks", "model", "name", "paths", "user-invocable", "version",
+    "when_to_use",
+})  # fmt: skip
+NOT_CARRIED = frozenset({"isolation", "mcpServers", "memory", "permissionMode", "shell"})
+"""Fields that the CLI acts on, and that the bridge leaves out with a note."""
+
+MAX_FILES = 1000
+MAX_FILE = 128 * 1024
+"""Files, and bytes of one file, that a client may send. Our client keeps these limits (project_files.py); others
+may not."""
+
+MAX_STEP = 255
+"""Bytes of one name in a path, which is also the limit of the host's file system."""
+
+_NAME = re.compile(r"(?:(?P<place>.+)/)?\.claude/(?P<path>(?P<kind>agents|commands|skills)/.+\.md)", re.DOTALL)
+_SKILL = re.compile(r"skills/[^/]+/SKILL\.md", re.DOTALL)
+
+
+def is_path(path: str, kinds: tuple[str, ...] = ("agents", "commands", "skills", "rules")) -> bool:
+    """Return whether a path in the CLI's configuration directory is one that a project's document may have."""
+    steps = path.split("/")
+    return (
+        len(steps) > 1
+        and steps[0] in kinds
+        and len(steps) <= 40
+        and path.endswith(".md")
+        and all(
+            step not in ("", ".", "..") and len(step.encode("utf-8", "surrogateescape")) <= MAX_STEP for step in steps
+        )
+        and "\0" not in path
+    )
+
+
+Check = Callable[[Any, Callable[[str, str], None]], Any]
+"""Takes the value of a field, and a function that is called for what is left out, with its name and the reason. Returns
+the allowed value, or None."""
+
+
+def written_anew(name: str, text: bytes, heads: Heads, checks: Mapping[str, Check]) -> tuple[str, bytes, list[str]]:
+    """Return a document's path in the CLI's configuration directory, its text with only the known fields in its head,
+    and a note for each field that is missed.
+
+    `name` is the document's path in the workspace. `checks` are for the fields whose values are restricted. Raises
+    ValueError with the reason if it is left out.
+    """
+    found = _NAME.fullmatch(name)
+    if not found or not is_path(found["path"]) or (found["kind"] == "skills" and not _SKILL.fullmatch(found["path"])):
+        raise ValueError("its name is none of an agent, a command or a skill")
+    if not found["path"].isprintable():
+        raise ValueError("its name holds a control character, or is not in UTF-8")
+    head, body, mark = split_head(text.decode("utf-8", "replace"))
+    fields = heads.read(head) if head is not None else {}
+    known = OF_AGENT if found["kind"] == "agents" else OF_COMMAND
+    kept = {key: value for key, value in fields.items() if key in known}
+    notes = [
+        f"{name}: {shown(key)} is left out: the bridge does not carry it"
+        for key in sorted(str(key) for key in fields.keys() - known if key in NOT_CARRIED)
+    ]
+    for key in kept.keys() & checks.keys():
+        kept[key] = checks[key](kept[key], lambda what, why: notes.append(f"{name}: {what} is left out: {why}"))
+    kept = {key: value for key, value in kept.items() if value is not None}
+    if found["kind"] == "skills":
+        folder = f"{WORKSPACE}/{name.removesuffix('/SKILL.md')}"
+        kept, body = _with_folder(kept, folder), _with_folder(body, folder)
+        body = _told(folder) + body if kept.get("description") else f"{body.rstrip()}\n\n{_told(folder)}"
+    whole = mark + written(kept, body)
+    return found["path"], whole.encode("utf-8", "replace"), notes
+
+
+def _told(folder: str) -> str:
+    """Return a line for Claude. The CLI itself names a directory that the container does not have.
+
+    It stands first, but last without a description: then the CLI takes the first line for one.
+    """
+    return f"(The files of this skill are in {folder}.)\n\n"
+
+
+def _with_folder(value: Any, folder: str) -> Any:
+    """Return a value with the skill's directory in place of the CLI's variable for it."""
+    if isinstance(value, str):
+        return value.replace("${CLAUDE_SKILL_DIR}", folder)
+    if isinstance(value, list):
+        return [_with_folder(entry, folder) for entry in value]
+    if isinstance(value, dict):
+        return {key: _with_folder(entry, folder) for key, entry in value.items()}
+    return value

@@ -1,0 +1,128 @@
+"""Heads of Markdown files: fields in YAML between two lines of hyphens, as the CLI reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import yaml
+
+Json = dict[str, Any]
+
+MAX_HEAD = 8 * 1024
+"""Characters of one head."""
+MAX_HEADS = 64 * 1024
+"""Characters of YAML in all heads together. Parsing YAML takes a thousand times as long as parsing JSON. Heads of plain
+lines need no parser, so they do not count."""
+
+_SPACE = r"[\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
+_HEAD = re.compile(rf"---{_SPACE}*\n(.*?)---{_SPACE}*\n?", re.DOTALL)
+"""The CLI's own pattern, with JavaScript's blanks. The head ends at the next three hyphens, wherever they are."""
+MARK = "\ufeff"
+
+_LINE = re.compile(
+    r"([A-Za-z_][\w-]*):[ ]+(?:\"([^\"\\]*)\"|'([^']*)'|(true|false)|([A-Za-z](?:[^:#]|:(?! )|(?<! )#)*(?<!:)))"
+)
+_NO_TEXT = re.compile(r"true|false|null", re.IGNORECASE)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Loads YAML 1.2, as the CLI does: `yes` and `12:30` are text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the parent's attribute
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?", "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), [*_first])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("$"), [""])
+
+UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises for invalid heads, such as endless numbers."""
+
+
+def split_head(text: str) -> tuple[str | None, str, str]:
+    """Return the head (None without one), the rest, and the byte-order mark if there is one."""
+    mark = MARK if text.startswith(MARK) else ""
+    bare = text[len(mark) :]
+    found = _HEAD.match(bare)
+    return (found[1].replace("\r\n", "\n"), bare[found.end() :], mark) if found else (None, bare, mark)
+
+
+def written(fields: Json, body: str) -> str:
+    """Return a text with a head, one field a line, so that the CLI finds exactly these fields.
+
+    Without fields there is no head. But if the CLI could take the start of the body for a head, an empty head is added.
+    """
+    if not fields and not re.match(rf"{_SPACE}*---", body):
+        return body
+    lines = "".join(f"{key}: {_as_text(value)}\n" for key, value in fields.items())
+    return f"---\n{lines or '{}' + chr(10)}---\n{body}"
+
+
+def _as_text(value: Any) -> str:
+    whole = json.dumps(value, ensure_ascii=False, default=str)
+    for character in ("\x7f", "\x85", "\u2028", "\u2029", MARK):  # YAML takes some of them for the end of a line
+        whole = whole.replace(character, f"\\u{ord(character):04x}")
+    return whole.replace("---", "\\u002d\\u002d\\u002d")  # three hyphens end a head
+
+
+class _Aliases(Exception):
+    """A head has aliases."""
+
+
+class Heads:
+    """Parses heads, up to a total size."""
+
+    def __init__(self) -> None:
+        self._left = MAX_HEADS
+
+    def read(self, head: str) -> Json:
+        """Return the fields of a head. Raises ValueError with the reason if it is not used."""
+        if len(head) > MAX_HEAD:
+            raise ValueError(f"its head has more than {MAX_HEAD} characters")
+        plain = _plain(head)
+        if plain is not None:
+            return plain
+        self._left -= len(head)
+        if self._left < 0:
+            raise ValueError(f"heads that are more than plain lines may have {MAX_HEADS} characters together")
+        try:
+            return _parsed(head)
+        except _Aliases:
+            raise ValueError("its head repeats itself by name") from None
+        except UNREADABLE:
+            return {}  # as in the CLI
+
+
+def _plain(head: str) -> Json | None:
+    """Return the fields of a head in which each line is a name and a text, or None."""
+    fields: Json = {}
+    for line in head.split("\n"):
+        if not line.strip():
+            continue
+        found = _LINE.fullmatch(line.rstrip(" ")) if line.isprintable() else None
+        if found is None:
+            return None
+        name, double, single, flag, text = found.groups()
+        if text is not None and _NO_TEXT.fullmatch(text):
+            return None
+        fields[name] = flag == "true" if flag else next(value for value in (double, single, text) if value is not None)
+    return fields
+
+
+def _parsed(head: str) -> Json:
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_Loader)):
+            raise _Aliases  # aliases in aliases grow without limit
+        value = yaml.load(head, Loader=_Loader)  # noqa: S506 - a safe loader, in C if available
+    except yaml.YAMLError:
+        # People write `description: does this: that`, and the CLI accepts it.
+        lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]
+        value = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+    return value if isinstance(value, dict) else {}
