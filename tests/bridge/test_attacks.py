@@ -21,6 +21,7 @@ from tests.support import certificate
 from tests.support.attacks import HOOKS, HOST_TEXT, RUN, SERVER, Range, approve_everything
 from tests.support.bridge_cli import VERSIONS, installed
 from tests.support.bridge_host import OWNER, SECRET, Place, bridge_host
+from tests.support.bridge_raw import RawClient
 from tests.support.fake_messages_api import Fail, FakeMessagesApi, Say, Use, in_turn
 from tests.support.real_host import RealHost
 from tests.support.stream_json import STREAM, ask, messages, user
@@ -124,7 +125,7 @@ SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-HEADLESS = {"empty head first", "never closed", "line feeds first", "odd blank"}
+HEADLESS = {"empty head first", "line feeds first"}
 """With these spellings neither the CLI nor the policy finds front matter, so the agent does not exist."""
 
 
@@ -142,7 +143,8 @@ def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling:
         Use("Bash", {"command": "true", "description": "x"}),
         Say("done"),
     )
-    knows = spelling not in HEADLESS
+    marks = SPELLINGS[spelling](b"").startswith(b"\xef\xbb\xbf")
+    knows = spelling not in HEADLESS and not (marks and VERSIONS[0] in confined.real.cli)  # which knows no mark
     confined.call("-p", "hi you", "--agent", "x", "--dangerously-skip-permissions", code=0 if knows else 1, asks=knows)
     confined.call("-p", "hi you", "--dangerously-skip-permissions")
     assert not (confined.place.workspace / "hooked").exists()
@@ -169,6 +171,53 @@ def test_link_in_place_of_memory(field: Range) -> None:
     (field.place.workspace / "CLAUDE.md").symlink_to(field.secret)
     (field.place.workspace / "CLAUDE.local.md").write_text(f"@{field.secret}\n@/etc/shadow\n")
     field.call("-p", "hi you")
+
+
+STOLEN = ("/etc/shadow", "/etc/passwd", "/proc/self/environ", "/etc/claude-code/managed-settings.json",
+          "/claude/.claude.json", "/claude/settings.json")  # fmt: skip
+"""Files that exist in the namespace or on the host, and that no project may import."""
+
+
+def test_links_in_place_of_rules_and_nested_memory(field: Range) -> None:
+    """The CLI is made to look for rules and CLAUDE.md files in a directory of the workspace. All of them lead away."""
+    field.write(".claude/rules/all.md", "".join(f"@{path}\n" for path in (field.secret, *STOLEN)))
+    field.write(".claude/rules/some.md", "---\npaths: pkg/**\n---\n" + "".join(f"@{path}\n" for path in STOLEN))
+    field.write("pkg/a", "a")
+    field.write("pkg/.claude/rules/x.md", f"@{field.secret}\n@/workspace/link.md\n@../../../link.md\n")
+    for name in ("link.md", "pkg/CLAUDE.md", ".claude/rules/link.md", "pkg/.claude/rules/link.md"):
+        (field.place.workspace / name).symlink_to(field.secret)
+    for name in ("pkg/AGENTS.md", ".claude/rules/proc.md", "pkg/.claude/rules/proc.md"):
+        (field.place.workspace / name).symlink_to("/proc/self/environ")
+    (field.place.workspace / "pkg/.claude/agents").symlink_to(field.secret.parent)
+    field.real.api.part = in_turn(Use("Read", {"file_path": "/workspace/pkg/a"}), Say("done"))
+    field.call("-p", "hi you", "--dangerously-skip-permissions")
+    assert field.real.api.prompts[-1].results
+
+
+INSTRUCTIONS = [
+    ("project", "/workspace", "/workspace/CLAUDE.md"),
+    ("agents", "/", "/workspace/../claude/settings.json"),
+    ("rule", "/workspace", "/workspace/.claude/rules/x.md"),
+    ("rule", "/workspace/pkg", "/../../../etc/claude-code/x.md"),
+    ("rule", "/claude", "/claude/settings.json"),
+]
+
+
+@pytest.mark.parametrize(("kind", "base", "path"), INSTRUCTIONS)
+def test_instructions_of_a_client_that_keeps_no_rule(confined: Range, kind: str, base: str, path: str) -> None:
+    """A client can send any kind, directory and path. The CLI imports nothing, and no other file is written."""
+    confined.write("pkg/a", "a")
+    (confined.place.workspace / "link.md").symlink_to("/proc/self/environ")
+    text = "".join(f"@{name}\n" for name in (*STOLEN, "link.md", "/workspace/link.md", "settings.json"))
+    told = f"{kind}\n{base}\n{path}\n---\npaths: '**'\n---\nTOLD\n{text}"
+    confined.real.api.part = in_turn(Use("Read", {"file_path": "/workspace/pkg/a"}), Say("done"))
+    heard = RawClient(confined.place).call("-p", "hi you", "--allowedTools", "Read", memory=told)
+    assert heard.code == 0, heard.text
+    confined.check(heard.stdout.decode())
+    said = "".join(request.everything for request in confined.real.api.requests)
+    assert "claudeMdExcludes" not in said
+    assert "strictKnownMarketplaces" not in said
+    assert "hasCompletedOnboarding" not in said
 
 
 @pytest.mark.parametrize("path", ["{secret}", "/etc/shadow", "/etc/passwd", "/proc/self/environ", "link"])
