@@ -194,6 +194,9 @@ def _above(glob: str, steps: list[str]) -> str | None:
     Returns None if nothing below matches.
     """
     sign, rest = ("!", glob[1:]) if glob.startswith("!") else ("", glob)
+    name = rest.removeprefix("**/").rstrip("/")
+    if "/" not in name and any(re.fullmatch(_as_pattern(name), step) for step in steps):
+        return f"{sign}/*"  # the glob names a directory above, and so everything in it
     if not steps or "/" not in rest.rstrip("/") or rest.startswith("**/"):
         return glob
     words = rest.lstrip("/").split("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,54 @@ RULES = {
     "src/x.ts": "export const x = 1\n",
     "src/db/q.sql": "select 1\n",
 }
+IMPORTS = """See @i/plain.md, and (@i/brackets.md) **@i/strong.md** _@i/weak.md_ *@i/star.md* a@i/mail.md
+`@i/code.md` ``x ` @i/code.md`` <b>@i/tag.md</b> [a @i/link.md](x) ![@i/alt.md](y) \\@i/escape.md
+@./i/dot.md @i/fragment.md#part @#none @i @i/ @/workspace/i/absolute.md @~/i/home.md @../i/above.md
+@i/comma.md, @i/tab.md	@i/after-tab.md snake_case @i/a_b_c.md 2 * 3 @i/times.md
+
+> @i/quote.md
+
+- @i/item.md
+- `run @i/in-code.md now`
+  - @i/inner.md
+
+    @i/of-inner.md
+
+1. one
+   @i/second.md
+
+   ```
+   @i/fenced.md
+   ```
+
+text
+
+    @i/indented.md
+
+# Heading @i/heading.md
+
+````
+```
+@i/fenced.md
+````
+<!-- @i/comment.md -->
+<!-- a --> @i/beside.md
+
+<div>
+@i/html.md
+</div>
+
+[x]: @i/definition.md
+@i/upper.MD @i/type.rs @i/type.bin @i/nosuffix @i/link.md @i/empty.md
+"""
+IMPORTED = sorted({match.split("#")[0] for match in re.findall(r"@(?:/workspace/|\\./)?(i/[\w.-]+)", IMPORTS)})
+
+GLOBS = {
+    "list": '["src/**/*.ts", "lib/**"]', "text": "pkg/**/*.ts, other/*.md", "braces": '"{pkg,src}/**/*.{js,ts}"',
+    "folder": "pkg/**", "name": '"*.ts"', "star": "pkg/*", "not": '["**/*.ts", "!**/x.ts"]', "rooted": "/other/*.md",
+    "deep": '"**/lib/**"', "one": "pkg/lib/y.js",
+}  # fmt: skip
+
 READS = does(Use("Read", {"file_path": "/workspace/src/x.ts"}))
 
 
@@ -136,6 +185,72 @@ def _corpus() -> list[Project]:
                 **{f"docs/{name}.md": f"TEXT OF {name}\n" for name in "abcde"},
                 "docs/my file.md": "BLANK\n",
             },
+        ),
+        Project(
+            "imports of every spelling",
+            {
+                "CLAUDE.md": IMPORTS,
+                **{name: f"TEXT OF {name}\n" for name in IMPORTED},
+                "i/link.md": Link("plain.md"),
+                "i/empty.md": "\n",
+            },
+        ),
+        Project(
+            "imports in CRLF",
+            {
+                "CLAUDE.md": IMPORTS.replace("\n", "\r\n"),
+                **{name: f"TEXT OF {name}\n" for name in IMPORTED},
+            },
+        ),
+        Project(
+            "imports from a folder above",
+            {
+                "CLAUDE.md": "@pkg/a.md @docs/b.md\n",
+                "pkg/a.md": "A\n",
+                "docs/b.md": "B\n",
+                "pkg/CLAUDE.md": "@../docs/b.md @c.md\n",
+                "pkg/c.md": "C\n",
+            },
+            (HI, Call(HI.argv, cwd="/workspace/pkg")),
+        ),
+        Project(
+            "heads in memory",
+            {
+                "CLAUDE.md": "---\ntitle: x\npaths: src/**\n---\nTOLD\n\n<!-- hidden\n-->\n\nSHOWN <!-- inline -->\n",
+                "CLAUDE.local.md": "\n\n  indented\n\n",
+                ".claude/rules/a.md": "---\ndescription: no paths\n---\nALWAYS\n",
+                ".claude/rules/b.md": "---\npaths:\n---\nEMPTY PATHS\n",
+                ".claude/rules/c.md": "---\npaths: '**'\n---\nEVERYWHERE\n",
+                ".claude/rules/d.txt": "no rule\n",
+            },
+        ),
+        Project(
+            "rules of every shape",
+            {
+                **{
+                    f".claude/rules/{name}.md": f"---\npaths: {paths}\n---\nRULE {name}\n"
+                    for name, paths in GLOBS.items()
+                },
+                "pkg/.claude/rules/inner.md": "INNER RULE\n",
+                "pkg/.claude/rules/inner-ts.md": "---\npaths: '*.ts'\n---\nINNER TS\n",
+                "pkg/.claude/rules/inner-lib.md": "---\npaths: lib/**\n---\nINNER LIB\n",
+                "pkg/CLAUDE.local.md": "LOCAL OF PKG\n",
+                "pkg/.claude/CLAUDE.md": "DOT OF PKG\n",
+                "pkg/x.ts": "1\n",
+                "pkg/lib/y.js": "2\n",
+                "other/z.md": "3\n",
+                "src/a b.ts": "4\n",
+            },
+            (
+                does(
+                    *(
+                        Use("Read", {"file_path": f"/workspace/{name}"})
+                        for name in ("pkg/x.ts", "other/z.md", "src/a b.ts")
+                    )
+                ),
+                does(Use("Read", {"file_path": "/workspace/pkg/lib/y.js"})),
+                does(Use("Read", {"file_path": "/workspace/pkg/lib/y.js"}), cwd="/workspace/pkg"),
+            ),
         ),
         Project("imports in a loop", {"CLAUDE.md": "@a.md\n", "a.md": "A @b.md\n", "b.md": "B @a.md @CLAUDE.md\n"}),
         Project(
