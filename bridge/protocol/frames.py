@@ -254,12 +254,14 @@ def opening(
     argv: Iterable[bytes],
     env: Mapping[bytes, bytes],
     files: Iterable[bytes] = (),
+    texts: Iterable[bytes] = (),
     **fields: bytes | str | int | None,
 ) -> bytes:
     """Return the frame that opens a CALL or a RUN. Raises ProtocolError if it is larger than any peer accepts."""
     pairs = [("arg", value) for value in argv]
     pairs += [("env", name + b"=" + value) for name, value in env.items()]
     pairs += [("file", value) for value in files]
+    pairs += [("text", value) for value in texts]
     payload = Fields([*pairs, *_pairs(fields)]).encode()
     if len(payload) > MAX_CALL or payload.count(b"\0") > MAX_FIELDS:
         raise ProtocolError(f"arguments and environment have {len(payload)} bytes, more than {MAX_CALL}")

@@ -194,6 +194,7 @@ class Link:
         argv: Iterable[bytes],
         env: Mapping[bytes, bytes],
         files: Iterable[bytes] = (),
+        texts: Iterable[bytes] = (),
         **fields: bytes | str | int | None,
     ) -> tuple[int, bytes]:
         """Open a channel: a client for a call, a server for a command. Returns its number and the frame.
@@ -203,7 +204,7 @@ class Link:
         number = self._newest[self.role] + 1
         if number > LAST_CHANNEL[self.role]:
             raise ProtocolError("no channel numbers are left on this connection")
-        data = opening(OPENING[self.role], number, argv, env, files, **fields)
+        data = opening(OPENING[self.role], number, argv, env, files, texts, **fields)
         self._open(number)
         return number, data
 

@@ -27,7 +27,7 @@ from bridge.policy.argv import Plan, rewrite
 from bridge.policy.control_messages import ControlFilter
 from bridge.policy.flags import BY_NAME
 from bridge.policy.project_policy import Project, is_document
-from bridge.policy.terms import WORKSPACE, PolicyError, Scope
+from bridge.policy.terms import WORKSPACE, CliError, PolicyError, Scope
 from bridge.protocol.frames import Fields
 
 LIMIT_S = 10
@@ -75,7 +75,8 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
     """Check a call as the client sent it. Returns what to run. Raises PolicyError."""
     terminal, cwd = has_terminal(fields, scope), directory_of(fields)
     words = [os.fsdecode(word) for word in fields.all("arg")]
-    plan = rewrite(words, scope, cwd, files=fields.all("file"), env=fields.all("env"), interactive=terminal)
+    plan = rewrite(words, scope, cwd, files=fields.all("file"), texts=fields.all("text"),
+                   env=fields.all("env"), interactive=terminal)
     if not scope.contains(cwd):
         raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
     if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
@@ -100,7 +101,8 @@ def pack(plan: Plan) -> bytes:
     """Return a plan as JSON."""
     files = {name: text.decode("latin-1") for name, text in plan.project.files.items()}
     project = {"settings": plan.project.settings, "servers": plan.project.servers, "notes": plan.project.notes}
-    parts = {"argv": plan.argv, "flags": plan.flags, "prompt": plan.prompt, "prompt_addition": plan.prompt_addition}
+    names = ("argv", "flags", "prompt", "env", "notes", "prompt_addition")
+    parts = {name: getattr(plan, name) for name in names}
     return json.dumps({**parts, "project": {**project, "files": files}}).encode()
 
 
@@ -122,6 +124,8 @@ def unpack(data: bytes, scope: Scope) -> Plan:
         raise ValueError("a policy worker named a flag that the bridge does not know")
     if end < len(words) and words[-1].startswith("-"):
         raise ValueError("a policy worker named a flag in place of a prompt")
+    if not all(isinstance(text, str) and "\0" not in text for pair in parts["env"].items() for text in pair):
+        raise ValueError("a policy worker set a variable that is none")
     return Plan(**parts, project=Project(**project, files=files))
 
 
@@ -138,7 +142,7 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
         judged.lines = question["lines"]
         passed, answered = judged.judge(material)
     except PolicyError as refusal:
-        return {"refused": str(refusal), "kind": refusal.kind}, b""
+        return {"refused": str(refusal), "kind": refusal.kind, "by_cli": isinstance(refusal, CliError)}, b""
     except MemoryError:
         return {"refused": "it takes more memory than a request may", "kind": "memory"}, b""
     servers = sorted(judged.servers - set(question["servers"]))
