@@ -165,8 +165,8 @@ def _flag(name: str, scope: Scope) -> Flag:
         return Flag((name,), UNKNOWN)
     named = printable(name, MAX_SHOWN)
     unknown = PolicyError(
-        f"{named} is no flag that the bridge knows, so it is not passed on; the host's operator can allow it by name "
-        "(policy.allow in bridge.yaml)"
+        f"{named} is no flag that the bridge knows, and unknown ones are not passed on; if the host's Claude Code has "
+        "it, the host's operator can allow it by name, with policy.allow in bridge.yaml"
     )
     unknown.kind = "a flag that the bridge does not know"
     raise unknown
@@ -258,8 +258,7 @@ def _texts(plan: Plan, name: str) -> list[str]:
 
 def _argument(name: str, texts: list[str]) -> str:
     """Return a flag with texts, separated by empty lines. Raises PolicyError if Linux would not accept it."""
-    *before, last = texts
-    word = f"{name}=" + "\n\n".join([*(text.rstrip("\n") for text in before), last])
+    word = f"{name}=" + "\n\n".join(texts)
     if len(word.encode("utf-8", "surrogateescape")) >= MAX_ARGUMENT:
         raise PolicyError(f"{name} has more than {MAX_ARGUMENT} bytes in all; make it shorter")
     return word

@@ -31,46 +31,52 @@ CONVERSATION = frozenset({
     "disableSkillShellExecution", "disableWorkflows", "editorMode", "effortLevel", "fallbackModel", "fastMode",
     "fastModePerSessionOptIn", "feedbackSurveyRate", "includeCoAuthoredBy", "includeGitInstructions", "language",
     "maxEffortLevel", "model", "modelSettings", "outputStyle", "prUrlTemplate", "prefersReducedMotion",
-    "promptSuggestionEnabled", "quietHours", "respectGitignore", "respondToBashCommands", "showClearContextOnPlanAccept",
-    "showThinkingSummaries", "showTurnDuration", "skillListingBudgetFraction", "skillListingMaxDescChars",
-    "skillOverrides", "spinnerTipsEnabled", "spinnerTipsOverride", "spinnerVerbs", "syntaxHighlightingDisabled",
-    "taskOutputMaxChars", "terminalTitleFromRename", "theme", "totalTokensReminder", "totalTokensReminderBudget",
-    "tui", "ultracode", "verbose", "viewMode", "workflowKeywordTriggerEnabled", "workflowSizeGuideline",
+    "promptSuggestionEnabled", "quietHours", "respectGitignore", "respondToBashCommands",
+    "showClearContextOnPlanAccept", "showThinkingSummaries", "showTurnDuration", "skillListingBudgetFraction",
+    "skillListingMaxDescChars", "skillOverrides", "spinnerTipsEnabled", "spinnerTipsOverride", "spinnerVerbs",
+    "syntaxHighlightingDisabled", "taskOutputMaxChars", "terminalTitleFromRename", "theme", "totalTokensReminder",
+    "totalTokensReminderBudget", "tui", "ultracode", "verbose", "viewMode", "workflowKeywordTriggerEnabled",
+    "workflowSizeGuideline",
 })  # fmt: skip
 """Settings that affect only the conversation: texts, numbers and switches, also in lists and objects."""
 
 _LOGIN = "the host's Claude Code has its own login"
 _OPERATOR = "it is the operator's to choose"
-_PLUGINS = "a plugin brings code that would run on the host"
-_NO_WORKTREES = "worktrees are made in the container, not over the bridge"
 
 WITHOUT_EFFECT = {
-    **dict.fromkeys(("sandbox",), "commands run in the container, which is their sandbox"),
-    **dict.fromkeys(("statusLine", "subagentStatusLine"), "no status line is run over the bridge"),
-    "fileSuggestion": "no program for suggestions is run over the bridge",
-    "footerLinksRegexes": "the bridge does not carry it",
-    "claudeMdExcludes": "the bridge's client reads CLAUDE.md, and does not know it",
-    **dict.fromkeys(("autoMemoryDirectory", "plansDirectory"), "these files stay with the grant's conversations"),
-    **dict.fromkeys(("worktree",), _NO_WORKTREES),
-    **dict.fromkeys(("forceLoginMethod", "forceLoginOrgUUID", "forceLoginGatewayUrl"), _LOGIN),
-    **dict.fromkeys(("autoUpdatesChannel", "minimumVersion", "requiredMinimumVersion", "requiredMaximumVersion"),
-                    "the host's Claude Code is the operator's"),
-    **dict.fromkeys(("voice", "voiceEnabled", "remote", "sshConfigs", "defaultShell", "channelsEnabled",
-                     "syncClaudeAiSkills", "syncClaudeAiPlugins"), "there is nothing of this kind over the bridge"),
-    **dict.fromkeys(("skipDangerousModePermissionPrompt", "skipWorkflowUsageWarning", "skipAutoPermissionPrompt"),
-                    "the grant answers these questions"),
-    **dict.fromkeys(("feedbackSurveyState", "skipWebFetchPreflight"), _OPERATOR),
-    **dict.fromkeys(("claudeMd", "forceRemoteSettingsRefresh", "pluginSuggestionMarketplaces", "strictKnownMarketplaces",
-                     "blockedMarketplaces", "disableSideloadFlags", "parentSettingsBehavior",
-                     "allowManagedHooksOnly", "allowManagedPermissionRulesOnly", "allowManagedMcpServersOnly"),
-                    "it counts only in the operator's own settings"),
+    name: why
+    for why, names in {
+        "commands run in the container, which is their sandbox": ("sandbox",),
+        "no such program is run over the bridge": ("statusLine", "subagentStatusLine", "fileSuggestion"),
+        "there is nothing of this kind over the bridge": (
+            "channelsEnabled", "defaultShell", "footerLinksRegexes", "remote", "sshConfigs", "syncClaudeAiPlugins",
+            "syncClaudeAiSkills", "voice", "voiceEnabled", "worktree",
+        ),
+        "the client in the container reads CLAUDE.md, and does not know it": ("claudeMdExcludes",),
+        "these files stay with the grant's conversations": ("autoMemoryDirectory", "plansDirectory"),
+        _LOGIN: ("forceLoginGatewayUrl", "forceLoginMethod", "forceLoginOrgUUID"),
+        "the host's Claude Code is the operator's": (
+            "autoUpdatesChannel", "feedbackSurveyState", "minimumVersion", "requiredMaximumVersion",
+            "requiredMinimumVersion", "skipWebFetchPreflight",
+        ),
+        "the grant answers these questions": (
+            "skipAutoPermissionPrompt", "skipDangerousModePermissionPrompt", "skipWorkflowUsageWarning",
+        ),
+        "it counts only in the operator's own settings": (
+            "allowManagedHooksOnly", "allowManagedMcpServersOnly", "allowManagedPermissionRulesOnly",
+            "blockedMarketplaces", "claudeMd", "disableSideloadFlags", "forceRemoteSettingsRefresh",
+            "parentSettingsBehavior", "pluginSuggestionMarketplaces", "strictKnownMarketplaces",
+        ),
+    }.items()
+    for name in names
 }  # fmt: skip
 """Settings that cannot take effect here, and why. Without them, a program gets what it asked for."""
 
 REFUSED = {
     **dict.fromkeys(("apiKeyHelper", "awsAuthRefresh", "awsCredentialExport", "gcpAuthRefresh", "proxyAuthHelper",
                      "otelHeadersHelper"), f"it is a program that would run on the host; {_LOGIN}"),
-    **dict.fromkeys(("enabledPlugins", "extraKnownMarketplaces", "additionalMarketplaces", "pluginConfigs"), _PLUGINS),
+    **dict.fromkeys(("enabledPlugins", "extraKnownMarketplaces", "additionalMarketplaces", "pluginConfigs"),
+                    "a plugin brings code that would run on the host"),
     "modelOverrides": "the models of the host's provider are the operator's to name",
 }  # fmt: skip
 """Other settings that are not carried, and why. Of --settings they refuse the call, because a program needs them."""
