@@ -114,6 +114,7 @@ class _Call:
         self._listening = {Frame.STDOUT: True, Frame.STDERR: True}
         self._consumed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._number = 0
+        self._prints_notes = False
         self._has_reported = False
         self._executor: Executor | None = None
         self._terminal: Terminal | None = None
@@ -121,10 +122,11 @@ class _Call:
     def run(self, argv: list[bytes]) -> int:
         """Make the call and return its exit code. Raises FaultError."""
         kind = _kind_of_stdin()
+        self._prints_notes = _wants_notes(argv)
         try:
             cwd = _directory()
             asked = _circumstances(kind, cwd)
-            project = project_files(cwd) + project_memory(cwd)
+            project = project_files(cwd) + project_memory(cwd) + _texts_of_flags(argv)
             self._number, call = self._link.open(argv, _variables(), project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
@@ -206,7 +208,7 @@ class _Call:
 
     def _report_state(self, state: Fields) -> None:
         """Handle the call's state: print notes, take the terminal, suspend, or show the queue."""
-        for note in state.all("note"):
+        for note in state.all("note") if self._prints_notes else ():
             _write_all(2, b"bridge: " + note + b"\n")
         if state.get("terminal"):
             self._take_terminal()
@@ -328,11 +330,33 @@ def _variables() -> dict[bytes, bytes]:
     return {name: value for name, value in os.environb.items() if len(value) <= MAX_VALUE}
 
 
+def _wants_notes(argv: list[bytes]) -> bool:
+    """Return whether to print notes about what is left out: at a terminal, unless a program reads the output."""
+    if os.environ.get("CLAUDE_BRIDGE_NOTES") == "always":
+        return True
+    return os.isatty(2) and not _JSON.intersection(argv)
+
+
+_JSON = frozenset((b"json", b"stream-json", b"--output-format=json", b"--output-format=stream-json"))
+
+
 def _directory() -> bytes:
     try:
         return os.getcwdb()
     except OSError:
         return b"/"
+
+
+def _texts_of_flags(argv: list[bytes]) -> list[tuple[str, bytes]]:
+    """Return the fields with the texts of the files that flags name."""
+    if not any(word.startswith(_FLAGS_WITH_FILES) for word in argv):
+        return []
+    from bridge.client.flag_files import flag_files
+
+    return [("text", text) for text in flag_files(argv)]
+
+
+_FLAGS_WITH_FILES = (b"--mcp-", b"--settings", b"--system-", b"--append-", b"--agents")
 
 
 def _circumstances(stdin: str, cwd: bytes) -> dict[str, bytes | str | int | None]:

@@ -7,11 +7,31 @@ import json
 import re
 from collections.abc import Iterable
 
-from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
+from bridge.policy.caller import Caller
+from bridge.policy.flags import (
+    BY_NAME,
+    CLOSED,
+    LEFT_OUT,
+    MANY,
+    NONE,
+    ONE,
+    SUBCOMMANDS,
+    UNKNOWN,
+    Flag,
+    anything,
+    nothing,
+    offered_tools,
+    sources,
+)
 from bridge.policy.project_policy import Project, read
-from bridge.policy.terms import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
+from bridge.policy.terms import MAX_SHOWN, WORKSPACE, CliError, Decision, PolicyError, Scope, printable
+
+PROMPTS = ("--system-prompt", "--append-system-prompt")
+"""Flags whose texts can also come from a file, and are joined with it."""
 
 BARE_WORD = re.compile(r"[\w:.-]+")
+MAX_ARGUMENT = 128 * 1024
+"""Bytes that Linux accepts for one argument of a program."""
 LOOKS_LIKE_A_FLAG = re.compile(r"-|[A-Za-z][\w+.-]*://")
 
 
@@ -24,6 +44,10 @@ class Plan:
     flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     prompt: str | None = None
     project: Project = dataclasses.field(default_factory=Project)
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Variables that the settings set: for commands in the container, and a few of them for the CLI."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """One line for each thing that was left out."""
     prompt_addition: str = ""
     """Text that the bridge adds to the system prompt."""
 
@@ -59,6 +83,7 @@ def rewrite(
     cwd: str = WORKSPACE,
     *,
     files: Iterable[bytes] = (),
+    texts: Iterable[bytes] = (),
     env: Iterable[bytes] = (),
     memory: Iterable[bytes] = (),
     omitted: Iterable[bytes] = (),
@@ -66,19 +91,21 @@ def rewrite(
 ) -> Plan:
     """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
-    `files`, `env`, `memory` and `omitted` are the project's files, the variables, the project's instructions and what
-    the client did not send, as the client sent them. `interactive` says that
-    the client has a terminal; then a session without `--print` shows the CLI's interface.
+    `files`, `texts`, `env`, `memory` and `omitted` are the project's files, the files that flags name, the variables,
+    the project's instructions and what the client did not send, as the client sent them. `interactive` says that the
+    client has a terminal; then a session without `--print` shows the CLI's interface.
     """
-    plan = Plan()
-    prompts = _read(argv, plan, scope, cwd)
+    plan, caller = Plan(), Caller.of(cwd, texts)
+    prompts = _read(argv, plan, scope, caller)
     plan.project = read(files, env, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
+    plan.env = plan.project.env | caller.env
+    plan.notes = caller.notes + plan.project.notes
     _add_own(plan, scope, interactive)
     _add_prompt(plan, prompts)
     return plan
 
 
-def _read(argv: list[str], plan: Plan, scope: Scope, cwd: str) -> list[str]:
+def _read(argv: list[str], plan: Plan, scope: Scope, caller: Caller) -> list[str]:
     """Parse the arguments from left to right. Returns those that are neither flags nor values of flags."""
     rest = list(argv)
     prompts: list[str] = []
@@ -93,7 +120,10 @@ def _read(argv: list[str], plan: Plan, scope: Scope, cwd: str) -> list[str]:
         name = rest.pop(0)
         flag = _flag(name, scope)
         values, rest = _take(flag, name, rest)
-        _judge(plan, flag, values, scope, cwd)
+        if flag.check is nothing and name in LEFT_OUT:
+            caller.notes.append(f"{name} is left out: {LEFT_OUT[name][1]}")
+        else:
+            _judge(plan, flag, values, scope, caller)
     return prompts
 
 
@@ -127,8 +157,15 @@ def _flag(name: str, scope: Scope) -> Flag:
         raise PolicyError(f"{name} is not passed on to the host: {why}")
     if flag:
         raise PolicyError(f"{name} is refused by the host's operator")
+    if name in LEFT_OUT and name not in scope.refused:
+        return Flag((name,), LEFT_OUT[name][0], anything if name in scope.allowed else nothing)
+    if scope.permits(name, by_default=False):
+        return Flag((name,), UNKNOWN)
     named = printable(name, MAX_SHOWN)
-    unknown = PolicyError(f"{named} is no flag that the bridge knows, and unknown ones are not passed on")
+    unknown = PolicyError(
+        f"{named} is no flag that the bridge knows, and unknown ones are not passed on; if the host's Claude Code has "
+        "it, the host's operator can allow it by name, with policy.allow in bridge.yaml"
+    )
     unknown.kind = "a flag that the bridge does not know"
     raise unknown
 
@@ -136,19 +173,19 @@ def _flag(name: str, scope: Scope) -> Flag:
 def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
     """Return a flag's values and the other words. Values are counted as by the CLI's own parser (commander)."""
     own = [rest.pop(0)] if rest and isinstance(rest[0], _Value) else None
-    if flag.values == NONE:
+    if flag.values in (NONE, UNKNOWN) and not (own and flag.values == UNKNOWN):
         if own is not None:
-            raise PolicyError(f"{name} takes no value")
+            raise CliError(f"error: unknown option '{name}={own[0]}'")
         return [], rest
     if own is not None:
         return [str(own[0])], rest
     if flag.values == ONE:
         if not rest:
-            raise PolicyError(f"{name} needs a value")
+            raise CliError(f"error: option '{name} <value>' argument missing")
         return [rest[0]], rest[1:]
     first = 1 if flag.values == MANY else 0  # the first of many values may begin with a hyphen
     if len(rest) < first:
-        raise PolicyError(f"{name} needs a value")
+        raise CliError(f"error: option '{name} <values...>' argument missing")
     words = enumerate(rest[first:], first)
     end = next((at for at, word in words if word.startswith("-") and word != "-"), len(rest))
     if flag.values != MANY:
@@ -156,19 +193,19 @@ def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]
     return rest[:end], rest[end:]
 
 
-def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) -> None:
+def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, caller: Caller) -> None:
     name = "--allowedTools" if "--allowedTools" in flag.names else flag.names[-1]
     name = "--disallowedTools" if "--disallowedTools" in flag.names else name
     shown = " ".join([name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)])
     try:
-        kept = flag.check(values, scope, cwd)
+        kept = flag.check(values, scope, caller)
     except PolicyError as refusal:
         raise refusal.of(name) from None
-    plan.flags.setdefault(name, []).extend(values)
-    if flag.check.__name__ == "nothing":
+    plan.flags.setdefault(name, []).extend(kept if flag.is_file else values)
+    if flag.check in (nothing, sources):
         plan.decisions.append(Decision("replace", shown, "the bridge sets this itself, after what was asked for"))
-    elif name == "--append-system-prompt" and scope.runs_commands:
-        plan.decisions.append(Decision("replace", shown, "joined with what the bridge tells about the container"))
+    elif name.removesuffix("-file") in PROMPTS:
+        plan.decisions.append(Decision("replace", shown, "joined with the other texts of the system prompt"))
     elif name in ("--tools", "--disallowedTools"):
         plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
     else:
@@ -183,15 +220,18 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     The CLI combines all values of --tools, so the client's own --tools is never passed on.
     """
     asked = plan.flags.get("--tools")
-    tools = BY_NAME["--tools"].check(["default"] if asked is None else asked, scope, WORKSPACE)
-    denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
+    tools = offered_tools(["default"] if asked is None else asked, scope, Caller())
     own = {}
+    replaced, added = (_texts(plan, name) for name in PROMPTS)
+    if replaced:
+        own[_argument("--system-prompt", replaced)] = "the client's own system prompt"
     if scope.runs_commands:
         plan.prompt_addition = where_it_lives(scope)
-        added = "\n\n".join([plan.prompt_addition, *plan.flags.get("--append-system-prompt", [])])
+        added.append(plan.prompt_addition)
         own["--setting-sources=user"] = "the project's settings, filtered, are the only ones of this user"
-        own[f"--append-system-prompt={added}"] = "tells Claude what it shares with the container"
-    else:
+    if added:
+        own[_argument("--append-system-prompt", added)] = "tells Claude what it shares with the container"
+    if not scope.runs_commands:
         own["--setting-sources=user"] = "settings, hooks and commands of the workspace would run on the host"
         own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
     own["--strict-mcp-config"] = "MCP servers that are configured elsewhere would run on the host"
@@ -199,12 +239,27 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
         servers = json.dumps({"mcpServers": plan.project.servers})
         own[f"--mcp-config={servers}"] = "the project's MCP servers, which run in the container"
     own[f"--tools={tools[0]}"] = _reason(scope)
-    own[f"--disallowedTools={','.join(denied)}"] = "denied by name as well, which beats every permission"
+    # The client's own rules are values of their own: an open parenthesis in one would swallow all that follows it.
+    own |= {f"--disallowedTools={rules}": "asked for" for rules in plan.flags.get("--disallowedTools", [])}
+    own[f"--disallowedTools={','.join(scope.denials)}"] = "denied by name as well, which beats every permission"
     if "--print" not in plan.flags and not interactive:
         own["--print"] = "there is no terminal for an interactive session"
     plan.argv += own
     plan.decisions += [Decision("add", what, why) for what, why in own.items()]
-    plan.decisions += [Decision("drop", *_split(note)) for note in plan.project.notes]
+    plan.decisions += [Decision("drop", *_split(note)) for note in plan.notes]
+
+
+def _texts(plan: Plan, name: str) -> list[str]:
+    """Return the last text that was given in a file, and the last one on the command line."""
+    return [text for flag in (f"{name}-file", name) for text in plan.flags.get(flag, [])[-1:]]
+
+
+def _argument(name: str, texts: list[str]) -> str:
+    """Return a flag with texts, separated by empty lines. Raises PolicyError if Linux would not accept it."""
+    word = f"{name}=" + "\n\n".join(texts)
+    if len(word.encode("utf-8", "surrogateescape")) >= MAX_ARGUMENT:
+        raise PolicyError(f"{name} has more than {MAX_ARGUMENT} bytes in all; make it shorter")
+    return word
 
 
 def _split(note: str) -> tuple[str, str]:

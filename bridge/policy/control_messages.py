@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
-from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, servers
+from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, servers, settings
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
@@ -62,6 +62,7 @@ REQUESTS = {
     "cancel_async_message": frozenset({"message_uuid"}),
     "stop_task": frozenset({"task_id"}),
     "background_tasks": frozenset({"tool_use_id"}),
+    "apply_flag_settings": frozenset({"settings"}),
     "seed_read_state": frozenset({"path", "mtime"}),
     "get_context_usage": frozenset(),
     "generate_session_title": frozenset({"description", "persist"}),
@@ -175,7 +176,7 @@ class ControlFilter:
                 raise PolicyError(f"{subtype} with {{}} could act on the host; leave it out", name)
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
         if self.prompt_addition and isinstance(judged.get("appendSystemPrompt"), str):
-            judged["appendSystemPrompt"] = self.prompt_addition + "\n\n" + judged["appendSystemPrompt"]
+            judged["appendSystemPrompt"] += "\n\n" + self.prompt_addition
         judged = _narrow(judged, self._scope)
         self._check_server(judged)
         return judged
@@ -203,6 +204,8 @@ def _narrow(request: Json, scope: Scope) -> Json:
         request["agents"] = agents(request["agents"])
     if request["subtype"] == "mcp_set_servers":
         request["servers"] = servers(request.get("servers"), scope)
+    if request["subtype"] == "apply_flag_settings":
+        request["settings"] = _settings(request.get("settings"), scope)
     modes = MODES_WITH_COMMANDS if scope.runs_commands else MODES
     mode = request.get("mode")
     if request["subtype"] == "set_permission_mode" and (not isinstance(mode, str) or mode not in modes):
@@ -212,6 +215,20 @@ def _narrow(request: Json, scope: Scope) -> Json:
         if not isinstance(config, dict) or {"command", "url", "args", "env"} & config.keys():
             raise PolicyError("an in-process MCP server comes with a command or an address")
     return request
+
+
+def _settings(value: object, scope: Scope) -> Json:
+    """Return the allowed settings, without those that have no effect here. Raises PolicyError for others."""
+
+    def complain(what: str, why: str, matters: bool) -> None:
+        if matters:
+            raise PolicyError("the setting {}: {}", what, why)
+
+    if not isinstance(value, dict):
+        raise PolicyError("apply_flag_settings comes with no object of settings")
+    if value.get("env"):
+        raise PolicyError("the setting env comes too late; give variables with the call, or in its --settings")
+    return {name: entry for name, entry in settings(value, scope, complain).items() if name != "env"}
 
 
 def _line(message: Json) -> bytes:

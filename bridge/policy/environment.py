@@ -12,28 +12,66 @@ from collections.abc import Iterable, Mapping
 
 _WORD = re.compile(rb"[\w.:@+-]{0,64}")
 _NUMBER = re.compile(rb"\d{1,9}")
+_SWITCH = re.compile(rb"(?i)0|1|true|false|yes|no|on|off|")
 _MODEL = re.compile(rb"[\w.:@/\[\]-]{1,128}")
 _ENTRYPOINT = re.compile(rb"sdk-[a-z]{1,8}|cli")
 
-FROM_CLIENT = {
-    b"TERM": _WORD,
-    b"COLORTERM": _WORD,
-    b"LANG": _WORD,
-    b"NO_COLOR": _WORD,
-    b"FORCE_COLOR": _WORD,
-    b"COLUMNS": _NUMBER,
-    b"LINES": _NUMBER,
-    b"CLAUDE_CODE_ENTRYPOINT": _ENTRYPOINT,
-    b"CLAUDE_AGENT_SDK_VERSION": _WORD,
-    b"CLAUDE_CODE_SDK_READS_SESSION_STATE": _NUMBER,
-    b"CLAUDE_CODE_MAX_OUTPUT_TOKENS": _NUMBER,
-    b"CLAUDE_CODE_MAX_RETRIES": _NUMBER,
-    b"MAX_THINKING_TOKENS": _NUMBER,
-    b"API_TIMEOUT_MS": _NUMBER,
-    b"ANTHROPIC_MODEL": _MODEL,
-    b"ANTHROPIC_SMALL_FAST_MODEL": _MODEL,
-}
-"""Variables that a client may set, and the pattern of their values."""
+_NUMBERS = (
+    "API_TIMEOUT_MS", "BASH_DEFAULT_TIMEOUT_MS", "BASH_MAX_OUTPUT_LENGTH", "BASH_MAX_TIMEOUT_MS",
+    "CLAUDE_ASYNC_AGENT_STALL_TIMEOUT_MS", "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE", "CLAUDE_CODE_AUTO_COMPACT_WINDOW",
+    "CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS", "CLAUDE_CODE_GLOB_TIMEOUT_SECONDS", "CLAUDE_CODE_MAX_CONTEXT_TOKENS",
+    "CLAUDE_CODE_MAX_MCP_DESCRIPTION_LENGTH", "CLAUDE_CODE_MAX_OUTPUT_TOKENS", "CLAUDE_CODE_MAX_RETRIES",
+    "CLAUDE_CODE_MAX_SUBAGENTS_PER_SESSION", "CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY",
+    "CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS", "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT", "CLAUDE_CODE_SCROLL_SPEED",
+    "CLAUDE_CODE_SDK_READS_SESSION_STATE", "CLAUDE_STREAM_FIRST_BYTE_TIMEOUT_MS", "CLAUDE_STREAM_IDLE_TIMEOUT_MS",
+    "COLUMNS", "LINES", "MAX_MCP_OUTPUT_TOKENS", "MAX_STRUCTURED_OUTPUT_RETRIES", "MAX_THINKING_TOKENS",
+    "MCP_CONNECT_TIMEOUT_MS", "MCP_REMOTE_SERVER_CONNECTION_BATCH_SIZE", "MCP_SERVER_CONNECTION_BATCH_SIZE",
+    "MCP_TIMEOUT", "MCP_TOOL_TIMEOUT", "SLASH_COMMAND_TOOL_CHAR_BUDGET", "TASK_MAX_OUTPUT_LENGTH",
+)  # fmt: skip
+_SWITCHES = (
+    "CLAUDE_AUTO_BACKGROUND_TASKS", "CLAUDE_BASH_MAINTAIN_PROJECT_WORKING_DIR", "CLAUDE_CODE_ACCESSIBILITY",
+    "CLAUDE_CODE_ALWAYS_ENABLE_EFFORT", "CLAUDE_CODE_DISABLE_ADAPTIVE_THINKING", "CLAUDE_CODE_DISABLE_ADVISOR_TOOL",
+    "CLAUDE_CODE_DISABLE_ALTERNATE_SCREEN", "CLAUDE_CODE_DISABLE_ATTACHMENTS", "CLAUDE_CODE_DISABLE_AUTO_MEMORY",
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "CLAUDE_CODE_DISABLE_BUNDLED_SKILLS",
+    "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS", "CLAUDE_CODE_DISABLE_EXPLORE_PLAN_AGENTS",
+    "CLAUDE_CODE_DISABLE_FAST_MODE", "CLAUDE_CODE_DISABLE_FILE_CHECKPOINTING", "CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS",
+    "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP", "CLAUDE_CODE_DISABLE_MCP_TASK_BACKGROUND", "CLAUDE_CODE_DISABLE_MOUSE",
+    "CLAUDE_CODE_DISABLE_MOUSE_CLICKS", "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK",
+    "CLAUDE_CODE_DISABLE_TERMINAL_TITLE", "CLAUDE_CODE_DISABLE_THINKING", "CLAUDE_CODE_DISABLE_VIRTUAL_SCROLL",
+    "CLAUDE_CODE_ENABLE_AWAY_SUMMARY", "CLAUDE_CODE_ENABLE_FINE_GRAINED_TOOL_STREAMING",
+    "CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION", "CLAUDE_CODE_ENABLE_TASKS", "CLAUDE_CODE_FORK_SUBAGENT",
+    "CLAUDE_CODE_HIDE_CWD", "CLAUDE_CODE_NATIVE_CURSOR", "CLAUDE_CODE_NO_FLICKER", "CLAUDE_CODE_SYNTAX_HIGHLIGHT",
+    "CLAUDE_ENABLE_STREAM_WATCHDOG", "DISABLE_AUTO_COMPACT", "DISABLE_COMPACT", "DISABLE_COST_WARNINGS",
+    "DISABLE_INTERLEAVED_THINKING", "DISABLE_PROMPT_CACHING", "DISABLE_PROMPT_CACHING_FABLE",
+    "DISABLE_PROMPT_CACHING_HAIKU", "DISABLE_PROMPT_CACHING_OPUS", "DISABLE_PROMPT_CACHING_SONNET",
+    "ENABLE_PROMPT_CACHING_1H", "FALLBACK_FOR_ALL_PRIMARY_MODELS", "FORCE_PROMPT_CACHING_5M",
+    "MCP_CONNECTION_NONBLOCKING",
+)  # fmt: skip
+_WORDS = (
+    "CLAUDE_AGENT_SDK_VERSION", "CLAUDE_CODE_EFFORT_LEVEL", "CLAUDE_CODE_PROMPT_CACHE_TTL",
+    "CLAUDE_CODE_SUBAGENT_EFFORT", "COLORTERM", "ENABLE_TOOL_SEARCH", "FORCE_COLOR", "LANG", "NO_COLOR", "TERM",
+)  # fmt: skip
+_MODELS = (
+    "ANTHROPIC_CUSTOM_MODEL_OPTION", "ANTHROPIC_DEFAULT_FABLE_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+    "ANTHROPIC_DEFAULT_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_MODEL",
+    "ANTHROPIC_SMALL_FAST_MODEL", "CLAUDE_CODE_SUBAGENT_MODEL",
+)  # fmt: skip
+
+FROM_CLIENT: dict[bytes, re.Pattern[bytes]] = {
+    name.encode(): pattern
+    for names, pattern in ((_NUMBERS, _NUMBER), (_SWITCHES, _SWITCH), (_WORDS, _WORD), (_MODELS, _MODEL))
+    for name in names
+} | {b"CLAUDE_CODE_ENTRYPOINT": _ENTRYPOINT}
+"""Variables that a client or a project may set for the CLI, and the pattern of their values. They change how long
+something may take, how large it may be, how the interface looks, and what the model is asked for. None names a
+program, a file or an address."""
+
+_OF_THE_CLI = re.compile(
+    r"(ANTHROPIC|API|AWS|BASH|CLAUDE|DISABLE|ENABLE|MAX|MCP|OTEL|VERTEX|CLOUD_ML|GOOGLE)_\w+|NODE_(OPTIONS|EXTRA_\w+)"
+    r"|(HTTPS?|ALL|NO)_PROXY|USE_BUILTIN_RIPGREP"
+)
+
+_OF_REQUESTS = re.compile("(URL|KEY|TOKEN|HEADERS|PROXY|PROFILE|ENDPOINT)$|^CLAUDE_CODE_USE_", re.IGNORECASE)
 
 _LOCALE = re.compile(rb"LC_[A-Z]{1,20}")
 
@@ -81,9 +119,13 @@ def through_proxy(env: Mapping[bytes, bytes], port: int) -> dict[bytes, bytes]:
     return {**kept, **dict.fromkeys(PROXIES[:4], url)}
 
 
-def build(client: Iterable[bytes], operator: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Return the CLI's environment, from the client's `NAME=value` strings and the operator's configuration."""
-    pairs = (entry.partition(b"=")[::2] for entry in client)
+def build(
+    client: Iterable[bytes], operator: Mapping[str, str], project: Mapping[str, str] | None = None
+) -> dict[bytes, bytes]:
+    """Return the CLI's environment, from the client's `NAME=value` strings, the variables of the project's settings,
+    which come before them, and the operator's configuration."""
+    pairs = [entry.partition(b"=")[::2] for entry in client]
+    pairs += [(name.encode(), value.encode()) for name, value in (project or {}).items()]
     passed = {name: value for name, value in pairs if _passes(name, value)}
     named = {name.encode(): value.encode() for name, value in operator.items()}
     return {b"LANG": b"C.UTF-8", **passed, **OWN, **named}
@@ -94,3 +136,18 @@ def _passes(name: bytes, value: bytes) -> bool:
     if pattern is None:
         return bool(_LOCALE.fullmatch(name) and _WORD.fullmatch(value))
     return bool(pattern.fullmatch(value))
+
+
+def passes(name: str, value: str) -> bool:
+    """Return whether a variable of a project's settings reaches the CLI."""
+    return _passes(name.encode("utf-8", "replace"), value.encode("utf-8", "replace"))
+
+
+def steers(name: str) -> bool:
+    """Return whether a variable looks like one that steers the CLI."""
+    return bool(_OF_THE_CLI.fullmatch(name))
+
+
+def redirects(name: str) -> bool:
+    """Return whether a variable looks like one that decides where the CLI's requests go, and who pays."""
+    return bool(_OF_REQUESTS.search(name))

@@ -7,26 +7,27 @@ value, or a value for a prompt. `check` gets the values and returns those that a
 from __future__ import annotations
 
 import dataclasses
-import json
-import posixpath
 import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.policy.project_policy import MODES_WITH_COMMANDS, servers, settings, written
-from bridge.policy.terms import PolicyError, Scope
+from bridge.policy.caller import Caller, agents_of, prompt_of, servers_of, settings_of
+from bridge.policy.project_policy import MODES, servers, settings, written
+from bridge.policy.terms import CliError, PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
+UNKNOWN = "unknown"
+"""Number of values of a flag that only the operator knows: a value is written as `--flag=value`."""
 
-Check = Callable[[list[str], Scope, str], list[str]]
+Check = Callable[[list[str], Scope, Caller], list[str]]
 
 
-def anything(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def anything(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept text for the model, and values that the CLI checks itself."""
     return values
 
 
-def nothing(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def nothing(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Drop the client's values, for flags that the bridge sets itself."""
     return []
 
@@ -35,7 +36,7 @@ def matching(pattern: str) -> Check:
     """Return a check that accepts values which match the whole pattern."""
     compiled = re.compile(pattern)
 
-    def check(values: list[str], scope: Scope, cwd: str) -> list[str]:
+    def check(values: list[str], scope: Scope, caller: Caller) -> list[str]:
         for value in values:
             if not compiled.fullmatch(value):
                 raise PolicyError("the value {} is not one that the bridge passes on", value)
@@ -44,37 +45,72 @@ def matching(pattern: str) -> Check:
     return check
 
 
-def offered_tools(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def choice(option: str, *choices: str) -> Check:
+    """Return a check that accepts these values. For others it says what the CLI says; `option` is as in its help."""
+
+    def check(values: list[str], scope: Scope, caller: Caller) -> list[str]:
+        for value in values:
+            if value not in choices:
+                known = ", ".join(choices)
+                raise CliError(f"error: option '{option}' argument '{value}' is invalid. Allowed choices are {known}.")
+        return values
+
+    return check
+
+
+def sources(values: list[str], scope: Scope, caller: Caller) -> list[str]:
+    """Drop the sources of settings, which the bridge sets itself, after a look at their names."""
+    for name in (name.strip() for value in values for name in value.split(",")):
+        if name not in ("", "user", "project", "local"):
+            known = "Valid options are: user, project, local"
+            raise CliError(f"Error processing --setting-sources: Invalid setting source: {name}. {known}")
+    return []
+
+
+def offered_tools(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Return those of the client's built-in tools that are on offer; an empty value if there are none."""
-    names, offered = _names(values), scope.tools
+    names, offered = [rule for value in values for rule in rules_of(value)], scope.tools
     if "default" in names:
         return [",".join(offered)]
     return [",".join(name for name in names if name in offered)]
 
 
-def tool_rules(values: list[str], scope: Scope, cwd: str) -> list[str]:
-    """Return the permission rules, without rules for tools that are not on offer, because those would be misleading."""
+def tool_rules(values: list[str], scope: Scope, caller: Caller) -> list[str]:
+    """Return the permission rules, without rules for tools that are not on offer, because those would be misleading.
+    A value without such rules is passed on as it is, and the CLI splits it."""
     denied = frozenset(scope.denied_tools)
-    return [rule for rule in _names(values) if rule.partition("(")[0] not in denied]
+    kept = []
+    for value in values:
+        rules = rules_of(value)
+        allowed = [rule for rule in rules if rule.partition("(")[0] not in denied]
+        kept += [value] if rules == allowed else allowed
+    return kept
 
 
-def shared_directory(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def shared_directory(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept directories that exist in the namespace."""
     for value in values:
-        if not scope.contains(posixpath.join(cwd, value)):
+        if not scope.contains(caller.path(value)):
             raise PolicyError("{} is not shared with the host; only /workspace and the grant's shares are", value)
     return values
 
 
-def harmless_servers(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def harmless_servers(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept MCP servers in the client's own process, in its container or on the network. They are written again."""
-    found: dict[str, Any] = {}
-    for value in values:
-        found |= servers(parse_object(value).get("mcpServers"), scope)
+    found = servers(servers_of(values, caller), scope)
     return [written({"mcpServers": found})] if found else []
 
 
-def with_commands(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def text_of(kind: str) -> Check:
+    """Return a check that replaces the names of files with their texts. `kind` is the CLI's word for the text."""
+
+    def check(values: list[str], scope: Scope, caller: Caller) -> list[str]:
+        return [prompt_of(value, kind, caller) for value in values if value]
+
+    return check
+
+
+def with_commands(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept flags that let the model run commands without asking, if commands run in the container. There they do
     no harm to the host."""
     if not scope.runs_commands:
@@ -82,40 +118,30 @@ def with_commands(values: list[str], scope: Scope, cwd: str) -> list[str]:
     return values
 
 
-def permission_mode(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def permission_mode(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept the modes in which everything that the model does without asking is safe for the host."""
-    if not set(values) <= MODES_WITH_COMMANDS:
-        raise PolicyError("the value {} is no permission mode", values[0])
-    if {"bypassPermissions", "auto"} & set(values):
-        return with_commands(values, scope, cwd)
-    return values
+    if not set(values) <= MODES:
+        with_commands(values, scope, caller)  # no mode allows more than bypassPermissions does
+    return WORD(values, scope, caller)
 
 
-def harmless_agents(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def harmless_agents(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept agents that define no hooks, servers or permissions."""
-    return [written(agents(parse_object(value))) for value in values]
+    return [written(agents(agents_of(value, caller))) for value in values]
 
 
-def harmless_settings(values: list[str], scope: Scope, cwd: str) -> list[str]:
+def harmless_settings(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept settings that affect only the conversation and what runs in the container."""
 
-    def complain(what: str, why: str) -> None:
-        raise PolicyError("the setting {}: {}", what, why)
+    def complain(what: str, why: str, matters: bool) -> None:
+        if matters:
+            raise PolicyError("the setting {}: {}", what, why)
+        caller.notes.append(f"--settings: {what} is left out: {why}")
 
-    found = [settings(parse_object(value), scope, complain) for value in values if value]
+    found = [settings(settings_of(value, caller), scope, complain, caller.cwd) for value in values if value]
+    for one in found:
+        caller.env = one.pop("env", {})
     return [written(one) for one in found if one]
-
-
-def parse_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in a value. Raises PolicyError for anything else, also for a file's name: the CLI
-    would read the file on the host."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise PolicyError("over the bridge this is a JSON object, not the name of a file")
-    return value
 
 
 AGENT_FIELDS = frozenset({
@@ -138,20 +164,18 @@ def agents(definitions: object) -> dict[str, Any]:
     }
 
 
-def _names(values: list[str]) -> list[str]:
-    """Return the names in a list that is separated by commas or blanks outside of parentheses."""
-    found = []
-    for value in values:
-        at, last = 0, value.rfind(")")
-        while word := _WORD.search(value, at):
-            at = word.end()
-            if at < last and value[at] == "(":
-                at = value.find(")", at) + 1
-            found.append(value[word.start() : at])
-    return found
-
-
-_WORD = re.compile(r"[^\s,(]+")
+def rules_of(value: str) -> list[str]:
+    """Return the rules in a list, split as the CLI splits it: at commas and blanks outside of parentheses. A closing
+    parenthesis ends all that are open."""
+    found, word, is_inside = [], "", False
+    for char in value:
+        if char in ", " and not is_inside:
+            found.append(word)
+            word = ""
+        else:
+            is_inside = char == "(" or (is_inside and char != ")")
+            word += char
+    return [rule for word in [*found, word] if (rule := word.strip())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,26 +185,30 @@ class Flag:
     names: tuple[str, ...]
     values: str
     check: Check = anything
+    is_file: bool = False
+    """Whether a value can be the name of a file, which the client reads in the container."""
 
 
-WORD = matching(r"[\w.:\[\]/@-]{1,128}")
-NUMBER = matching(r"\d{1,9}(\.\d{1,9})?")
-UUID = matching(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+WORD = matching(r"[\w.:\[\]/@ -]{0,128}")
+NUMBER = matching(r"[\w.+-]{0,32}")
+"""Also what is no number: the CLI says so in its own words."""
+SWITCHES = ("true", "false", "1", "0", "yes", "no", "on", "off")
+ID = matching(r"[\w-]{0,64}")
 
 FLAGS = (
     Flag(("-p", "--print"), NONE),
-    Flag(("--output-format",), ONE, matching("text|json|stream-json")),
-    Flag(("--input-format",), ONE, matching("text|stream-json")),
+    Flag(("--output-format",), ONE, choice("--output-format <format>", "text", "json", "stream-json")),
+    Flag(("--input-format",), ONE, choice("--input-format <format>", "text", "stream-json")),
     Flag(("--verbose",), NONE),
     Flag(("--include-partial-messages",), NONE),
     Flag(("--include-hook-events",), NONE),
     Flag(("--forward-subagent-text",), NONE),
     Flag(("--replay-user-messages",), NONE),
     Flag(("--session-mirror",), NONE),
-    Flag(("--prompt-suggestions",), OPTIONAL, matching("true|false|1|0|yes|no|on|off")),
+    Flag(("--prompt-suggestions",), OPTIONAL, choice("--prompt-suggestions [value]", *SWITCHES)),
     Flag(("--json-schema",), ONE),
     Flag(("--model",), ONE, WORD),
-    Flag(("--fallback-model",), ONE, matching(r"[\w.:\[\]/@,-]{1,256}")),
+    Flag(("--fallback-model",), ONE, matching(r"[\w.:\[\]/@, -]{0,256}")),
     Flag(("--effort",), ONE, WORD),
     Flag(("--thinking",), ONE, WORD),
     Flag(("--thinking-display",), ONE, WORD),
@@ -189,38 +217,40 @@ FLAGS = (
     Flag(("--max-budget-usd",), ONE, NUMBER),
     Flag(("--task-budget",), ONE, NUMBER),
     Flag(("--autocompact",), ONE, WORD),
-    Flag(("--betas",), MANY, matching(r"[\w.,-]{1,256}")),
+    Flag(("--betas",), MANY, matching(r"[\w., -]{0,256}")),
     Flag(("--system-prompt",), ONE),
     Flag(("--append-system-prompt",), ONE),
-    Flag(("--system-prompt-snapshot",), ONE, matching("on|off")),
+    Flag(("--system-prompt-file",), ONE, text_of("System prompt"), is_file=True),
+    Flag(("--append-system-prompt-file",), ONE, text_of("Append system prompt"), is_file=True),
+    Flag(("--system-prompt-snapshot",), ONE, choice("--system-prompt-snapshot <on|off>", "on", "off")),
     Flag(("--exclude-dynamic-system-prompt-sections",), NONE),
     Flag(("--agent",), ONE, WORD),
-    Flag(("--agents",), ONE, harmless_agents),
+    Flag(("--agents",), ONE, harmless_agents, is_file=True),
     Flag(("-n", "--name"), ONE),
     Flag(("-c", "--continue"), NONE),
     Flag(("-r", "--resume"), OPTIONAL),
-    Flag(("--resume-session-at",), ONE, UUID),
-    Flag(("--session-id",), ONE, UUID),
+    Flag(("--resume-session-at",), ONE, ID),
+    Flag(("--session-id",), ONE, ID),
     Flag(("--fork-session",), NONE),
     Flag(("--no-session-persistence",), NONE),
     Flag(("--permission-mode",), ONE, permission_mode),
     Flag(("--dangerously-skip-permissions",), NONE, with_commands),
     Flag(("--allow-dangerously-skip-permissions",), NONE, with_commands),
     Flag(("--permission-prompt-tool",), ONE, matching(r"stdio|mcp__[\w-]{1,120}")),
-    Flag(("--permission-prompts",), ONE, matching("host|none")),
+    Flag(("--permission-prompts",), ONE, choice("--permission-prompts <target>", "host", "none")),
     Flag(("--tools",), MANY, offered_tools),
     Flag(("--allowedTools", "--allowed-tools"), MANY, tool_rules),
     Flag(("--disallowedTools", "--disallowed-tools"), MANY),
     Flag(("--add-dir",), MANY, shared_directory),
-    Flag(("--mcp-config",), MANY, harmless_servers),
-    Flag(("--settings",), ONE, harmless_settings),
+    Flag(("--mcp-config",), MANY, harmless_servers, is_file=True),
+    Flag(("--settings",), ONE, harmless_settings, is_file=True),
     Flag(("--bare",), NONE),
     Flag(("--safe-mode",), NONE),
     Flag(("--restricted",), NONE),
     Flag(("--brief",), NONE),
     Flag(("--no-chrome",), NONE, nothing),
     Flag(("--strict-mcp-config",), NONE, nothing),
-    Flag(("--setting-sources",), ONE, nothing),
+    Flag(("--setting-sources",), ONE, sources),
     Flag(("--disable-slash-commands",), NONE, nothing),
 )
 
@@ -232,18 +262,11 @@ CLOSED = {
     "--plugin-dir": (ONE, "a plugin brings code that would run on the host"),
     "--plugin-dir-no-mcp": (ONE, "a plugin brings code that would run on the host"),
     "--plugin-url": (ONE, "a plugin brings code that would run on the host"),
-    "--system-prompt-file": (ONE, "it reads a file of the host; use --system-prompt"),
-    "--append-system-prompt-file": (ONE, "it reads a file of the host; use --append-system-prompt"),
-    "--debug": (OPTIONAL, "it tells about the host"),
-    "-d": (OPTIONAL, "it tells about the host"),
-    "--debug-to-stderr": (NONE, "it tells about the host"),
-    "--debug-file": (ONE, "it writes to a file of the host"),
     "--worktree": (OPTIONAL, "it runs git on the host; make the worktree in the container"),
     "-w": (OPTIONAL, "it runs git on the host; make the worktree in the container"),
     "--tmux": (OPTIONAL, "it starts programs on the host"),
     "--bg": (NONE, "it would leave a daemon on the host"),
     "--background": (NONE, "it would leave a daemon on the host"),
-    "--ide": (NONE, "it connects to programs of the host"),
     "--chrome": (NONE, "it connects to programs of the host"),
     "--desktop": (NONE, "it starts programs on the host"),
     "--cloud": (OPTIONAL, "it acts with the host's account elsewhere"),
@@ -268,6 +291,16 @@ CLOSED = {
     "--help": (NONE, "ask for it alone"),
     "-h": (NONE, "ask for it alone"),
 }
+
+LEFT_OUT = {
+    "--debug": (OPTIONAL, "the debug log tells about the host"),
+    "-d": (OPTIONAL, "the debug log tells about the host"),
+    "--debug-to-stderr": (NONE, "the debug log tells about the host"),
+    "--debug-file": (ONE, "the debug log tells about the host"),
+    "--ide": (NONE, "the host's Claude Code sees no editor of the container"),
+}
+"""Flags that cannot take effect here, and whose absence does not change what a program gets. They are left out with
+a note. The operator can allow them by name."""
 
 # Words that the CLI takes for its own commands if they come first. They are not accepted as prompts.
 SUBCOMMANDS = frozenset({

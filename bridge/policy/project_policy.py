@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from bridge.policy import environment
 from bridge.policy.documents import MAX_FILE, MAX_FILES, written_anew
 from bridge.policy.heads import Heads
 from bridge.policy.project_memory import Memory, compose
@@ -21,11 +23,64 @@ from bridge.policy.terms import WORKSPACE, PolicyError, Scope, printable, shown
 
 Json = dict[str, Any]
 
-SCALARS = frozenset({
-    "alwaysThinkingEnabled", "cleanupPeriodDays", "disableAllHooks", "effortLevel", "fastMode",
-    "includeCoAuthoredBy", "language", "model", "outputStyle", "showThinkingSummaries", "spinnerTipsEnabled",
+CONVERSATION = frozenset({
+    "advisorModel", "agent", "alwaysThinkingEnabled", "attribution", "autoCompactEnabled", "autoCompactWindow",
+    "autoDreamEnabled", "autoMemoryEnabled", "autoScrollEnabled", "availableModels", "awaySummaryEnabled",
+    "bashEditDiffEnabled", "bashOutputMaxChars", "breakReminder", "cleanupPeriodDays", "companyAnnouncements",
+    "deniedModels", "disableAgentView", "disableAllHooks", "disableArtifact", "disableAutoMode",
+    "disableBundledSkills", "disableClaudeAiConnectors", "disableRemoteControl", "disableReplyCheck",
+    "disableSkillShellExecution", "disableWorkflows", "editorMode", "effortLevel", "fallbackModel", "fastMode",
+    "fastModePerSessionOptIn", "feedbackSurveyRate", "includeCoAuthoredBy", "includeGitInstructions", "language",
+    "maxEffortLevel", "model", "modelSettings", "outputStyle", "prUrlTemplate", "prefersReducedMotion",
+    "promptSuggestionEnabled", "quietHours", "respectGitignore", "respondToBashCommands",
+    "showClearContextOnPlanAccept", "showThinkingSummaries", "showTurnDuration", "skillListingBudgetFraction",
+    "skillListingMaxDescChars", "skillOverrides", "spinnerTipsEnabled", "spinnerTipsOverride", "spinnerVerbs",
+    "syntaxHighlightingDisabled", "taskOutputMaxChars", "terminalTitleFromRename", "theme", "totalTokensReminder",
+    "totalTokensReminderBudget", "tui", "ultracode", "verbose", "viewMode", "workflowKeywordTriggerEnabled",
+    "workflowSizeGuideline",
 })  # fmt: skip
-"""Settings that affect only the conversation."""
+"""Settings that affect only the conversation: texts, numbers and switches, also in lists and objects."""
+
+_LOGIN = "the host's Claude Code has its own login"
+_OPERATOR = "it is the operator's to choose"
+
+WITHOUT_EFFECT = {
+    name: why
+    for why, names in {
+        "commands run in the container, which is their sandbox": ("sandbox",),
+        "no such program is run over the bridge": ("statusLine", "subagentStatusLine", "fileSuggestion"),
+        "there is nothing of this kind over the bridge": (
+            "channelsEnabled", "defaultShell", "footerLinksRegexes", "remote", "sshConfigs", "syncClaudeAiPlugins",
+            "syncClaudeAiSkills", "voice", "voiceEnabled", "worktree",
+        ),
+        "the client in the container reads CLAUDE.md, and does not know it": ("claudeMdExcludes",),
+        "these files stay with the grant's conversations": ("autoMemoryDirectory", "plansDirectory"),
+        _LOGIN: ("forceLoginGatewayUrl", "forceLoginMethod", "forceLoginOrgUUID"),
+        "the host's Claude Code is the operator's": (
+            "autoUpdatesChannel", "feedbackSurveyState", "minimumVersion", "requiredMaximumVersion",
+            "requiredMinimumVersion", "skipWebFetchPreflight",
+        ),
+        "the grant answers these questions": (
+            "skipAutoPermissionPrompt", "skipDangerousModePermissionPrompt", "skipWorkflowUsageWarning",
+        ),
+        "it counts only in the operator's own settings": (
+            "allowManagedHooksOnly", "allowManagedMcpServersOnly", "allowManagedPermissionRulesOnly",
+            "blockedMarketplaces", "claudeMd", "disableSideloadFlags", "forceRemoteSettingsRefresh",
+            "parentSettingsBehavior", "pluginSuggestionMarketplaces", "strictKnownMarketplaces",
+        ),
+    }.items()
+    for name in names
+}  # fmt: skip
+"""Settings that cannot take effect here, and why. Without them, a program gets what it asked for."""
+
+REFUSED = {
+    **dict.fromkeys(("apiKeyHelper", "awsAuthRefresh", "awsCredentialExport", "gcpAuthRefresh", "proxyAuthHelper",
+                     "otelHeadersHelper"), f"it is a program that would run on the host; {_LOGIN}"),
+    **dict.fromkeys(("enabledPlugins", "extraKnownMarketplaces", "additionalMarketplaces", "pluginConfigs"),
+                    "a plugin brings code that would run on the host"),
+    "modelOverrides": "the models of the host's provider are the operator's to name",
+}  # fmt: skip
+"""Other settings that are not carried, and why. Of --settings they refuse the call, because a program needs them."""
 
 OF_SERVERS = frozenset({"enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers"})
 """Settings that choose among the servers of .mcp.json. They are applied here."""
@@ -52,6 +107,9 @@ MAX_NOTES = 100
 """Notes about what was left out. A client prints each of them."""
 MAX_VALUE = 256
 """Bytes of a variable that is used in a server's entry. Our client sends no longer ones."""
+MAX_VARIABLES = 128
+MAX_VARIABLE_TEXT = 64 * 1024
+"""Variables of one `env`, and characters of all. They are sent with each command."""
 MAX_HOOKS = 64
 """Hooks of one file. All hooks of one event run at the same time, and each needs a process on the host while it
 runs."""
@@ -69,6 +127,8 @@ class Project:
     """Agents, commands, skills and rules, by their path in the CLI's configuration directory."""
     memory: Memory = dataclasses.field(default_factory=Memory)
     """CLAUDE.md of the CLI's configuration directory."""
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Variables that its settings set."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that was left out."""
 
@@ -96,7 +156,7 @@ def read(
         project.files |= project.memory.rules
         project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
-        _configuration(files, env, scope, chosen, project, heads)
+        _configuration(files, env, scope, chosen, cwd, project, heads)
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
     if beyond > 0:
@@ -105,7 +165,13 @@ def read(
 
 
 def _configuration(
-    files: Iterable[bytes], env: Iterable[bytes], scope: Scope, chosen: list[str], project: Project, heads: Heads
+    files: Iterable[bytes],
+    env: Iterable[bytes],
+    scope: Scope,
+    chosen: list[str],
+    cwd: str,
+    project: Project,
+    heads: Heads,
 ) -> None:
     """Add settings, servers and documents."""
     texts: dict[bytes, bytes] = {}
@@ -118,11 +184,12 @@ def _configuration(
     layers = []
     for name, source in ((".claude/settings.json", "project"), (".claude/settings.local.json", "local")):
         if source in chosen and (layer := _object(texts.get(name.encode(), b""), name, project)):
-            layers.append(_settings(layer, name, scope, project))
+            layers.append(_settings(layer, name, scope, project, cwd))
     _merge(project, layers)
     if "project" in chosen:
         pairs = (entry.partition(b"=")[::2] for entry in env)
         variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
+        variables |= {name.encode(): value.encode() for name, value in project.env.items()}
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
         for path, text in texts.items():
             _document(path.decode("utf-8", "surrogateescape"), text, heads, project)
@@ -167,30 +234,66 @@ def _object(text: bytes, name: str, project: Project) -> Json:
 # Settings
 
 
-def settings(value: Json, scope: Scope, complain: Any) -> Json:
-    """Return the allowed settings. `complain` is called for each other one, with its name and the reason."""
+Complain = Callable[[str, str, bool], None]
+"""Is called for what is left out: its name, the reason, and whether a program would notice that it is missing."""
+
+
+def settings(value: Json, scope: Scope, complain: Complain, cwd: str = WORKSPACE) -> Json:
+    """Return the allowed settings. `env` among them has variables as text; the caller has to take it out."""
     kept: Json = {}
     for name, entry in value.items():
-        is_scalar = name in SCALARS and isinstance(entry, str | int | bool | float)
-        if is_scalar or (name in OF_SERVERS and scope.runs_commands):
+        if (name in CONVERSATION and _is_plain(entry)) or (name in OF_SERVERS and scope.runs_commands):
             kept[name] = entry
         elif name == "permissions" and scope.runs_commands and isinstance(entry, dict):
-            kept[name] = _permissions(entry, scope, complain)
+            kept[name] = _permissions(entry, scope, complain, cwd)
         elif name == "hooks" and scope.runs_commands and isinstance(entry, dict):
             kept[name] = _hooks(entry, complain)
+        elif name == "env" and isinstance(entry, dict):
+            kept[name] = _variables(entry, scope, complain)
+        elif name in WITHOUT_EFFECT:
+            complain(name, WITHOUT_EFFECT[name], False)
         elif name != "$schema":
-            complain(name[:60], "it could run commands or send data elsewhere on the host")
+            complain(name[:60], REFUSED.get(name, "the bridge does not know it in this form"), True)
     return kept
 
 
-def _settings(value: Json, name: str, scope: Scope, project: Project) -> Json:
-    def complain(what: str, why: str) -> None:
+def _is_plain(entry: Any, depth: int = 3) -> bool:
+    """Return whether a value is text, a number or a switch, or a list or an object of these."""
+    if isinstance(entry, list | dict):
+        inner = entry.values() if isinstance(entry, dict) else entry
+        return depth > 0 and all(_is_plain(value, depth - 1) for value in inner)
+    return entry is None or isinstance(entry, str | int | float)
+
+
+def _variables(entry: Json, scope: Scope, complain: Complain) -> dict[str, str]:
+    """Return the variables of `env` as text."""
+    kept: dict[str, str] = {}
+    size = 0
+    for name, value in entry.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        size += len(name) + len(text)
+        if not _NAME.fullmatch(name) or not isinstance(value, str | int | float) or "\0" in text:
+            complain(f"env.{name[:60]}", "it is no variable", True)
+        elif len(kept) == MAX_VARIABLES or size > MAX_VARIABLE_TEXT:
+            complain("the rest of env", f"more than {MAX_VARIABLES} variables or {MAX_VARIABLE_TEXT} bytes", True)
+            break
+        else:
+            kept[name] = text.encode("utf-8", "replace").decode()
+            if environment.steers(name) and not environment.passes(name, text):
+                where = "it is set for commands in the container only" if scope.runs_commands else "it has no use"
+                what = f"env.{name[:60]} for Claude Code itself"
+                complain(what, f"{_OPERATOR}; {where}", environment.redirects(name))
+    return kept
+
+
+def _settings(value: Json, name: str, scope: Scope, project: Project, cwd: str) -> Json:
+    def complain(what: str, why: str, matters: bool) -> None:
         project.notes.append(f"{name}: {what} is left out: {why}")
 
-    return settings(value, scope, complain)
+    return settings(value, scope, complain, cwd)
 
 
-def _permissions(value: Json, scope: Scope, complain: Any) -> Json:
+def _permissions(value: Json, scope: Scope, complain: Complain, cwd: str) -> Json:
     kept: Json = {}
     for name, entry in value.items():
         if name in RULES and isinstance(entry, list):
@@ -198,15 +301,18 @@ def _permissions(value: Json, scope: Scope, complain: Any) -> Json:
         elif name == "defaultMode" and isinstance(entry, str) and entry in MODES_WITH_COMMANDS:
             kept[name] = entry
         elif name == "additionalDirectories" and isinstance(entry, list):
-            kept[name] = [path for path in entry if isinstance(path, str) and scope.contains(path)]
-            if kept[name] != entry:
-                complain("a directory of permissions.additionalDirectories", "it is not shared with the host")
+            paths = [posixpath.join(cwd, path) for path in entry if isinstance(path, str)]
+            kept[name] = [posixpath.normpath(path) for path in paths if scope.contains(path)]
+            if len(kept[name]) != len(entry):
+                complain("a directory of permissions.additionalDirectories", "it is not shared with the host", True)
+        elif name in ("disableBypassPermissionsMode", "disableAutoMode") and entry == "disable":
+            kept[name] = entry
         else:
-            complain(f"permissions.{name[:60]}", "the bridge does not know it")
+            complain(f"permissions.{name[:60]}", "the bridge does not know it in this form", True)
     return kept
 
 
-def _hooks(value: Json, complain: Any) -> Json:
+def _hooks(value: Json, complain: Complain) -> Json:
     kept: Json = {}
     left = MAX_HOOKS
     for event, groups in value.items():
@@ -215,11 +321,11 @@ def _hooks(value: Json, complain: Any) -> Json:
                 continue
             hooks = group.get("hooks")
             if not isinstance(hooks, list):
-                complain(f"a group of {event[:40]}", "its hooks are no list")
+                complain(f"a group of {event[:40]}", "its hooks are no list", True)
                 continue
             mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
             if len(mine) > left:
-                complain(f"a group of {event[:40]}", f"there are more than {MAX_HOOKS} hooks, and each is a process")
+                complain(f"a group of {event[:40]}", f"more than {MAX_HOOKS} hooks, and each is a process", True)
                 continue
             left -= len(mine)
             matcher = {"matcher": group["matcher"]} if isinstance(group.get("matcher"), str) else {}
@@ -227,19 +333,19 @@ def _hooks(value: Json, complain: Any) -> Json:
     return kept
 
 
-def _hook(hook: Any, event: str, complain: Any) -> Json | None:
+def _hook(hook: Any, event: str, complain: Complain) -> Json | None:
     kind = hook.get("type") if isinstance(hook, dict) else None
     fields = HOOKS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
     if not fields:
-        complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container")
+        complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container", True)
         return None
     unknown = sorted(set(hook) - fields)
     if unknown:
-        complain(f"a hook of {event[:40]}", f"its field {shown(unknown[0], 30)} is none that the bridge knows")
+        complain(f"a hook of {event[:40]}", f"its field {shown(unknown[0], 30)} is none that the bridge knows", True)
         return None
     wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
     if wrong:
-        complain(f"a hook of {event[:40]}", f"its field {shown(wrong[0], 30)} is of another type")
+        complain(f"a hook of {event[:40]}", f"its field {shown(wrong[0], 30)} is of another type", True)
         return None
     return dict(hook)
 
@@ -256,6 +362,8 @@ def _merge(project: Project, layers: list[Json]) -> None:
                 mine = merged.setdefault("permissions", {})
                 for key, entry in value.items():
                     mine[key] = [*mine.get(key, []), *entry] if isinstance(entry, list) else entry
+            elif name == "env":
+                project.env |= value
             elif name not in OF_SERVERS:
                 merged[name] = value
 

@@ -107,6 +107,20 @@ class PolicyError(Exception):
         return other
 
 
+class CliError(PolicyError):
+    """The CLI itself would refuse the request. The text is the CLI's own; it can have several lines. The client
+    prints it as it is, and ends with the CLI's exit code, 1."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.partition("\n")[0])
+        self.args = ("\n".join(printable(line) for line in text.split("\n")[:20]),)
+        self.kind = "the CLI refuses it"
+
+    def of(self, flag: str) -> PolicyError:
+        """Return the same refusal."""
+        return self
+
+
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """The decision on one part of a request. `verdict` is keep, add, drop, replace or refuse."""

@@ -43,6 +43,7 @@ STEPS = {
     "start": (LOOK,),
     "policy": ("on the host: `claude-bridge-server explain -- ARGUMENTS` shows the rules",),
     "no-cli": ("on the host: install Claude Code, then `claude-bridge-server doctor`",),
+    "cli": (),
     "usage": (),
 }
 
@@ -76,6 +77,8 @@ class FaultError(Exception):
                 "socket": path,
             }
             return json.dumps(facts) + "\n"
+        if self.kind == "cli":
+            return self.text + "\n"  # the CLI's own words
         return "".join([f"bridge: {self.text}\n", *(f"bridge:   {step}\n" for step in steps)])
 
 

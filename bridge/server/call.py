@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from bridge.policy import PolicyError
 from bridge.policy.argv import Plan
-from bridge.policy.terms import printable
+from bridge.policy.terms import CliError, printable
 from bridge.protocol.frames import Event, Fields, Frame
 from bridge.server.channel import Channel
 from bridge.server.host.audit import outline
@@ -38,7 +38,7 @@ from bridge.server.signals import SignalRelay
 LONG = 200
 """Arguments of at least so many bytes are logged by their length only."""
 
-CODES = {"policy": 126, "no-cli": 127}
+CODES = {"cli": 1, "policy": 126, "no-cli": 127}
 """The client's exit code by kind of error. All others are 125."""
 
 
@@ -145,7 +145,7 @@ class Call:
         if isinstance(error, PolicyError):
             judged = {"argv": self._outline} if self.state is CallState.JUDGED else {}
             self.note("refused", **judged, why=error.kind)
-            self.fail("policy", str(error))
+            self.fail("cli" if isinstance(error, CliError) else "policy", str(error))
             return
         self._context.log.fault("a call could not be judged", error)
         self.note("failed", why=place_of(error))
@@ -158,7 +158,7 @@ class Call:
     def wait(self, limit: int) -> None:
         """Wait for a turn, at most `limit` seconds."""
         if self._become(CallState.WAITING):
-            in_plan = ("arg", "file", "memory", "omitted")
+            in_plan = ("arg", "file", "memory", "omitted", "text")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
             self.note("asked", argv=self._outline)
             self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
@@ -189,7 +189,7 @@ class Call:
             self.note("failed", why=str(error))
             self.fail(kind, sentence)
             return
-        self.note("started", argv=outline(self._plan.argv), child=session.pid)
+        self.note("started", argv=outline(self._plan.argv), child=session.pid, left_out=len(self._plan.notes))
         self._session = session
         session.greet()
         self.kick()
@@ -257,7 +257,8 @@ class Call:
     def fail(self, kind: str, sentence: str) -> None:
         """End the call with an error of the bridge."""
         # The send can call `kick`, and so end this call, before it returns.
-        self._channel.end(Frame.ERROR, kind=kind, text=printable(sentence), code=CODES.get(kind, 125))
+        text = "\n".join(map(printable, sentence.split("\n")[:20])) if kind == "cli" else printable(sentence)
+        self._channel.end(Frame.ERROR, kind=kind, text=text, code=CODES.get(kind, 125))
         self.cancel()
 
     def on_progress(self) -> None:

@@ -89,7 +89,8 @@ class Launcher:
             credential = self._credential()
             rules = self._rules(request, credential) if self.is_confined else None
             paths = PathTranslator(None if self.is_confined else request.grant.workspace)
-            tools = ToolCalls(channel, scratch / "tools", rules, paths, listener)
+            variables = {name.encode(): value.encode() for name, value in request.plan.env.items()}
+            tools = ToolCalls(channel, scratch / "tools", rules, paths, listener, variables)
             command = self._command(request, scratch, rules, credential)
             return CliProcess(command, request.has_stdin, listener.on_exit), tools
         except BaseException:
@@ -112,7 +113,7 @@ class Launcher:
             request.grant,
             program,
             request.plan.argv,
-            environment.build(request.fields.all("env"), operator),
+            environment.build(request.fields.all("env"), operator, request.plan.env),
             request.cwd,
             memory.text_with_agents if self.cli.reads_agents_md else memory.text,
             rules.credential(credential) if rules else credential,

@@ -19,6 +19,7 @@ from typing import IO, Any
 import bridge
 from bridge.policy import PolicyError, Scope
 from bridge.policy.control_messages import ControlFilter
+from bridge.policy.terms import CliError
 from bridge.protocol.frames import Fields
 from bridge.server.policy_worker import DONE, LIMIT_S, scope_as_json
 
@@ -59,7 +60,8 @@ class PolicyWorkerError(PolicyError):
 def is_small(fields: Fields) -> bool:
     """Return whether a call is checked on the event loop. The YAML heads of agents and skills take 10 ms per
     kilobyte."""
-    words, files, memory = fields.all("arg"), fields.all("file"), fields.all("memory")
+    words, memory = fields.all("arg"), fields.all("memory")
+    files = fields.all("file") + fields.all("text")
     heads = any(file.partition(b"\n")[0].endswith((b".md", b"rule")) for file in files + memory)
     sizes = sum(map(len, words)) + sum(map(len, files)) + sum(map(len, memory)) // 16
     return not heads and len(words) <= FEW and len(memory) <= FEW and sizes <= SMALL
@@ -141,7 +143,7 @@ class PolicyPool:
         asked.add_done_callback(lambda _: worker.lock.release())
         found = await asyncio.shield(asked)
         if "refused" in found:
-            refusal = PolicyError(str(found["refused"]))
+            refusal = (CliError if found.get("by_cli") else PolicyError)(str(found["refused"]))
             refusal.kind = str(found["kind"])
             raise refusal
         return found

@@ -29,7 +29,7 @@ from bridge.policy.documents import is_path
 from bridge.policy.flags import BY_NAME
 from bridge.policy.project_memory import Memory
 from bridge.policy.project_policy import Project
-from bridge.policy.terms import WORKSPACE, PolicyError, Scope
+from bridge.policy.terms import WORKSPACE, CliError, PolicyError, Scope
 from bridge.protocol.frames import NUL, Fields
 
 LIMIT_S = 10
@@ -83,6 +83,7 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
         scope,
         cwd,
         files=sent["file"],
+        texts=fields.all("text"),
         env=fields.all("env"),
         memory=sent["memory"],
         omitted=fields.all("omitted"),
@@ -116,6 +117,8 @@ def pack(plan: Plan) -> bytes:
         "flags": plan.flags,
         "prompt": plan.prompt,
         "prompt_addition": plan.prompt_addition,
+        "env": plan.env,
+        "notes": plan.notes,
         "project": {"settings": project.settings, "servers": project.servers, "notes": project.notes},
         "memory": [len(memory.text), len(memory.text_with_agents)],
         "files": [[name, len(text)] for name, text in project.files.items()],
@@ -148,6 +151,8 @@ def unpack(data: bytes, scope: Scope) -> Plan:
         raise ValueError("a policy worker named a flag that the bridge does not know")
     if end < len(words) and words[-1].startswith("-"):
         raise ValueError("a policy worker named a flag in place of a prompt")
+    if not all(isinstance(text, str) and "\0" not in text for pair in parts["env"].items() for text in pair):
+        raise ValueError("a policy worker set a variable that is none")
     return Plan(**parts, project=project)
 
 
@@ -164,7 +169,7 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
         judged.lines = question["lines"]
         passed, answered = judged.judge(material)
     except PolicyError as refusal:
-        return {"refused": str(refusal), "kind": refusal.kind}, b""
+        return {"refused": str(refusal), "kind": refusal.kind, "by_cli": isinstance(refusal, CliError)}, b""
     except MemoryError:
         return {"refused": "it takes more memory than a request may", "kind": "memory"}, b""
     servers = sorted(judged.servers - set(question["servers"]))

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -59,9 +59,17 @@ class ToolCalls:
     """The socket of one call, and the executions that were requested on it."""
 
     def __init__(
-        self, channel: Channel, path: Path, rules: Rules | None, paths: PathTranslator, listener: Listener
+        self,
+        channel: Channel,
+        path: Path,
+        rules: Rules | None,
+        paths: PathTranslator,
+        listener: Listener,
+        variables: Mapping[bytes, bytes],
     ) -> None:
-        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network."""
+        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network. `variables` are those of
+        the project's settings: they are set for each command."""
+        self._variables = variables
         self._channel = channel
         self._rules = rules
         self._paths = paths
@@ -136,7 +144,7 @@ class ToolCalls:
     def _execute(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
         """Let the client run a command. `files` are the command's stdin, stdout and stderr."""
         command, cwd = fields[1], self._paths.to_container(fields[2])
-        env = dict(variable.partition(b"=")[::2] for variable in fields[3:])
+        env = {**self._variables, **dict(variable.partition(b"=")[::2] for variable in fields[3:])}
 
         def begin(channel: Channel) -> Execution:
             execution = Execution(channel, sock, files, self._paths, self._on_over)

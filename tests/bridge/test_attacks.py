@@ -294,15 +294,12 @@ def test_settings_that_claude_writes_for_itself_are_never_used(confined: Range) 
 # 5c: arguments
 
 REFUSED = [
-    ["--settings", "/workspace/settings.json"],
-    ["--mcp-config", "/workspace/.mcp.json", "--strict-mcp-config"],
+    ["--settings", "/workspace/helper.json"],
+    ["--agents", "/workspace/agents.json", "--agent", "x"],
     ["--plugin-dir", "/workspace/p"],
     ["--plugin-url", "http://127.0.0.1:1/p.zip"],
     ["--agents", '{"x": {"description": "d", "prompt": "p", "hooks": {"Stop": [{}]}}}', "--agent", "x"],
     ["--add-dir", "/"],
-    ["--system-prompt-file", "/etc/shadow"],
-    ["--append-system-prompt-file", "/etc/shadow"],
-    ["--debug-file", "/workspace/marker"],
     ["--worktree"],
     ["--bg"],
     ["--sdk-url", "ws://127.0.0.1:1"],
@@ -315,7 +312,6 @@ REFUSED = [
     ["--init-only"],
     ["--client-data-url", "http://127.0.0.1:1"],
     ["--file", "file_x:marker"],
-    ["--ide"],
     ["--chrome"],
     ["--tmux"],
     ["--channels", "x"],
@@ -327,6 +323,13 @@ REFUSED = [
 
 IN_THE_CONTAINER = [
     ["--settings", json.dumps({"hooks": HOOKS})],
+    ["--settings", "/workspace/settings.json"],
+    ["--mcp-config", "/workspace/.mcp.json", "--strict-mcp-config"],
+    ["--settings", json.dumps({"statusLine": {"type": "command", "command": RUN}, "sandbox": {"enabled": True}})],
+    ["--settings", json.dumps({"env": {"CLAUDE_CODE_SHELL_PREFIX": "/workspace/run", "BASH_ENV": "/workspace/run"}})],
+    ["--settings", json.dumps({"env": {"NODE_OPTIONS": "--require=/workspace/run.js", "PATH": "/workspace/bin"}})],
+    ["--debug-file", "/workspace/marker"],
+    ["--debug", "--debug-to-stderr", "--ide"],
     ["--mcp-config", json.dumps({"mcpServers": {"x": SERVER}}), "--strict-mcp-config"],
     ["--dangerously-skip-permissions"],
     ["--permission-mode", "bypassPermissions"],
@@ -340,8 +343,8 @@ COMMANDS = ["agents", "attach", "auth", "config", "doctor", "gateway", "import",
 
 @pytest.mark.parametrize("argv", REFUSED, ids=lambda argv: " ".join(argv)[:40])
 def test_argument_is_refused_and_the_client_told_why(newest: Range, argv: list[str]) -> None:
-    newest.write("settings.json", {"hooks": HOOKS})
-    newest.write(".mcp.json", {"mcpServers": {"x": SERVER}})
+    newest.write("helper.json", {"apiKeyHelper": RUN})
+    newest.write("agents.json", {"x": {"description": "d", "prompt": "p", "hooks": {"Stop": [{}]}}})
     done = newest.place.run("-p", "hi you", *argv)
     assert done.returncode == 126
     assert done.stderr.startswith(f"bridge: {argv[0]}".encode())
@@ -349,11 +352,37 @@ def test_argument_is_refused_and_the_client_told_why(newest: Range, argv: list[s
     newest.check(done.stdout.decode())
 
 
+FILE_FLAGS = ("--append-system-prompt-file", "--system-prompt-file", "--settings", "--mcp-config", "--agents")
+
+
+@pytest.mark.parametrize("flag", FILE_FLAGS)
+def test_flag_names_no_file_of_the_host(newest: Range, flag: str) -> None:
+    """The names: a file of the host, a link to it, and the variables of a process. The container opens its own."""
+    (newest.place.workspace / "link").symlink_to(newest.secret)
+    for name in (str(newest.secret), "link", "/proc/self/environ", "/proc/1/environ"):
+        done = newest.place.run("-p", "hi you", flag, name)
+        newest.check((done.stdout + done.stderr).decode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize("flag", FILE_FLAGS)
+def test_file_of_a_flag_that_the_client_does_not_send(newest: Range, flag: str) -> None:
+    with RawClient(newest.place) as client:
+        heard = client.call("-p", "hi you", flag, str(newest.secret), hands="1")
+    assert (heard.kind, heard.code) == ("policy", 126)
+    assert not newest.real.api.requests
+
+
 @pytest.mark.parametrize("argv", IN_THE_CONTAINER, ids=lambda argv: " ".join(argv)[:40])
 def test_allowed_argument_runs_nothing_on_the_host(field: Range, argv: list[str]) -> None:
+    field.write("settings.json", {"hooks": HOOKS})
+    field.write(".mcp.json", {"mcpServers": {"x": SERVER}})
+    field.write("run.js", 'require("fs").writeFileSync("/workspace/marker", "")')
+    for program in ("run", "bin/bash"):
+        field.write(program, f"#!/bin/sh\n{RUN}\n")
+        (field.place.workspace / program).chmod(0o755)
     field.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
     field.call("-p", "run it", *argv)
-    if "--settings" not in argv and "--mcp-config" not in argv:  # the other cases give no permission for commands
+    if argv[0] not in ("--settings", "--mcp-config", "--debug", "--debug-file"):  # they give no permission for commands
         assert field.real.api.prompts[-1].results == ["ran"]
 
 
@@ -421,9 +450,9 @@ def test_variables_of_the_client_steer_nothing(field: Range) -> None:
 # 5e: control messages
 
 MESSAGES: dict[str, bytes] = {
-    "hooks": ask("apply_flag_settings", settings={"hooks": HOOKS}),
+    "key helper": ask("apply_flag_settings", settings={"apiKeyHelper": RUN}),
     "base url": ask("apply_flag_settings", settings={"env": {"ANTHROPIC_BASE_URL": "{evil}"}}),
-    "permissions": ask("apply_flag_settings", settings={"permissions": {"allow": ["Bash"]}}),
+    "shell prefix": ask("apply_flag_settings", settings={"env": {"CLAUDE_CODE_SHELL_PREFIX": "/workspace/run"}}),
     "agent with hooks": ask("initialize", agents={"x": {"description": "d", "prompt": "p", "hooks": HOOKS}}),
     "agent with server": ask("initialize", agents={"x": {"description": "d", "prompt": "p", "mcpServers": [SERVER]}}),
     "agent that bypasses": ask("initialize", agents={"x": {"prompt": "p", "permissionMode": "bypassPermissions"}}),
@@ -458,6 +487,9 @@ HARMLESS: dict[str, bytes] = {
     "stdio server": ask("mcp_set_servers", servers={"x": {"type": "stdio", **SERVER}}),
     "remote server": ask("mcp_set_servers", servers={"x": {"type": "http", "url": "{evil}"}}),
     "bypass": ask("set_permission_mode", mode="bypassPermissions"),
+    "hooks": ask("apply_flag_settings", settings={"hooks": HOOKS}),
+    "permissions": ask("apply_flag_settings", settings={"permissions": {"allow": ["Bash"]}}),
+    "status line": ask("apply_flag_settings", settings={"statusLine": {"type": "command", "command": RUN}}),
 }
 
 

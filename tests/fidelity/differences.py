@@ -139,6 +139,26 @@ def _by_name(name: str, value: Any) -> Any:
     return value if start is None else [*value[:start], *sorted(value[start:], key=str)]
 
 
+def one_empty_line_less(_name: str, value: Any) -> Any:
+    """Leave out an empty line after a line of one word."""
+    if not isinstance(value, list):
+        return value
+    after = [None, *value]
+    return [
+        entry
+        for before, entry in zip(after, value, strict=False)
+        if entry != "" or not (isinstance(before, str) and re.fullmatch(r"[\w:.-]+", before))
+    ]
+
+
+def _unknown_flag(name: str, value: Any) -> Any:
+    """Make one of the two refusals of an unknown flag. Another refusal of the bridge shows on stderr."""
+    if name == "exit code":
+        return 1 if value == 126 else value
+    refused = [re.match(r"error: unknown option '(.*)'|bridge: (--\S+) is no flag that", line) for line in value]
+    return [f"{found[1] or found[2]} is unknown" for found in refused[:1] if found] or value
+
+
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")
 ALL = r".*"
 TOLD = r"request \d+: (system|message \d+ .*)"
@@ -218,6 +238,26 @@ DIFFERENCES = (
         "The CLI turns it on where there are managed settings. The bridge has some, as a second layer of safety.",
         r"init: plugins",
         undo=lambda _, value: [plugin for plugin in value if plugin["name"] != "cc-plugin-sec-default"],
+    ),
+    Difference(
+        "A flag that the bridge does not know is refused with the bridge's own sentence, and code 126.",
+        "A newer CLI can have flags that act on the host. The operator can allow them by name.",
+        r"stderr|exit code",
+        _unknown_flag,
+        _unknown_flag,
+    ),
+    Difference(
+        "A file of `--settings` that is not there is named by its whole path.",
+        "The client's files are read in the container, so the sentence is the bridge's: that of the newer CLI.",
+        r"stderr",
+        replaced(r"^Error: Settings file not found: (?!/)", "Error: Settings file not found: /workspace/"),
+    ),
+    Difference(
+        "A prompt of one word ends with a line feed.",
+        "The word could be a command of the CLI's next version, and then it would be run instead of being asked.",
+        r"request \d+: message \d+ \(user\)",
+        one_empty_line_less,
+        one_empty_line_less,
     ),
 )
 

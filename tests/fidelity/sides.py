@@ -6,6 +6,7 @@ Both run as the same user, in the same directory, /workspace, over the same prog
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,9 @@ class Plain(_Side):
         super().__init__(workspace, api)
         self._cli = cli
         self._home = home
+        trust = home / ".claude.json"
+        trust.write_text(json.dumps({"projects": {"/workspace": {"hasTrustDialogAccepted": True}}}))
+        os.chown(trust, OWNER, OWNER)
 
     def words(self, call: Call) -> list[str]:
         words = ["bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]

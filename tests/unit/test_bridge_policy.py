@@ -60,7 +60,7 @@ def test_real_client_is_let_through(line: str) -> None:
 
 
 def test_python_sdk_s_empty_system_prompt_stays_an_argument() -> None:
-    assert flags("--system-prompt", "", "--verbose") == ["--system-prompt=", "--verbose"]
+    assert flags("--system-prompt", "", "--verbose") == ["--verbose", "--system-prompt="]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_open_flag_can_be_closed_by_the_operator(name: str) -> None:
         ["-phello"],
         ["--print=x"],
         ["--model"],
-        ["--model", "a b"],
+        ["--model", "a\nb"],
         ["--settings", "/workspace/s.json"],
         ["--settings", '{"hooks": {}}'],
         ["--settings", '{"apiKeyHelper": "x"}'],
@@ -159,8 +159,10 @@ def test_tools_that_are_asked_for_are_narrowed(asked: list[str], offered: str) -
 
 
 def test_withheld_tools_are_denied_by_name() -> None:
-    (flag,) = [word for word in rewrite(["--disallowedTools", "Read"], SCOPE).argv if "--disallowedTools" in word]
-    assert {"Bash", "WebFetch", "SendMessage", "Read"} <= set(flag.partition("=")[2].split(","))
+    argv = rewrite(["--disallowedTools", "Read", "Bash("], SCOPE).argv
+    *asked, own = [word.partition("=")[2] for word in argv if "--disallowedTools" in word]
+    assert asked == ["Read", "Bash("]
+    assert {"Bash", "WebFetch", "SendMessage"} <= set(own.split(","))
 
 
 def test_permission_rules_for_withheld_tools_are_left_out() -> None:

@@ -154,7 +154,7 @@ def test_word_of_a_client_is_shown_short_and_printable(word: str) -> None:
 
 
 @pytest.mark.parametrize("argv", [
-    ["-psekrit"], ["--sekrit"], ["--model", "sek rit"], ["--add-dir", "/sekrit"], ["--permission-mode", "sekrit"],
+    ["-psekrit"], ["--sekrit"], ["--model", "sekrit\n"], ["--add-dir", "/sekrit"], ["--output-format", "sekrit"],
     ["--settings", '{"sekrit": 1}'], ["--mcp-config", '{"mcpServers": {"sekrit": {"type": "sekrit"}}}'],
     ["--agents", '{"sekrit": {"sekrit": 1}}'], ["--settings", '{"hooks": {"sekrit": [{"hooks": [{"sekrit": 1}]}]}}'],
     ["--mcp-config", '{"mcpServers": {"sekrit": {"url": "x", "type": "http"}}}'],

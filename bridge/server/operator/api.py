@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bridge
+from bridge.client.flag_files import flag_files
 from bridge.client.project_files import project_files
 from bridge.policy import Scope
 from bridge.policy.argv import Plan, rewrite
@@ -243,7 +244,9 @@ class Operator:
         scope = Scope(self._share_targets(grant), chosen.allowed, chosen.refused, runs_commands=True, web=web)
         where = os.fsencode(project.resolve()) if project else b""
         files = [value for name, value in project_files(where, where) if name == "file"] if where else []
-        return rewrite(words, scope, files=files, env=[name + b"=" + value for name, value in os.environb.items()])
+        texts = flag_files([os.fsencode(word) for word in words])
+        env = [name + b"=" + value for name, value in os.environb.items()]
+        return rewrite(words, scope, files=files, texts=texts, env=env)
 
     @_as_operator_errors()
     def install(self, workspace: Path | None = None, user: str | None = None) -> Path:
