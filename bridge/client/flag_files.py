@@ -57,7 +57,7 @@ def _words(argv: list[bytes]) -> list[bytes]:
     for word in argv:
         if word == b"--":
             break
-        name, equals, value = word.partition(b"=")
+        name, _, value = word.partition(b"=")
         if word.startswith(b"-"):
             is_value = name in FLAGS
             word = value

@@ -23,7 +23,7 @@ from bridge.policy.flags import (
     offered_tools,
     sources,
 )
-from bridge.policy.project_policy import Project, read
+from bridge.policy.project_policy import MAX_NOTES, Project, read
 from bridge.policy.terms import MAX_SHOWN, WORKSPACE, CliError, Decision, PolicyError, Scope, printable
 
 PROMPTS = ("--system-prompt", "--append-system-prompt")
@@ -95,13 +95,14 @@ def rewrite(
     """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
     `files`, `texts` and `env` are the project's files, the files that flags name and the variables, as the client
-    sent them. `interactive` says that the client has a terminal; then a session without `--print` shows the CLI's interface.
+    sent them. `interactive` says that the client has a terminal; then a session without `--print` shows the CLI's
+    interface.
     """
     plan, caller = Plan(), Caller.of(cwd, texts)
     prompts = _read(argv, plan, scope, caller)
     plan.project = read(files, env, scope, plan.sources, cwd)
     plan.env = plan.project.env | caller.env
-    plan.notes = caller.notes + plan.project.notes
+    plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
     _add_own(plan, scope, interactive)
     _add_prompt(plan, prompts)
     return plan

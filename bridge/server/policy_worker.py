@@ -75,8 +75,15 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
     """Check a call as the client sent it. Returns what to run. Raises PolicyError."""
     terminal, cwd = has_terminal(fields, scope), directory_of(fields)
     words = [os.fsdecode(word) for word in fields.all("arg")]
-    plan = rewrite(words, scope, cwd, files=fields.all("file"), texts=fields.all("text"),
-                   env=fields.all("env"), interactive=terminal)
+    plan = rewrite(
+        words,
+        scope,
+        cwd,
+        files=fields.all("file"),
+        texts=fields.all("text"),
+        env=fields.all("env"),
+        interactive=terminal,
+    )
     if not scope.contains(cwd):
         raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
     if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
