@@ -48,6 +48,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         return text
 
     value("CLAUDE_BRIDGE_ERRORS", "text", _one_of("text", "json"))  # for the bridge's client; only checked here
+    value("CLAUDE_BRIDGE_NOTES", "auto", _one_of("auto", "always"))  # likewise
     return Settings(
         name=_printable(environ.get("AGENT_NAME") or socket.gethostname()),
         command=environ.get("AGENT_COMMAND", "").strip(),

@@ -23,7 +23,7 @@ from bridge.policy.flags import (
     offered_tools,
     sources,
 )
-from bridge.policy.project_policy import Project, read
+from bridge.policy.project_policy import MAX_NOTES, Project, read
 from bridge.policy.terms import MAX_SHOWN, WORKSPACE, CliError, Decision, PolicyError, Scope, printable
 
 PROMPTS = ("--system-prompt", "--append-system-prompt")
@@ -99,7 +99,7 @@ def rewrite(
     prompts = _read(argv, plan, scope, caller)
     plan.project = read(files, env, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
     plan.env = plan.project.env | caller.env
-    plan.notes = caller.notes + plan.project.notes
+    plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
     _add_own(plan, scope, interactive)
     _add_prompt(plan, prompts)
     return plan

@@ -86,7 +86,8 @@ def _no_constant(name: str) -> None:
 
 
 def prompt_of(name: str, kind: str, caller: Caller) -> str:
-    """Return the text of a file for the system prompt, without line feeds at its end. `kind` begins the CLI's sentence, as in `System prompt`."""
+    """Return the text of a file for the system prompt, without line feeds at its end. `kind` begins the CLI's sentence,
+    as in `System prompt`."""
     try:
         return caller.text(name).rstrip("\n")
     except Unreadable as error:

@@ -255,7 +255,7 @@ def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None
     agents = place.workspace / ".claude" / "agents"
     agents.mkdir(parents=True)
     (agents / "a.md").write_text("---\nname: a\nhooks: {}\n---\nx")
-    done = place.run("-p", "report")
+    done = place.run("-p", "report", env={"CLAUDE_BRIDGE_NOTES": "always"})
     assert done.returncode == 0
     assert b"'hooks' is left out" in done.stderr
 

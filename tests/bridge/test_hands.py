@@ -167,12 +167,31 @@ def test_what_is_left_out_is_told_line_by_line(real: RealHost) -> None:
     place = real.place()
     write(place, ".claude/settings.json", {"apiKeyHelper": "x", "env": {"A": "b"}, "model": "sonnet"})
     write(place, ".claude/settings.local.json", "no JSON")
-    said = place.run("-p", "hi you").stderr.decode().splitlines()
+    assert not place.run("-p", "hi you").stderr
+    said = place.run("-p", "hi you", env={"CLAUDE_BRIDGE_NOTES": "always"}).stderr.decode().splitlines()
     assert [line.split(" is left out")[0] for line in said] == [
         "bridge: .claude/settings.json: apiKeyHelper",
-        "bridge: .claude/settings.json: env",
         "bridge: .claude/settings.local.json",
     ]
+
+
+def test_variables_of_the_settings_reach_commands(real: RealHost) -> None:
+    """Those of a flag win over those of the project. The CLI's own process gets only those of a fixed list."""
+    place = real.place()
+    hook = {"hooks": [{"type": "command", "command": "echo $A >hooked"}]}
+    steering = {"CLAUDE_CODE_SHELL_PREFIX": "/workspace/run", "BASH_DEFAULT_TIMEOUT_MS": "1000"}
+    write(place, ".claude/settings.json", {"env": {"A": "a", "B": "b", **steering}, "hooks": {"Stop": [hook]}})
+    write(place, "flag.json", {"env": {"B": "flag"}})
+    real.api.part = in_turn(
+        Use("Bash", {"command": "echo $A $B", "description": "x"}),
+        Use("Bash", {"command": "sleep 30", "description": "x"}),
+        Say("done"),
+    )
+    place.run("-p", "go on", FREE, "--settings", "flag.json")
+    first, second = real.api.prompts[-1].results
+    assert first == "a flag"
+    assert "timed out" in second or "background" in second
+    assert (place.workspace / "hooked").read_text() == "a\n"
 
 
 def test_settings_do_not_count_when_the_client_says_so(real: RealHost) -> None:

@@ -84,7 +84,12 @@ def test_all_files_together_are_bounded(tmp_path: Path) -> None:
 def test_pipe_is_read_to_its_end_without_blocking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.write(writing, b"first ")
-    writer = threading.Timer(0.2, lambda: (os.write(writing, b"second"), os.close(writing)))
+
+    def go_on() -> None:
+        os.write(writing, b"second")
+        os.close(writing)
+
+    writer = threading.Timer(0.2, go_on)
     writer.start()
     assert sent("--settings", f"/dev/fd/{reading}") == {f"/dev/fd/{reading}": ("", b"first second")}
     writer.join()
@@ -93,6 +98,18 @@ def test_pipe_is_read_to_its_end_without_blocking(tmp_path: Path, monkeypatch: p
     assert sent("--settings", f"/dev/fd/{reading}")[f"/dev/fd/{reading}"][0] == "ETIMEDOUT"
     os.mkfifo(tmp_path / "pipe")
     assert sent("--settings", str(tmp_path / "pipe"))[str(tmp_path / "pipe")] == ("", b"")
+
+
+def test_notes_are_for_a_person_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLAUDE_BRIDGE_NOTES", raising=False)
+    monkeypatch.setattr("os.isatty", lambda descriptor: descriptor == 2)
+    assert main._wants_notes([b"-p", b"answer in json"])
+    assert not main._wants_notes([b"-p", b"--output-format", b"stream-json"])
+    assert not main._wants_notes([b"-p", b"--output-format=json"])
+    monkeypatch.setattr("os.isatty", lambda descriptor: False)
+    assert not main._wants_notes([b"-p"])
+    monkeypatch.setenv("CLAUDE_BRIDGE_NOTES", "always")
+    assert main._wants_notes([b"-p", b"--output-format=json"])
 
 
 # The policy
