@@ -76,8 +76,11 @@ def without_tools(*tools: str) -> Rewrite:
 
 
 def _told(_name: str, value: Any) -> Any:
-    """Add what the bridge tells about the container to the end of the system prompt."""
-    return [*value, "", *where_it_lives(Scope()).splitlines()] if isinstance(value, list) else value
+    """Add what the bridge tells about the container to the end of the system prompt, before the state of git."""
+    if not isinstance(value, list):
+        return value
+    at = next((at for at, line in enumerate(value) if line.startswith("gitStatus: ")), len(value) + 1)
+    return [*value[: at - 1], "", *where_it_lives(Scope()).splitlines(), *value[at - 1 :]]
 
 
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.fidelity.sides import Call, give
+from tests.fidelity.sides import Call, give, in_workspace
 from tests.support import agent_sdk
 from tests.support.fake_messages_api import Reply, Say, Use, directed, in_turn
 from tests.support.stream_json import STREAM, user
@@ -16,6 +17,15 @@ from tests.support.stream_json import STREAM, user
 JSON = ("--output-format", "stream-json", "--verbose")
 HI = Call(("-p", "hi you", *JSON))
 TRUSTED = "--dangerously-skip-permissions"
+
+
+FIXED = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/nowhere",
+    **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (
+        ("NAME", "Ann"), ("EMAIL", "ann@example.org"), ("DATE", "2026-01-02T03:04:05Z"))},
+}
+"""With these variables the same script makes the same commits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Project:
     name: str
     files: Mapping[str, str | bytes | Link]
     calls: tuple[Call, ...] = (HI,)
+    script: str = ""
+    """What a shell does in the folder then, at the path /workspace."""
 
     def make(self, directory: Path) -> None:
         """Make the folder, for the user of both sides."""
@@ -46,6 +58,8 @@ class Project:
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
                 path.chmod(0o755 if name.endswith(".sh") else 0o644)
         give(directory)
+        if self.script:
+            subprocess.run([*in_workspace(directory), "/bin/sh", "-ec", self.script], check=True, env=FIXED)
 
 
 def head(body: str = "Do it.\n", **fields: Any) -> str:
@@ -118,6 +132,10 @@ RULES = {
     "src/x.ts": "export const x = 1\n",
     "src/db/q.sql": "select 1\n",
 }
+REPOSITORY = """git init -q -b main; git add .; git commit -qm first
+git commit -q --allow-empty -m 'second: with "quotes"'; git checkout -q -b feature/x
+"""
+"""Makes a repository with two commits, on a branch."""
 READS = does(Use("Read", {"file_path": "/workspace/src/x.ts"}))
 
 
@@ -488,6 +506,37 @@ open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
             ),
         ),
         Project("repository", _repository()),
+        Project(
+            "repository with changes",
+            {"a.txt": "a\n", "sub/b.txt": "b\n", **settings(model="opus")},
+            (
+                HI,
+                Call(HI.argv, cwd="/workspace/sub"),
+                does(bash("git checkout -q main -- . && git status --short && git log --oneline"), bash("git branch")),
+            ),
+            REPOSITORY + "echo aa >a.txt; git rm -q sub/b.txt; echo new >'a file'; git tag v1\n",
+        ),
+        Project(
+            "worktree",
+            {"a.txt": "a\n"},
+            (Call(HI.argv, cwd="/workspace/tree"), HI),
+            REPOSITORY + "git worktree add -q tree -b other; echo b >tree/b.txt\n",
+        ),
+        Project(
+            "repository below",
+            {"a.txt": "a\n"},
+            (HI, Call(HI.argv, cwd="/workspace/repo")),
+            f"mkdir repo; cd repo; echo x >x; {REPOSITORY} git checkout -q HEAD~0; git remote add origin /nowhere\n",
+        ),
+        Project("bare repository", {}, (HI,), "git init -q --bare -b main .\n"),
+        Project(
+            "repository with programs",
+            {"a.txt": "a\n", ".gitattributes": "* filter=x\n"},
+            (HI,),
+            REPOSITORY + "git config core.fsmonitor 'echo ran >>/workspace/monitor; false'\n"
+            "git config filter.x.clean 'echo ran >>/workspace/filter; cat'; touch -d '2 days ago' a.txt\n",
+        ),
+        Project("broken repository", {".git": "gitdir: /nowhere\n", "a.txt": "a\n"}),
         *(
             Project(
                 f"program {name}",

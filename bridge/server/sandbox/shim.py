@@ -1,10 +1,12 @@
-"""The program beside the CLI in its namespace: launcher, shell prefix and shell. It cannot import the rest of
+"""The program beside the CLI in its namespace: launcher, shell prefix, shell and git. It cannot import the rest of
 bridge.
 
     shim.py COMMAND               the CLI's shell prefix: the server runs COMMAND in the container; this process ends
                                   with the same exit code or signal
     bash -c 'shim.py COMMAND'     the same. The namespace has no shell: this program is installed in its place, and
                                   accepts only a command for the container
+    git WORD...                   the same, for a git command line that only reads. The CLI asks git for the branch, the
+                                  status and the last commits of the project. The container answers
     shim.py OPTION... -- CLI      prepares the namespace, then becomes the CLI:
         --at PATH DEV:INODE FD    exit unless PATH is this directory; close the descriptor used to mount it
         --from FD PATH            start in this open directory, which is called PATH
@@ -53,8 +55,8 @@ def send(sock: _socket.socket, fields: list[bytes], descriptors: tuple[int, ...]
     sock.sendmsg([b"".join(field + b"\0" for field in fields)], beside)
 
 
-def run_in_container(command: bytes) -> int:
-    """Run the command in the container. Returns its exit code, or minus a signal."""
+def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
+    """Run the command in the container, with the variables in `passed`. Returns its exit code, or minus a signal."""
     at = command.rfind(PLACE)
     place = command[at + len(PLACE) :].strip(b"'\"") if at >= 0 else b""
     if is_place(place):
@@ -62,7 +64,7 @@ def run_in_container(command: bytes) -> int:
     else:
         place = b""
     sock = connect()
-    variables = [name + b"=" + os.environb[name] for name in PASSED if name in os.environb]
+    variables = [name + b"=" + os.environb[name] for name in passed if name in os.environb]
     send(sock, [b"run", command, os.getcwdb(), *variables], (0, 1, 2))
     answer = sock.recv(65536)
     if not answer:
@@ -132,6 +134,44 @@ def shell(words: list[str]) -> int:
         if command is not None:
             return run_in_container(os.fsencode(command))
     return 126
+
+
+GIT_READS = frozenset(
+    ("cat-file", "check-ignore", "describe", "diff", "for-each-ref", "log", "ls-files", "merge-base", "name-rev",
+     "rev-list", "rev-parse", "show", "show-ref", "status", "version")
+)  # fmt: skip
+"""Commands of git that only read."""
+GIT_QUESTIONS = {
+    "branch": ("--show-current", "--list", "-a", "-r", "--all"),
+    "config": ("--get", "--get-all", "--includes", "--list", "--local", "--global", "--null", "--worktree", "-z", "-l"),
+    "remote": ("-v", "get-url", "--verbose"),
+    "stash": ("list",),
+    "symbolic-ref": ("-q", "--quiet", "--short"),
+    "worktree": ("--porcelain", "list"),
+}
+"""Commands of git that only read with these words and at most one name besides; and they do need one of the two."""
+GIT_VARIABLES = (b"GIT_OPTIONAL_LOCKS", b"GIT_TERMINAL_PROMPT", b"GIT_NO_LAZY_FETCH", b"GIT_NO_REPLACE_OBJECTS")
+
+
+def git(words: list[str]) -> int:
+    """Act as git: let the container answer a question about the project. Its answer is text, and only that."""
+    if not only_reads(words):
+        os.write(2, b"bridge: only commands of git that read are run for Claude Code itself\n")
+        return 128
+    command = "git " + " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
+    return run_in_container(os.fsencode(command), GIT_VARIABLES)
+
+
+def only_reads(words: list[str]) -> bool:
+    """Return whether a git command line changes nothing."""
+    at = 0
+    while words[at : at + 1] and words[at].startswith("-"):
+        at += 2 if words[at] in ("-c", "-C", "--git-dir", "--work-tree") else 1
+    command, rest = (words[at], words[at + 1 :]) if at < len(words) else ("", [])
+    if command in GIT_QUESTIONS:
+        names = [word for word in rest if word not in GIT_QUESTIONS[command]]
+        return len(names) <= 1 and not any(name.startswith("-") for name in names) and bool(rest or command == "remote")
+    return command in GIT_READS or (not command and words == ["--version"])
 
 
 def launch(words: list[str]) -> None:
@@ -332,8 +372,11 @@ def end(code: int) -> None:
 
 
 try:
-    if sys.argv[0].rpartition("/")[2] in ("bash", "sh"):
+    called = sys.argv[0].rpartition("/")[2]
+    if called in ("bash", "sh"):
         end(shell(sys.argv[1:]))
+    elif called == "git":
+        end(git(sys.argv[1:]))
     elif len(sys.argv) == 2:
         end(run_in_container(os.fsencode(sys.argv[1])))
     else:
