@@ -20,6 +20,7 @@ import signal
 from collections import deque
 
 from bridge.client import reaper
+from bridge.client.copies import Copies
 from bridge.protocol.frames import MAX_DATA, WINDOW, Event, Frame
 
 TYPE_CHECKING = False
@@ -36,22 +37,32 @@ PIPE_SIZE = 64 * 1024
 class Executor:
     """All executions of one connection. `send` accepts frames from any thread; `lock` guards the link."""
 
-    def __init__(self, link: Link, send: Callable[[bytes], None], lock: _thread.LockType) -> None:
+    def __init__(self, link: Link, send: Callable[[bytes], None], lock: _thread.LockType, place: bytes) -> None:
+        """`place` is the directory for copies of the host's files."""
         self.link = link
         self.send = send
         self.lock = lock
+        self.copies = Copies(place)
+        self._copying: dict[int, int] = {}
         self._executions: dict[int, Execution] = {}
         self._reapers: set[int] = set()
         reaper.take_in_orphans()
 
     def on(self, event: Event) -> None:
         """Handle a frame of a channel that the host opened."""
+        if event.channel in self._copying:
+            self._copy(event)
+            return
         if event.kind != Frame.RUN:
             execution = self._executions.get(event.channel)
             if execution is not None:
                 execution.give(event)
             return
         try:
+            if name := event.fields.get("copy"):
+                self._copying[event.channel] = self.copies.open(name, event.fields.number("at"))
+                self.grant(event.channel, WINDOW)
+                return
             execution = Execution(self, event.channel, event.fields)
         except OSError as error:
             self.end(event.channel, Frame.ERROR, kind="start", text=f"the container cannot run it: {error.strerror}")
@@ -59,6 +70,25 @@ class Executor:
         self._executions[event.channel] = execution
         self._reapers.add(execution.reaper_pid)
         _thread.start_new_thread(execution.serve, ())
+
+    def _copy(self, event: Event) -> None:
+        """Write what arrives of a copy."""
+        try:
+            if event.kind == Frame.STDIN and event.payload:
+                _write_all(self._copying[event.channel], event.payload)
+                self.grant(event.channel, len(event.payload))
+            elif event.kind in (Frame.STDIN, Frame.CANCEL):
+                _close(self._copying.pop(event.channel))
+                self.end(event.channel, Frame.EXIT, code=0)
+        except OSError as error:
+            _close(self._copying.pop(event.channel))
+            self.end(event.channel, Frame.ERROR, kind="start", text=f"the container cannot keep it: {error.strerror}")
+
+    def grant(self, number: int, size: int) -> None:
+        """Let the host send more of a channel's input."""
+        with self.lock:
+            data = self.link.grant(number, Frame.STDIN, size)
+        self.send(data)
 
     def end(self, number: int, kind: int, /, **fields: bytes | str | int | None) -> None:
         """Report how a command ended."""
@@ -92,6 +122,9 @@ class Execution:
         inputs, self._input = pipes[0]
         self._outputs = {Frame.STDOUT: pipes[1][0], Frame.STDERR: pipes[2][0]}
         self._last = dict.fromkeys(self._outputs, PIPE_SIZE)
+        self._back = fields.get("back")
+        if self._back:
+            executor.copies.path(self._back)
         self._place, self._status = pipes[3][0], pipes[4][0]
         control, self._control = pipes[5]
         self._woken, self._wake = pipes[6]
@@ -231,7 +264,8 @@ class Execution:
         self._over = True
         how = os.waitstatus_to_exitcode(self._code or 0)
         fields = {"signal": -how} if how < 0 else {"code": how}
-        self._executor.end(self._number, Frame.EXIT, cwd=self._read_place(), **fields)
+        back = self._executor.copies.text(self._back) if self._back else None
+        self._executor.end(self._number, Frame.EXIT, cwd=self._read_place(), back=back, **fields)
 
     def _read_place(self) -> bytes | None:
         try:
@@ -249,6 +283,11 @@ class Execution:
     def _send(self, data: bytes) -> None:
         if data:
             self._executor.send(data)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _reap() -> None:

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from bridge.protocol.frames import Event, Frame, ProtocolError
 from bridge.server.channel import Channel
+from bridge.server.copies import MAX_FILES, Copies, Told
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
@@ -38,6 +39,9 @@ MAX_SIGNAL = 64
 
 STOPPING = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 """Signals that only stop a process. The shell prefix would wait forever if it sent itself one of them."""
+
+VARIABLES_FILE = b"CLAUDE_ENV_FILE"
+"""The variable that tells a hook where to write variables for the commands that follow."""
 
 DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
@@ -59,12 +63,19 @@ class ToolCalls:
     """The socket of one call, and the executions that were requested on it."""
 
     def __init__(
-        self, channel: Channel, path: Path, rules: Rules | None, paths: PathTranslator, listener: Listener
+        self,
+        channel: Channel,
+        path: Path,
+        rules: Rules | None,
+        paths: PathTranslator,
+        copies: Copies,
+        listener: Listener,
     ) -> None:
         """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network."""
         self._channel = channel
         self._rules = rules
         self._paths = paths
+        self._copies = copies
         self._events = listener
         self._proxy: Proxy | None = None
         self._socks: set[socket.socket] = set()
@@ -81,6 +92,7 @@ class ToolCalls:
         """End all executions and the network, because the call is over. May be called again."""
         self._acceptor.close()
         self._listener.close()
+        self._copies.close()
         for execution in list(self._executions):
             execution.cancel()
         for sock in list(self._socks):
@@ -101,7 +113,7 @@ class ToolCalls:
 
     def _receive(self, sock: socket.socket) -> None:
         try:
-            data, files, flags, _ = socket.recv_fds(sock, MAX_MESSAGE, 4)
+            data, files, flags, _ = socket.recv_fds(sock, MAX_MESSAGE, 3 + MAX_FILES)
         except BlockingIOError:
             return
         except OSError:
@@ -113,9 +125,9 @@ class ToolCalls:
             self._events.on_not_started(fields[1])
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
-        elif fields[:1] == [b"run"] and len(files) == 3 and len(fields) >= 3 and not flags:
+        elif fields[:1] == [b"run"] and len(files) >= 3 and len(fields) >= 3 and not flags:
             self._loop.remove_reader(sock.fileno())
-            self._execute(sock, fields, files)
+            self._prepare(sock, fields, files)
             files = []
         else:
             self._hang_up(sock)
@@ -133,19 +145,43 @@ class ToolCalls:
         listener.close()
         self._hang_up(sock)
 
-    def _execute(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
+    def _prepare(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
+        """Bring the container what a command is told of, and then let the client run it.
+
+        `files` are the command's stdin, stdout and stderr, and then the CLI's files that it is told of. Their paths
+        stand among the variables in `fields`; only a path begins with a slash.
+        """
+        own, others = files[:3], files[3:]
+        paths = [field for field in fields[3:] if field.startswith(b"/")][: len(others)]
+        for descriptor in others[len(paths) :]:
+            os.close(descriptor)
+        told = [Told(path, descriptor) for path, descriptor in zip(paths, others, strict=False)]
+        variables = [field for field in fields[3:] if not field.startswith(b"/")]
+
+        def give_up() -> None:
+            for descriptor in own:
+                os.close(descriptor)
+
+        self._copies.bring(told, lambda: self._execute(sock, fields[1], fields[2], variables, own), give_up)
+
+    def _execute(
+        self, sock: socket.socket, command: bytes, directory: bytes, variables: list[bytes], files: list[int]
+    ) -> None:
         """Let the client run a command. `files` are the command's stdin, stdout and stderr."""
-        command, cwd = fields[1], self._paths.to_container(fields[2])
-        env = dict(variable.partition(b"=")[::2] for variable in fields[3:])
+        command, cwd = self._copies.translate(command), self._paths.to_container(directory)
+        env = dict(variable.partition(b"=")[::2] for variable in variables)
+        back = None
+        if (path := env.pop(VARIABLES_FILE, None)) is not None:
+            env[VARIABLES_FILE], back = self._copies.variables_file(path)
 
         def begin(channel: Channel) -> Execution:
-            execution = Execution(channel, sock, files, self._paths, self._on_over)
+            execution = Execution(channel, sock, files, self._paths, self._copies, self._on_over)
             self._executions[execution] = None
             self._events.note("ran", command=len(command))
             return execution
 
         try:
-            self._channel.open(command, env, cwd, begin)
+            self._channel.open(command, env, begin, cwd=cwd, back=back or None)
         except ProtocolError as error:
             with contextlib.suppress(OSError):
                 os.write(files[2], f"bridge: {error}\n".encode())
@@ -172,11 +208,14 @@ class Execution:
         sock: socket.socket,
         files: list[int],
         paths: PathTranslator,
+        copies: Copies,
         on_over: Callable[[Execution, socket.socket], None],
     ) -> None:
         self._channel = channel
         self._sock = sock
         self._paths = paths
+        self._copies = copies
+        self._has_fed = False
         self._on_over = on_over
         self._owed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._left = MAX_FILE
@@ -217,9 +256,13 @@ class Execution:
             self._close()
 
     def _allowance(self) -> int:
-        return self._channel.allowance(Frame.STDIN)
+        allowance = self._channel.allowance(Frame.STDIN)
+        return allowance if self._has_fed else max(0, allowance - self._copies.growth)
 
     def _feed(self, data: bytes) -> None:
+        if not self._has_fed:
+            self._has_fed = True
+            data = self._copies.translate_input(data)
         self._channel.send_data(Frame.STDIN, data)
 
     # From the container
@@ -285,6 +328,8 @@ class Execution:
             if 0 < by <= MAX_SIGNAL:
                 result = b"exit %d" % (128 + by) if by in STOPPING else b"signal %d" % by
         self._result = result + b"\0" + self._paths.to_cli(fields.get("cwd")) + b"\0"
+        if "back" in dict(fields.pairs):
+            self._result += fields.get("back") + b"\0"
         self._report_result()
 
     def _report_result(self) -> None:

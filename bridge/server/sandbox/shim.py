@@ -31,8 +31,19 @@ import os
 import sys
 
 SOCKET = os.environ.get("CLAUDE_BRIDGE_TOOLS", "/opt/bridge/tools")
-PASSED = (b"CLAUDECODE", b"CLAUDE_CODE_ENTRYPOINT", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_PROJECT_DIR", b"GIT_EDITOR")
+PASSED = (
+    b"AI_AGENT", b"CLAUDECODE", b"CLAUDE_CODE_CHILD_SESSION", b"CLAUDE_CODE_ENTRYPOINT",
+    b"CLAUDE_CODE_SESSION_ATTENDED", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_EFFORT", b"CLAUDE_PROJECT_DIR",
+    b"COREPACK_ENABLE_AUTO_PIN", b"GIT_EDITOR", b"NoDefaultCurrentDirectoryInExePath",
+)  # fmt: skip
 """Variables that the CLI sets for its commands. None contains a secret."""
+
+VARIABLES_FILE = b"CLAUDE_ENV_FILE"
+EVENTS = (b"setup", b"sessionstart", b"cwdchanged", b"filechanged")
+"""Hooks that may write variables for the commands that follow."""
+
+MAX_FILES = 32
+PEEKED = 65536
 
 PLACE = b" && pwd -P >| "
 SCM_RIGHTS = 1
@@ -65,18 +76,122 @@ def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
         place = b""
     sock = connect()
     variables = [name + b"=" + os.environb[name] for name in passed if name in os.environb]
-    send(sock, [b"run", command, os.getcwdb(), *variables], (0, 1, 2))
-    answer = sock.recv(65536)
+    back = os.environb.get(VARIABLES_FILE, b"") if passed is PASSED else b""
+    if is_for_variables(back):
+        variables.append(VARIABLES_FILE + b"=" + back)
+    told = opened(command, back) if passed is PASSED else {}
+    send(sock, [b"run", command, os.getcwdb(), *variables, *told], (0, 1, 2, *told.values()))
+    for descriptor in told.values():
+        os.close(descriptor)
+    answer = sock.recv(1 << 17)
     if not answer:
         os.write(2, b"bridge: the container has gone, and the command with it\n")
         return 125
-    how, where = answer.split(b"\0")[:2]
+    how, where, *more = answer.split(b"\0")[:-1]
     if place and where.startswith(b"/") and b"\n" not in where:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        os.write(descriptor, where + b"\n")
-        os.close(descriptor)
+        write(place, where + b"\n")
+    if more and is_for_variables(back):
+        write(back, more[0])
     kind, number = how.split()
     return int(number) if kind == b"exit" else -int(number)
+
+
+def write(path: bytes, data: bytes) -> None:
+    """Write a small file of the CLI's."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.close(descriptor)
+
+
+def is_for_variables(path: bytes) -> bool:
+    """Return whether a path is where the CLI reads a hook's variables from. It puts their text in front of each
+    command, and commands run in the container."""
+    home = os.environb.get(b"CLAUDE_CONFIG_DIR", b"")
+    directory, _, name = path.rpartition(b"/")
+    event, _, number = name.partition(b"-hook-")
+    session = directory.rpartition(b"/")[2].replace(b"-", b"")
+    named = event in EVENTS and number.endswith(b".sh") and number[:-3].isdigit() and session.isalnum()
+    return bool(home and named and directory.rpartition(b"/")[0] == home + b"/session-env")
+
+
+def opened(command: bytes, back: bytes) -> dict[bytes, int]:
+    """Open the CLI's own files that a command is told of: those that it names, the conversation of a hook, and the
+    long results of this session. Returns the descriptors by path. The server brings copies to the container."""
+    home, temporary = (os.environb.get(name, b"") for name in (b"CLAUDE_CONFIG_DIR", b"TMPDIR"))
+    session = os.environb.get(b"CLAUDE_CODE_SESSION_ID", b"")
+    if not home or not temporary:
+        return {}
+    starts = (home + b"/projects/", home + b"/plans/", temporary + b"/claude-")
+    names = [name for start in starts for name in named(command, start)] if b"pwd -P" in command else []
+    if b"pwd -P" not in command:
+        names += [path for path in conversations() if path.startswith(starts[0])]
+    if session.replace(b"-", b"").isalnum():
+        names += [b"%s%s/%s/tool-results" % (starts[0], name, session) for name in listed(starts[0])]
+    if is_for_variables(back):
+        names.append(back)
+    real = [os.path.realpath(start) for start in (*starts[:2], temporary)]
+    found: dict[bytes, int] = {}
+    for name in names:
+        for path in [name, *(name + b"/" + below for below in listed(name))]:
+            inside = any(os.path.realpath(path).startswith(start + b"/") for start in real) or path == back
+            if path in found or len(found) == MAX_FILES or not inside:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            if os.fstat(descriptor).st_mode & 0o170000 == 0o100000:
+                found[path] = descriptor
+            else:
+                os.close(descriptor)
+    return found
+
+
+def named(command: bytes, start: bytes) -> list[bytes]:
+    """Return the paths in a command that begin with `start`. A pattern stands for its directory."""
+    found = []
+    at = command.find(start)
+    while at >= 0:
+        end = at
+        while command[end : end + 1] not in (b"", *ENDS):
+            end += 1
+        path = command[at:end]
+        found.append(path.rpartition(b"/")[0] if command[end : end + 1] in PATTERNS else path.rstrip(b"/"))
+        at = command.find(start, end)
+    return found[:MAX_FILES]
+
+
+PATTERNS = (b"*", b"?", b"[", b"{")
+ENDS = (*PATTERNS, b" ", b"\t", b"\n", b"'", b'"', b"`", b";", b"|", b"&", b"<", b">", b"(", b")", b"$", b"\\")
+
+
+def conversations() -> list[bytes]:
+    """Return the conversations that a hook's input names, without taking anything from it."""
+    import select
+
+    try:
+        stdin = _socket.socket(fileno=0)
+    except OSError:
+        return []
+    try:
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        text = stdin.recv(PEEKED, _socket.MSG_PEEK) if poll.poll(1000) else b""
+    finally:
+        stdin.detach()
+    if not text.startswith(b'{"session_id":"'):
+        return []
+    keys = (b',"transcript_path":"', b',"agent_transcript_path":"')
+    return [text.partition(key)[2].partition(b'"')[0] for key in keys if key in text]
+
+
+def listed(directory: bytes) -> list[bytes]:
+    """Return the names in a directory; none if it is something else."""
+    try:
+        return sorted(os.listdir(directory))[:256]  # noqa: PTH208 - as above
+    except OSError:
+        return []
 
 
 def is_place(path: bytes) -> bool:
