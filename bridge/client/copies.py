@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH123, PTH208 - pathlib would cost the first command 5 ms
+# ruff: noqa: PTH103 - pathlib would cost the first command 5 ms
 
 MAX_BACK = 60_000
 """Longest file that is sent back to the host, bytes."""
@@ -18,7 +18,7 @@ def directory() -> bytes:
     """Return a name for this call's directory. It is not made yet."""
     parent = os.environb.get(b"TMPDIR", b"")
     if not _is_plain(parent) or not os.path.isdir(parent):  # noqa: PTH112 - as above
-        parent = b"/tmp"  # noqa: S108 - the name is not to be guessed, and nothing is opened that is there already
+        parent = b"/tmp"
     return b"%s/claude-code-%s" % (parent.rstrip(b"/"), os.urandom(8).hex().encode())
 
 

@@ -205,7 +205,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         **fields: bytes | str | int | None,
     ) -> None:
         """Open a channel for a command of one of the client's calls. Raises ProtocolError."""
-        number, opening = self.link.open([command], env, **fields)
+        number, opening = self.link.open([command], env, (), **fields)
         self._handlers[number] = handler(Channel(self, number))
         self.send(opening)
 

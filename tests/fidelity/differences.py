@@ -83,6 +83,15 @@ def _told(_name: str, value: Any) -> Any:
     return [*value[: at - 1], "", *where_it_lives(Scope()).splitlines(), *value[at - 1 :]]
 
 
+def _without_list(value: Any) -> Any:
+    """Mark the list of files that a command has changed as unavailable."""
+    result = value.get("tool_use_result")
+    if not isinstance(result, dict) or "bashEditDiff" not in result:
+        return value
+    none = {"files": [], "moreFiles": 0, "unavailable": True}
+    return {**value, "tool_use_result": {**result, "bashEditDiff": none}}
+
+
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")
 ALL = r".*"
 TOLD = r"request \d+: (system|message \d+ .*)"
@@ -92,7 +101,23 @@ DIFFERENCES = (
         "The CLI's own files are in `/claude`, not in `~/.claude`.",
         "The container's home is not the CLI's. Both see the same path, so what Claude is told can be read.",
         ALL,
-        replaced(re.escape(f"{HOME}/.claude"), "/claude"),
+        in_turn(
+            replaced(re.escape(f"{HOME}/.claude"), "/claude"),
+            replaced(r"(?<![\w/])/tmp/claude-(?=\d)", "/claude/tmp/claude-"),
+        ),
+    ),
+    Difference(
+        "Hooks and commands get copies of the CLI's own files (the conversation, long results), in a directory of the "
+        "call.",
+        "The CLI's directory is on the host. The copies are made before a hook or a command that is told of them.",
+        ALL,
+        undo=replaced("<copies>", "/claude"),
+    ),
+    Difference(
+        "The list of files that a Bash command has changed (`bashEditDiff`) is marked as unavailable.",
+        "The CLI makes it with a git directory of its own, in which it writes. Only questions to git are passed on.",
+        r"message \d+",
+        lambda _, value: _without_list(value),
     ),
     Difference(
         f"These tools are not offered: {', '.join(WITHHELD)}.",

@@ -26,6 +26,7 @@ NORMALISED = [
     (re.compile(r"http://127\.0\.0\.1:\d+|http://[0-9a-f]{32}\.invalid"), "<api>"),
     (re.compile(r"/tmp/cc-socks/\d+\.sock"), "<socket>"),
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
+    (re.compile(r"/tmp/claude-code-[0-9a-f]{16}"), "<copies>"),
     (re.compile(r"\b[a-z0-9]{9}\.output"), "<task>.output"),
     (re.compile(r"\ba[0-9a-f]{16}\b"), "<agent>"),
     (re.compile(r"\b(duration_ms|subagent_tokens): \d+"), r"\1: <number>"),

@@ -22,8 +22,11 @@ TRUSTED = "--dangerously-skip-permissions"
 FIXED = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/nowhere",
-    **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (
-        ("NAME", "Ann"), ("EMAIL", "ann@example.org"), ("DATE", "2026-01-02T03:04:05Z"))},
+    **{
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Ann"), ("EMAIL", "ann@example.org"), ("DATE", "2026-01-02T03:04:05Z"))
+    },
 }
 """With these variables the same script makes the same commits."""
 
