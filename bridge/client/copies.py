@@ -48,7 +48,8 @@ class Copies:
         return descriptor
 
     def text(self, name: bytes) -> bytes | None:
-        """Return what a command has written to a file; None if there is no file, or more than can be sent."""
+        """Return what a command has written to a file; None if there is no file. Raises ValueError if it cannot be
+        sent."""
         try:
             descriptor = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -57,7 +58,9 @@ class Copies:
                 os.close(descriptor)
         except OSError:
             return None
-        return data if len(data) <= MAX_BACK and b"\0" not in data else None
+        if len(data) > MAX_BACK or b"\0" in data:
+            raise ValueError("too long, or no text")
+        return data
 
     def remove(self) -> None:
         """Remove the directory, because the call is over."""

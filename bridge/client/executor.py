@@ -20,7 +20,7 @@ import signal
 from collections import deque
 
 from bridge.client import reaper
-from bridge.client.copies import Copies
+from bridge.client.copies import MAX_BACK, Copies
 from bridge.protocol.frames import MAX_DATA, WINDOW, Event, Frame
 
 TYPE_CHECKING = False
@@ -128,7 +128,8 @@ class Execution:
         self._place, self._status = pipes[3][0], pipes[4][0]
         control, self._control = pipes[5]
         self._woken, self._wake = pipes[6]
-        theirs = [inputs, pipes[1][1], pipes[2][1], pipes[3][1]]
+        stderr = pipes[1][1] if fields.get("stderr") == b"stdout" else pipes[2][1]
+        theirs = [inputs, pipes[1][1], stderr, pipes[3][1]]
         try:
             self.reaper_pid = os.fork()
         except OSError:
@@ -137,7 +138,7 @@ class Execution:
             raise
         if not self.reaper_pid:
             reaper.run(control, pipes[4][1], theirs, fields)
-        _close(control, pipes[4][1], *theirs)
+        _close(control, inputs, *(pipe[1] for pipe in pipes[1:5]))
         for fd in (self._input, *self._outputs.values(), self._place, self._wake):
             os.set_blocking(fd, False)
 
@@ -264,8 +265,19 @@ class Execution:
         self._over = True
         how = os.waitstatus_to_exitcode(self._code or 0)
         fields = {"signal": -how} if how < 0 else {"code": how}
-        back = self._executor.copies.text(self._back) if self._back else None
-        self._executor.end(self._number, Frame.EXIT, cwd=self._read_place(), back=back, **fields)
+        self._executor.end(self._number, Frame.EXIT, cwd=self._read_place(), back=self._read_back(), **fields)
+
+    def _read_back(self) -> bytes | None:
+        """Return what the command has written to its file for variables."""
+        try:
+            return self._executor.copies.text(self._back) if self._back else None
+        except ValueError:
+            text = b"bridge: the variables are not used: more than %d bytes, or no text; write less\n" % MAX_BACK
+            if self._allowance(Frame.STDERR) >= len(text):
+                with self._executor.lock:
+                    sent = self._executor.link.data(self._number, Frame.STDERR, text)
+                self._send(sent)
+            return None
 
     def _read_place(self) -> bytes | None:
         try:

@@ -125,7 +125,7 @@ class ToolCalls:
             self._events.on_not_started(fields[1])
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
-        elif fields[:1] == [b"run"] and len(files) >= 3 and len(fields) >= 3 and not flags:
+        elif fields[:1] in ([b"run"], [b"sh"]) and len(files) >= 3 and len(fields) >= 3 and not flags:
             self._loop.remove_reader(sock.fileno())
             self._prepare(sock, fields, files)
             files = []
@@ -162,15 +162,24 @@ class ToolCalls:
             for descriptor in own:
                 os.close(descriptor)
 
-        self._copies.bring(told, lambda: self._execute(sock, fields[1], fields[2], variables, own), give_up)
+        def run() -> None:
+            self._execute(sock, fields[1], fields[2], variables, own, "sh" if fields[0] == b"sh" else None)
+
+        self._copies.bring(told, run, give_up)
 
     def _execute(
-        self, sock: socket.socket, command: bytes, directory: bytes, variables: list[bytes], files: list[int]
+        self,
+        sock: socket.socket,
+        command: bytes,
+        directory: bytes,
+        variables: list[bytes],
+        files: list[int],
+        shell: str | None,
     ) -> None:
         """Let the client run a command. `files` are the command's stdin, stdout and stderr."""
         command, cwd = self._copies.translate(command), self._paths.to_container(directory)
         env = dict(variable.partition(b"=")[::2] for variable in variables)
-        back = None
+        back, stderr = None, "stdout" if _are_one_file(files[1], files[2]) else None
         if (path := env.pop(VARIABLES_FILE, None)) is not None:
             env[VARIABLES_FILE], back = self._copies.variables_file(path)
 
@@ -181,7 +190,7 @@ class ToolCalls:
             return execution
 
         try:
-            self._channel.open(command, env, begin, cwd=cwd, back=back or None)
+            self._channel.open(command, env, begin, cwd=cwd, back=back or None, shell=shell, stderr=stderr)
         except ProtocolError as error:
             with contextlib.suppress(OSError):
                 os.write(files[2], f"bridge: {error}\n".encode())
@@ -347,3 +356,9 @@ class Execution:
         if self._stdin is not None:
             self._stdin.close()
         self._on_over(self, self._sock)
+
+
+def _are_one_file(first: int, second: int) -> bool:
+    """Return whether two descriptors are of the same file. Then the order of what is written to them counts."""
+    one, other = os.fstat(first), os.fstat(second)
+    return stat.S_ISREG(one.st_mode) and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)

@@ -13,6 +13,7 @@ from tests.support.fake_messages_api import Request
 Facts = dict[str, Any]
 
 VOLATILE = frozenset({
+    "backgroundTaskId", "end_time", "task_id", "totalDurationMs",
     "duration_api_ms", "duration_ms", "first_content_frame_ms", "run_id", "time_to_request_ms", "timestamp", "ttft_ms",
     "ttft_stream_ms", "user_id", "uuid",
 })  # fmt: skip
@@ -28,6 +29,8 @@ NORMALISED = [
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
     (re.compile(r"/tmp/claude-code-[0-9a-f]{16}"), "<copies>"),
     (re.compile(r"\b[a-z0-9]{9}\.output"), "<task>.output"),
+    (re.compile(r"\b[a-z0-9]{9}\.txt"), "<result>.txt"),
+    (re.compile(r"(in background with ID: |<task-id>)[a-z0-9]{9}\b"), r"\1<task>"),
     (re.compile(r"\ba[0-9a-f]{16}\b"), "<agent>"),
     (re.compile(r"\b(duration_ms|subagent_tokens): \d+"), r"\1: <number>"),
 ]

@@ -44,6 +44,10 @@ EVENTS = (b"setup", b"sessionstart", b"cwdchanged", b"filechanged")
 
 MAX_FILES = 32
 PEEKED = 65536
+"""Bytes of a hook's input in which its conversation is looked for."""
+
+WRITTEN_MS = 300
+"""How long a hook waits for its conversation to be written, ms."""
 
 PLACE = b" && pwd -P >| "
 SCM_RIGHTS = 1
@@ -69,6 +73,7 @@ def send(sock: _socket.socket, fields: list[bytes], descriptors: tuple[int, ...]
 def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
     """Run the command in the container, with the variables in `passed`. Returns its exit code, or minus a signal."""
     at = command.rfind(PLACE)
+    kind = b"run" if at >= 0 else b"sh"  # a hook or a server, which the CLI runs with /bin/sh
     place = command[at + len(PLACE) :].strip(b"'\"") if at >= 0 else b""
     if is_place(place):
         command = command[:at] + b" && pwd -P >&99"
@@ -79,8 +84,8 @@ def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
     back = os.environb.get(VARIABLES_FILE, b"") if passed is PASSED else b""
     if is_for_variables(back):
         variables.append(VARIABLES_FILE + b"=" + back)
-    told = opened(command, back) if passed is PASSED else {}
-    send(sock, [b"run", command, os.getcwdb(), *variables, *told], (0, 1, 2, *told.values()))
+    told = opened(command, kind == b"sh", back) if passed is PASSED else {}
+    send(sock, [kind, command, os.getcwdb(), *variables, *told], (0, 1, 2, *told.values()))
     for descriptor in told.values():
         os.close(descriptor)
     answer = sock.recv(1 << 17)
@@ -92,8 +97,8 @@ def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
         write(place, where + b"\n")
     if more and is_for_variables(back):
         write(back, more[0])
-    kind, number = how.split()
-    return int(number) if kind == b"exit" else -int(number)
+    what, number = how.split()
+    return int(number) if what == b"exit" else -int(number)
 
 
 def write(path: bytes, data: bytes) -> None:
@@ -115,7 +120,7 @@ def is_for_variables(path: bytes) -> bool:
     return bool(home and named and directory.rpartition(b"/")[0] == home + b"/session-env")
 
 
-def opened(command: bytes, back: bytes) -> dict[bytes, int]:
+def opened(command: bytes, is_hook: bool, back: bytes) -> dict[bytes, int]:
     """Open the CLI's own files that a command is told of: those that it names, the conversation of a hook, and the
     long results of this session. Returns the descriptors by path. The server brings copies to the container."""
     home, temporary = (os.environb.get(name, b"") for name in (b"CLAUDE_CONFIG_DIR", b"TMPDIR"))
@@ -123,9 +128,7 @@ def opened(command: bytes, back: bytes) -> dict[bytes, int]:
     if not home or not temporary:
         return {}
     starts = (home + b"/projects/", home + b"/plans/", temporary + b"/claude-")
-    names = [name for start in starts for name in named(command, start)] if b"pwd -P" in command else []
-    if b"pwd -P" not in command:
-        names += [path for path in conversations() if path.startswith(starts[0])]
+    names = conversations() if is_hook else [name for start in starts for name in named(command, start)]
     if session.replace(b"-", b"").isalnum():
         names += [b"%s%s/%s/tool-results" % (starts[0], name, session) for name in listed(starts[0])]
     if is_for_variables(back):
@@ -183,7 +186,13 @@ def conversations() -> list[bytes]:
     if not text.startswith(b'{"session_id":"'):
         return []
     keys = (b',"transcript_path":"', b',"agent_transcript_path":"')
-    return [text.partition(key)[2].partition(b'"')[0] for key in keys if key in text]
+    paths = [text.partition(key)[2].partition(b'"')[0] for key in keys if key in text]
+    begins = any(b'"hook_event_name":"' + event + b'"' in text for event in (b"SessionStart", b"UserPromptSubmit"))
+    for _ in range(0 if begins else WRITTEN_MS // 10):  # the CLI writes a new conversation a moment later
+        if all(map(os.path.exists, paths)):
+            break
+        select.select([], [], [], 0.01)
+    return paths
 
 
 def listed(directory: bytes) -> list[bytes]:
