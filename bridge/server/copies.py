@@ -9,7 +9,6 @@ Only what was added since the last time is sent.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import re
@@ -43,6 +42,11 @@ class Told:
     path: bytes
     descriptor: int
 
+    @property
+    def is_output(self) -> bool:
+        """Whether this is the output of a command in the background, which grows while another command reads it."""
+        return self.path.endswith(b".output")
+
 
 class Copies:
     """The copies of one call. `directory` is the client's, `home` the CLI's own directory."""
@@ -62,9 +66,7 @@ class Copies:
     def close(self) -> None:
         """Forget what still waits, because the call is over. May be called again."""
         self._is_closed = True
-        for told, _, give_up in self._waiting:
-            for file in told:
-                os.close(file.descriptor)
+        for _, _, give_up in self._waiting:
             give_up()
         self._waiting.clear()
 
@@ -96,9 +98,8 @@ class Copies:
     # The copies
 
     def bring(self, told: list[Told], then: Callable[[], None], give_up: Callable[[], None]) -> None:
-        """Bring these files to the container, and then call `then`; or `give_up`, if the call ends first. Closes
-        their descriptors."""
-        self._waiting.append((told, then, give_up))
+        """Bring these files to the container, and then call `then`; or `give_up`, if the call ends first."""
+        self._waiting.append((list(told), then, give_up))
         if self._is_closed:
             self.close()
         self._go_on()
@@ -110,37 +111,42 @@ class Copies:
                 self._waiting.popleft()
                 then()
                 continue
-            file = told.pop()
-            self._is_busy = self._send(file)
-            if not self._is_busy:
-                os.close(file.descriptor)
+            self._is_busy = self._send(told.pop())
+
+    def renew(self, told: list[Told]) -> None:
+        """Bring what was added to these files, unless copies are on the way."""
+        if not self._is_busy:
+            self.bring(told, lambda: None, lambda: None)
 
     def _send(self, file: Told) -> bool:
         """Begin to send what is new in a file. Returns whether there is anything to wait for."""
         found = os.fstat(file.descriptor)
-        inode, start = self._sent.get(file.path, (found.st_ino, 0))
+        inode, start = self._sent.get(file.path, (0, 0))
         size = min(found.st_size, MAX_COPY)
         again = inode != found.st_ino or size < start or file.path.startswith(self._home + VARIABLES)
         start = 0 if again else start
         if not self._directory or not stat.S_ISREG(found.st_mode) or (size == start and not again):
             return False
         name = file.path.removeprefix(self._home + b"/")
+        descriptor = os.dup(file.descriptor)
 
         def begin(channel: Channel) -> _Transfer:
-            return _Transfer(channel, file.descriptor, start, size, done)
+            return _Transfer(channel, descriptor, start, size, done)
 
         def done(is_there: bool | None) -> None:
-            os.close(file.descriptor)
+            os.close(descriptor)
             self._sent[file.path] = found.st_ino, size if is_there else 0
             self._is_busy = False
             if is_there is None:
                 self.close()
             self._go_on()
 
-        with contextlib.suppress(ProtocolError):  # ignored: the command runs without the copy
+        try:
             self._channel.open(b"", {}, begin, copy=name, at=start)
-            return True
-        return False
+        except ProtocolError:  # ignored because the command also runs without the copy
+            os.close(descriptor)
+            return False
+        return True
 
 
 class _Transfer:

@@ -34,6 +34,9 @@ MAX_FILE = 8 * 1024 * 1024
 """Bytes of output that are written to a file in the namespace's memory, which has 64 MiB. The rest is dropped.
 Claude is shown some 30 kB."""
 
+FOLLOW_S = 0.3
+"""How often the copy of a growing output is renewed, seconds."""
+
 MAX_SIGNAL = 64
 """The largest signal number. If the client reports a larger one, the exit code is used instead."""
 
@@ -79,7 +82,7 @@ class ToolCalls:
         self._events = listener
         self._proxy: Proxy | None = None
         self._socks: set[socket.socket] = set()
-        self._executions: dict[Execution, None] = {}
+        self._executions: dict[Execution, list[Told]] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.fspath(path))
         path.chmod(0o666)  # the directory above it keeps other users out; the namespace has its own mount of it
@@ -159,11 +162,12 @@ class ToolCalls:
         variables = [field for field in fields[3:] if not field.startswith(b"/")]
 
         def give_up() -> None:
-            for descriptor in own:
+            for descriptor in own + others[: len(paths)]:
                 os.close(descriptor)
 
         def run() -> None:
-            self._execute(sock, fields[1], fields[2], variables, own, "sh" if fields[0] == b"sh" else None)
+            shell = "sh" if fields[0] == b"sh" else None
+            self._execute(sock, fields[1], fields[2], variables, own, shell, told)
 
         self._copies.bring(told, run, give_up)
 
@@ -175,6 +179,7 @@ class ToolCalls:
         variables: list[bytes],
         files: list[int],
         shell: str | None,
+        told: list[Told],
     ) -> None:
         """Let the client run a command. `files` are the command's stdin, stdout and stderr."""
         command, cwd = self._copies.translate(command), self._paths.to_container(directory)
@@ -185,8 +190,9 @@ class ToolCalls:
 
         def begin(channel: Channel) -> Execution:
             execution = Execution(channel, sock, files, self._paths, self._copies, self._on_over)
-            self._executions[execution] = None
+            self._executions[execution] = told
             self._events.note("ran", command=len(command))
+            self._loop.call_later(FOLLOW_S, self._follow, execution)
             return execution
 
         try:
@@ -195,12 +201,20 @@ class ToolCalls:
             with contextlib.suppress(OSError):
                 os.write(files[2], f"bridge: {error}\n".encode())
                 sock.send(b"exit 125\0\0")
-            for descriptor in files:
+            for descriptor in (*files, *(file.descriptor for file in told)):
                 os.close(descriptor)
             self._loop.add_reader(sock.fileno(), self._receive, sock)
 
+    def _follow(self, execution: Execution) -> None:
+        """Bring what is added to the outputs that a command is told of, as long as it runs."""
+        outputs = [file for file in self._executions.get(execution, ()) if file.is_output]
+        if outputs:
+            self._copies.renew(outputs)
+            self._loop.call_later(FOLLOW_S, self._follow, execution)
+
     def _on_over(self, execution: Execution, sock: socket.socket) -> None:
-        self._executions.pop(execution, None)
+        for file in self._executions.pop(execution, ()):
+            os.close(file.descriptor)
         self._hang_up(sock)
 
 
