@@ -20,6 +20,7 @@ import signal
 from collections import deque
 
 from bridge.client import reaper
+from bridge.client.copies import MAX_BACK, Copies
 from bridge.protocol.frames import MAX_DATA, WINDOW, Event, Frame
 
 TYPE_CHECKING = False
@@ -36,22 +37,32 @@ PIPE_SIZE = 64 * 1024
 class Executor:
     """All executions of one connection. `send` accepts frames from any thread; `lock` guards the link."""
 
-    def __init__(self, link: Link, send: Callable[[bytes], None], lock: _thread.LockType) -> None:
+    def __init__(self, link: Link, send: Callable[[bytes], None], lock: _thread.LockType, place: bytes) -> None:
+        """`place` is the directory for copies of the host's files."""
         self.link = link
         self.send = send
         self.lock = lock
+        self.copies = Copies(place)
+        self._copying: dict[int, int] = {}
         self._executions: dict[int, Execution] = {}
         self._reapers: set[int] = set()
         reaper.take_in_orphans()
 
     def on(self, event: Event) -> None:
         """Handle a frame of a channel that the host opened."""
+        if event.channel in self._copying:
+            self._copy(event)
+            return
         if event.kind != Frame.RUN:
             execution = self._executions.get(event.channel)
             if execution is not None:
                 execution.give(event)
             return
         try:
+            if name := event.fields.get("copy"):
+                self._copying[event.channel] = self.copies.open(name, event.fields.number("at"))
+                self.grant(event.channel, WINDOW)
+                return
             execution = Execution(self, event.channel, event.fields)
         except OSError as error:
             self.end(event.channel, Frame.ERROR, kind="start", text=f"the container cannot run it: {error.strerror}")
@@ -59,6 +70,25 @@ class Executor:
         self._executions[event.channel] = execution
         self._reapers.add(execution.reaper_pid)
         _thread.start_new_thread(execution.serve, ())
+
+    def _copy(self, event: Event) -> None:
+        """Write what arrives of a copy."""
+        try:
+            if event.kind == Frame.STDIN and event.payload:
+                _write_all(self._copying[event.channel], event.payload)
+                self.grant(event.channel, len(event.payload))
+            elif event.kind in (Frame.STDIN, Frame.CANCEL):
+                _close(self._copying.pop(event.channel))
+                self.end(event.channel, Frame.EXIT, code=0)
+        except OSError as error:
+            _close(self._copying.pop(event.channel))
+            self.end(event.channel, Frame.ERROR, kind="start", text=f"the container cannot keep it: {error.strerror}")
+
+    def grant(self, number: int, size: int) -> None:
+        """Let the host send more of a channel's input."""
+        with self.lock:
+            data = self.link.grant(number, Frame.STDIN, size)
+        self.send(data)
 
     def end(self, number: int, kind: int, /, **fields: bytes | str | int | None) -> None:
         """Report how a command ended."""
@@ -92,10 +122,14 @@ class Execution:
         inputs, self._input = pipes[0]
         self._outputs = {Frame.STDOUT: pipes[1][0], Frame.STDERR: pipes[2][0]}
         self._last = dict.fromkeys(self._outputs, PIPE_SIZE)
+        self._back = fields.get("back")
+        if self._back:
+            executor.copies.path(self._back)
         self._place, self._status = pipes[3][0], pipes[4][0]
         control, self._control = pipes[5]
         self._woken, self._wake = pipes[6]
-        theirs = [inputs, pipes[1][1], pipes[2][1], pipes[3][1]]
+        stderr = pipes[1][1] if fields.get("stderr") == b"stdout" else pipes[2][1]
+        theirs = [inputs, pipes[1][1], stderr, pipes[3][1]]
         try:
             self.reaper_pid = os.fork()
         except OSError:
@@ -104,7 +138,7 @@ class Execution:
             raise
         if not self.reaper_pid:
             reaper.run(control, pipes[4][1], theirs, fields)
-        _close(control, pipes[4][1], *theirs)
+        _close(control, inputs, *(pipe[1] for pipe in pipes[1:5]))
         for fd in (self._input, *self._outputs.values(), self._place, self._wake):
             os.set_blocking(fd, False)
 
@@ -231,7 +265,19 @@ class Execution:
         self._over = True
         how = os.waitstatus_to_exitcode(self._code or 0)
         fields = {"signal": -how} if how < 0 else {"code": how}
-        self._executor.end(self._number, Frame.EXIT, cwd=self._read_place(), **fields)
+        self._executor.end(self._number, Frame.EXIT, cwd=self._read_place(), back=self._read_back(), **fields)
+
+    def _read_back(self) -> bytes | None:
+        """Return what the command has written to its file for variables."""
+        try:
+            return self._executor.copies.text(self._back) if self._back else None
+        except ValueError:
+            text = b"bridge: the variables are not used: more than %d bytes, or no text; write less\n" % MAX_BACK
+            if self._allowance(Frame.STDERR) >= len(text):
+                with self._executor.lock:
+                    sent = self._executor.link.data(self._number, Frame.STDERR, text)
+                self._send(sent)
+            return None
 
     def _read_place(self) -> bytes | None:
         try:
@@ -249,6 +295,11 @@ class Execution:
     def _send(self, data: bytes) -> None:
         if data:
             self._executor.send(data)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _reap() -> None:

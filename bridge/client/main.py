@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 
+from bridge.client import copies
 from bridge.client.claude_md import project_memory
 
 # ruff: noqa: PTH109 - pathlib costs the start 5 ms
@@ -115,6 +116,7 @@ class _Call:
         self._consumed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._number = 0
         self._prints_notes = False
+        self._copies = b""
         self._has_reported = False
         self._executor: Executor | None = None
         self._terminal: Terminal | None = None
@@ -125,7 +127,8 @@ class _Call:
         self._prints_notes = _wants_notes(argv)
         try:
             cwd = _directory()
-            asked = _circumstances(kind, cwd)
+            self._copies = copies.directory()
+            asked = {**_circumstances(kind, cwd), "copies": self._copies}
             project = project_files(cwd) + project_memory(cwd) + _texts_of_flags(argv)
             self._number, call = self._link.open(argv, _variables(), project, **asked)
         except ProtocolError as error:
@@ -141,6 +144,9 @@ class _Call:
         except FaultError:
             self._give_terminal_back(was_cut_off=True)
             raise
+        finally:
+            if self._executor is not None:
+                self._executor.copies.remove()
         self._give_terminal_back()
         return code
 
@@ -203,7 +209,7 @@ class _Call:
         if self._executor is None:
             from bridge.client.executor import Executor
 
-            self._executor = Executor(self._link, self._send, self._counting)
+            self._executor = Executor(self._link, self._send, self._counting, self._copies)
         self._executor.on(event)
 
     def _report_state(self, state: Fields) -> None:

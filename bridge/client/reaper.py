@@ -128,7 +128,8 @@ def _become(theirs: list[int], fields: Fields) -> NoReturn:
             os.write(2, b"bridge: %s: %s\n" % (cwd, os.strerror(error.errno or 0).encode()))
         else:
             environment[b"PWD"] = cwd
-            os.execve("/bin/bash", [b"bash", b"-c", fields.get("arg")], environment)
+            shell = b"/bin/sh" if fields.get("shell") == b"sh" else b"/bin/bash"
+            os.execve(shell, [shell, b"-c", fields.get("arg")], environment)
     except OSError as error:
         os.write(2, b"bridge: the container cannot run it: %s\n" % os.strerror(error.errno or 0).encode())
     finally:

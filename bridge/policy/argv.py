@@ -284,7 +284,9 @@ def where_it_lives(scope: Scope) -> str:
         "You work for a container. Your commands (the Bash tool, hooks, MCP servers) run inside it, as its user and "
         f"with its tools. Your file tools (Read, Write, Edit, Glob, Grep) see {shared}, which are the very same files "
         "at the same paths in the container, and no other of its files: use Bash for every other path, such as /tmp "
-        "or the home directory. What a command leaves running in the background ends with this session."
+        "or the home directory. Paths that begin with /claude are your own files, such as long results and outputs of "
+        "background tasks: Read and Grep see them, and a command that names one gets a copy of it. What a command "
+        "leaves running in the background ends with this session."
     )
 
 

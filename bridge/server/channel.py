@@ -40,7 +40,11 @@ class Carrier(Protocol):
         """Send frames."""
 
     def open(
-        self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, call: int, handler: Callable[[Channel], Handler]
+        self,
+        command: bytes,
+        env: Mapping[bytes, bytes],
+        handler: Callable[[Channel], Handler],
+        **fields: bytes | str | int | None,
     ) -> None:
         """Open a channel for a command. Raises ProtocolError."""
 
@@ -105,13 +109,17 @@ class Channel:
             self._carrier.send(self._carrier.link.end(self.number, kind, **fields))
 
     def open(
-        self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, handler: Callable[[Channel], Handler]
+        self,
+        command: bytes,
+        env: Mapping[bytes, bytes],
+        handler: Callable[[Channel], Handler],
+        **fields: bytes | str | int | None,
     ) -> None:
         """Open another channel of the connection, for a command of this call. Raises ProtocolError.
 
-        `handler` gets the new channel before the opening frame is sent.
+        `handler` gets the new channel before the opening frame is sent. `fields` are the other fields of the RUN.
         """
-        self._carrier.open(command, env, cwd, self.number, handler)
+        self._carrier.open(command, env, handler, call=self.number, **fields)
 
     def defer(self, work: Coroutine[Any, Any, None]) -> None:
         """Handle no further frame of the connection until this work is done. If the connection ends, the work is

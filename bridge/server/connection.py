@@ -198,10 +198,14 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._transport.write(unsent)
 
     def open(
-        self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, call: int, handler: Callable[[Channel], Handler]
+        self,
+        command: bytes,
+        env: Mapping[bytes, bytes],
+        handler: Callable[[Channel], Handler],
+        **fields: bytes | str | int | None,
     ) -> None:
         """Open a channel for a command of one of the client's calls. Raises ProtocolError."""
-        number, opening = self.link.open([command], env, cwd=cwd, call=call)
+        number, opening = self.link.open([command], env, (), **fields)
         self._handlers[number] = handler(Channel(self, number))
         self.send(opening)
 

@@ -13,6 +13,7 @@ from bridge.policy.argv import Plan
 from bridge.protocol.frames import Fields
 from bridge.server import tool_calls
 from bridge.server.channel import Channel
+from bridge.server.copies import Copies
 from bridge.server.host import credentials, trees
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import Config
@@ -89,8 +90,10 @@ class Launcher:
             credential = self._credential()
             rules = self._rules(request, credential) if self.is_confined else None
             paths = PathTranslator(None if self.is_confined else request.grant.workspace)
+            home = environment.CONFIG if self.is_confined else os.fsencode(scratch)
+            copies = Copies(channel, request.fields.get("copies"), home)
             variables = {name.encode(): value.encode() for name, value in request.plan.env.items()}
-            tools = ToolCalls(channel, scratch / "tools", rules, paths, listener, variables)
+            tools = ToolCalls(channel, scratch / "tools", rules, paths, copies, listener, variables)
             command = self._command(request, scratch, rules, credential)
             return CliProcess(command, request.has_stdin, listener.on_exit), tools
         except BaseException:

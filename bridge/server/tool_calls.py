@@ -21,6 +21,7 @@ from typing import Protocol
 
 from bridge.protocol.frames import Event, Frame, ProtocolError
 from bridge.server.channel import Channel
+from bridge.server.copies import MAX_FILES, Copies, Told
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
@@ -33,11 +34,17 @@ MAX_FILE = 8 * 1024 * 1024
 """Bytes of output that are written to a file in the namespace's memory, which has 64 MiB. The rest is dropped.
 Claude is shown some 30 kB."""
 
+FOLLOW_S = 0.3
+"""How often the copy of a growing output is renewed, seconds."""
+
 MAX_SIGNAL = 64
 """The largest signal number. If the client reports a larger one, the exit code is used instead."""
 
 STOPPING = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 """Signals that only stop a process. The shell prefix would wait forever if it sent itself one of them."""
+
+VARIABLES_FILE = b"CLAUDE_ENV_FILE"
+"""The variable that tells a hook where to write variables for the commands that follow."""
 
 DROPPED = b"\n[bridge: the rest of the output was dropped]\n"
 
@@ -64,6 +71,7 @@ class ToolCalls:
         path: Path,
         rules: Rules | None,
         paths: PathTranslator,
+        copies: Copies,
         listener: Listener,
         variables: Mapping[bytes, bytes],
     ) -> None:
@@ -73,10 +81,11 @@ class ToolCalls:
         self._channel = channel
         self._rules = rules
         self._paths = paths
+        self._copies = copies
         self._events = listener
         self._proxy: Proxy | None = None
         self._socks: set[socket.socket] = set()
-        self._executions: dict[Execution, None] = {}
+        self._executions: dict[Execution, list[Told]] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.fspath(path))
         path.chmod(0o666)  # the directory above it keeps other users out; the namespace has its own mount of it
@@ -89,6 +98,7 @@ class ToolCalls:
         """End all executions and the network, because the call is over. May be called again."""
         self._acceptor.close()
         self._listener.close()
+        self._copies.close()
         for execution in list(self._executions):
             execution.cancel()
         for sock in list(self._socks):
@@ -109,7 +119,7 @@ class ToolCalls:
 
     def _receive(self, sock: socket.socket) -> None:
         try:
-            data, files, flags, _ = socket.recv_fds(sock, MAX_MESSAGE, 4)
+            data, files, flags, _ = socket.recv_fds(sock, MAX_MESSAGE, 3 + MAX_FILES)
         except BlockingIOError:
             return
         except OSError:
@@ -121,9 +131,9 @@ class ToolCalls:
             self._events.on_not_started(fields[1])
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
-        elif fields[:1] == [b"run"] and len(files) == 3 and len(fields) >= 3 and not flags:
+        elif fields[:1] in ([b"run"], [b"sh"]) and len(files) >= 3 and len(fields) >= 3 and not flags:
             self._loop.remove_reader(sock.fileno())
-            self._execute(sock, fields, files)
+            self._prepare(sock, fields, files)
             files = []
         else:
             self._hang_up(sock)
@@ -141,29 +151,73 @@ class ToolCalls:
         listener.close()
         self._hang_up(sock)
 
-    def _execute(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
+    def _prepare(self, sock: socket.socket, fields: list[bytes], files: list[int]) -> None:
+        """Bring the container what a command is told of, and then let the client run it.
+
+        `files` are the command's stdin, stdout and stderr, and then the CLI's files that it is told of. Their paths
+        stand among the variables in `fields`; only a path begins with a slash.
+        """
+        own, others = files[:3], files[3:]
+        paths = [field for field in fields[3:] if field.startswith(b"/")][: len(others)]
+        for descriptor in others[len(paths) :]:
+            os.close(descriptor)
+        told = [Told(path, descriptor) for path, descriptor in zip(paths, others, strict=False)]
+        variables = [field for field in fields[3:] if not field.startswith(b"/")]
+
+        def give_up() -> None:
+            for descriptor in own + others[: len(paths)]:
+                os.close(descriptor)
+
+        def run() -> None:
+            shell = "sh" if fields[0] == b"sh" else None
+            self._execute(sock, fields[1], fields[2], variables, own, shell, told)
+
+        self._copies.bring(told, run, give_up)
+
+    def _execute(
+        self,
+        sock: socket.socket,
+        command: bytes,
+        directory: bytes,
+        variables: list[bytes],
+        files: list[int],
+        shell: str | None,
+        told: list[Told],
+    ) -> None:
         """Let the client run a command. `files` are the command's stdin, stdout and stderr."""
-        command, cwd = fields[1], self._paths.to_container(fields[2])
-        env = {**self._variables, **dict(variable.partition(b"=")[::2] for variable in fields[3:])}
+        command, cwd = self._copies.translate(command), self._paths.to_container(directory)
+        env = {**self._variables, **dict(variable.partition(b"=")[::2] for variable in variables)}
+        back, stderr = None, "stdout" if _are_one_file(files[1], files[2]) else None
+        if (path := env.pop(VARIABLES_FILE, None)) is not None:
+            env[VARIABLES_FILE], back = self._copies.variables_file(path)
 
         def begin(channel: Channel) -> Execution:
-            execution = Execution(channel, sock, files, self._paths, self._on_over)
-            self._executions[execution] = None
+            execution = Execution(channel, sock, files, self._paths, self._copies, self._on_over)
+            self._executions[execution] = told
             self._events.note("ran", command=len(command))
+            self._loop.call_later(FOLLOW_S, self._follow, execution)
             return execution
 
         try:
-            self._channel.open(command, env, cwd, begin)
+            self._channel.open(command, env, begin, cwd=cwd, back=back or None, shell=shell, stderr=stderr)
         except ProtocolError as error:
             with contextlib.suppress(OSError):
                 os.write(files[2], f"bridge: {error}\n".encode())
                 sock.send(b"exit 125\0\0")
-            for descriptor in files:
+            for descriptor in (*files, *(file.descriptor for file in told)):
                 os.close(descriptor)
             self._loop.add_reader(sock.fileno(), self._receive, sock)
 
+    def _follow(self, execution: Execution) -> None:
+        """Bring what is added to the outputs that a command is told of, as long as it runs."""
+        outputs = [file for file in self._executions.get(execution, ()) if file.is_output]
+        if outputs:
+            self._copies.renew(outputs)
+            self._loop.call_later(FOLLOW_S, self._follow, execution)
+
     def _on_over(self, execution: Execution, sock: socket.socket) -> None:
-        self._executions.pop(execution, None)
+        for file in self._executions.pop(execution, ()):
+            os.close(file.descriptor)
         self._hang_up(sock)
 
 
@@ -180,11 +234,14 @@ class Execution:
         sock: socket.socket,
         files: list[int],
         paths: PathTranslator,
+        copies: Copies,
         on_over: Callable[[Execution, socket.socket], None],
     ) -> None:
         self._channel = channel
         self._sock = sock
         self._paths = paths
+        self._copies = copies
+        self._has_fed = False
         self._on_over = on_over
         self._owed = {Frame.STDOUT: 0, Frame.STDERR: 0}
         self._left = MAX_FILE
@@ -225,9 +282,13 @@ class Execution:
             self._close()
 
     def _allowance(self) -> int:
-        return self._channel.allowance(Frame.STDIN)
+        allowance = self._channel.allowance(Frame.STDIN)
+        return allowance if self._has_fed else max(0, allowance - self._copies.growth)
 
     def _feed(self, data: bytes) -> None:
+        if not self._has_fed:
+            self._has_fed = True
+            data = self._copies.translate_input(data)
         self._channel.send_data(Frame.STDIN, data)
 
     # From the container
@@ -293,6 +354,8 @@ class Execution:
             if 0 < by <= MAX_SIGNAL:
                 result = b"exit %d" % (128 + by) if by in STOPPING else b"signal %d" % by
         self._result = result + b"\0" + self._paths.to_cli(fields.get("cwd")) + b"\0"
+        if "back" in dict(fields.pairs):
+            self._result += fields.get("back") + b"\0"
         self._report_result()
 
     def _report_result(self) -> None:
@@ -310,3 +373,9 @@ class Execution:
         if self._stdin is not None:
             self._stdin.close()
         self._on_over(self, self._sock)
+
+
+def _are_one_file(first: int, second: int) -> bool:
+    """Return whether two descriptors are of the same file. Then the order of what is written to them counts."""
+    one, other = os.fstat(first), os.fstat(second)
+    return stat.S_ISREG(one.st_mode) and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)

@@ -76,8 +76,20 @@ def without_tools(*tools: str) -> Rewrite:
 
 
 def _told(_name: str, value: Any) -> Any:
-    """Add what the bridge tells about the container to the end of the system prompt."""
-    return [*value, "", *where_it_lives(Scope()).splitlines()] if isinstance(value, list) else value
+    """Add what the bridge tells about the container to the end of the system prompt, before the state of git."""
+    if not isinstance(value, list):
+        return value
+    at = next((at for at, line in enumerate(value) if line.startswith("gitStatus: ")), len(value) + 1)
+    return [*value[: at - 1], "", *where_it_lives(Scope()).splitlines(), *value[at - 1 :]]
+
+
+def _without_list(value: Any) -> Any:
+    """Mark the list of files that a command has changed as unavailable."""
+    result = value.get("tool_use_result")
+    if not isinstance(result, dict) or "bashEditDiff" not in result:
+        return value
+    none = {"files": [], "moreFiles": 0, "unavailable": True}
+    return {**value, "tool_use_result": {**result, "bashEditDiff": none}}
 
 
 _unmentioned = in_turn(
@@ -170,8 +182,21 @@ DIFFERENCES = (
         ALL,
         in_turn(
             replaced(re.escape(f"{HOME}/.claude"), "/claude"),
-            replaced(r"(?<!/claude)/tmp/claude-", "/claude/tmp/claude-"),
+            replaced(r"(?<![\w/])/tmp/claude-(?=\d)", "/claude/tmp/claude-"),
         ),
+    ),
+    Difference(
+        "Hooks and commands get copies of the CLI's own files (the conversation, long results), in a directory of the "
+        "call.",
+        "The CLI's directory is on the host. The copies are made before a hook or a command that is told of them.",
+        ALL,
+        undo=replaced("<copies>", "/claude"),
+    ),
+    Difference(
+        "The list of files that a Bash command has changed (`bashEditDiff`) is marked as unavailable.",
+        "The CLI makes it with a git directory of its own, in which it writes. Only questions to git are passed on.",
+        r"message \d+",
+        lambda _, value: _without_list(value),
     ),
     Difference(
         f"These tools are not offered: {', '.join(WITHHELD)}.",

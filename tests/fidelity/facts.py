@@ -13,8 +13,8 @@ from tests.support.fake_messages_api import Request
 Facts = dict[str, Any]
 
 VOLATILE = frozenset({
-    "duration_api_ms", "duration_ms", "end_time", "first_content_frame_ms", "runId", "run_id", "time_to_request_ms",
-    "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
+    "backgroundTaskId", "duration_api_ms", "duration_ms", "end_time", "first_content_frame_ms", "runId", "run_id",
+    "task_id", "time_to_request_ms", "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
 })  # fmt: skip
 """Fields that differ between two runs of the same call."""
 
@@ -26,7 +26,10 @@ NORMALISED = [
     (re.compile(r"http://127\.0\.0\.1:\d+|http://[0-9a-f]{32}\.invalid"), "<api>"),
     (re.compile(r"/tmp/cc-socks/\d+\.sock"), "<socket>"),
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
+    (re.compile(r"/tmp/claude-code-[0-9a-f]{16}"), "<copies>"),
     (re.compile(r"\b[a-z0-9]{9}\.output"), "<task>.output"),
+    (re.compile(r"\b[a-z0-9]{9}\.txt"), "<result>.txt"),
+    (re.compile(r"(in background with ID: |<task-id>)[a-z0-9]{9}\b"), r"\1<task>"),
     (re.compile(r"\ba[0-9a-f]{16}\b"), "<agent>"),
     (re.compile(r"\b(duration_ms|subagent_tokens)(: |>)\d+"), r"\1\2<number>"),
 ]

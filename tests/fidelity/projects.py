@@ -5,18 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.fidelity.sides import Call, give
+from tests.fidelity.sides import Call, give, in_workspace
 from tests.support import agent_sdk
-from tests.support.fake_messages_api import Reply, Say, Use, directed, in_turn
+from tests.support.fake_messages_api import Part, Reply, Request, Say, Use, directed, in_turn
 from tests.support.stream_json import STREAM, user
 
 JSON = ("--output-format", "stream-json", "--verbose")
 HI = Call(("-p", "hi you", *JSON))
 TRUSTED = "--dangerously-skip-permissions"
+
+
+FIXED = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/nowhere",
+    **{
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Ann"), ("EMAIL", "ann@example.org"), ("DATE", "2026-01-02T03:04:05Z"))
+    },
+}
+"""With these variables the same script makes the same commits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +46,8 @@ class Project:
     name: str
     files: Mapping[str, str | bytes | Link]
     calls: tuple[Call, ...] = (HI,)
+    script: str = ""
+    """What a shell does in the folder then, at the path /workspace."""
 
     def make(self, directory: Path) -> None:
         """Make the folder, for the user of both sides."""
@@ -47,6 +62,8 @@ class Project:
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
                 path.chmod(0o755 if name.endswith(".sh") else 0o644)
         give(directory)
+        if self.script:
+            subprocess.run([*in_workspace(directory), "/bin/sh", "-ec", self.script], check=True, env=FIXED)
 
 
 def head(body: str = "Do it.\n", **fields: Any) -> str:
@@ -93,6 +110,18 @@ def says(*argv: str, **more: Any) -> Call:
     return Call(("-p", *argv), **more)
 
 
+def follows(first: Reply, pattern: str) -> Part:
+    """Return the part of a model that takes a path from the result of a tool, and looks at that file in two ways."""
+
+    def part(request: Request) -> Reply:
+        found = re.search(pattern, "\n".join(request.results))
+        path = found.group(1) if found else "/nowhere"
+        replies = (first, bash(f"sleep 1; wc -l <{path}; cat '{path}' | tail -n 1"), Use("Read", {"file_path": path}))
+        return in_turn(*replies, Say("done"))(request)
+
+    return part
+
+
 def bash(command: str, **more: Any) -> Use:
     """Return the model's use of a command."""
     return Use("Bash", {"command": command, "description": "x", **more})
@@ -107,6 +136,16 @@ for line in sys.stdin:
                   "tools/list": {"tools": [{"name": "look", "description": "L", "inputSchema": {"type": "object"}}]},
                   "tools/call": {"content": [{"type": "text", "text": "seen"}]}}.get(asked["method"], {})
         print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+"""
+NAMES = "env | grep -v '^ANTHR\\|DISABLE\\|^PATH\\|RETRIES\\|MESSAGING\\|NOTES\\|_PID\\|EXECPATH' | cut -d= -f1 | sort"
+"""Prints the names of the variables, except for the tests' own and those that name what only the host has."""
+LOOK = """import json, os, sys
+told = json.load(sys.stdin)
+with open("/workspace/out", "a") as out:
+    for key in ("transcript_path", "agent_transcript_path"):
+        path = told.get(key, "")
+        found = os.path.exists(path) and any(json.loads(line).get("type") == "user" for line in open(path))
+        print(told["hook_event_name"], key, path and found, path[-6:], file=out)
 """
 PYTHON = "/usr/bin/python3"
 CONNECTED = ("--mcp-config", "{}")
@@ -167,6 +206,10 @@ GLOBS = {
     "deep": '"**/lib/**"', "one": "pkg/lib/y.js",
 }  # fmt: skip
 
+REPOSITORY = """git init -q -b main; git add .; git commit -qm first
+git commit -q --allow-empty -m 'second: with "quotes"'; git checkout -q -b feature/x
+"""
+"""Makes a repository with two commits, on a branch."""
 READS = does(Use("Read", {"file_path": "/workspace/src/x.ts"}))
 
 
@@ -412,18 +455,59 @@ def _corpus() -> list[Project]:
         ),
         Project(
             "hook that reads the transcript",
-            hooks(
-                "Stop",
-                command="""python3 -c 'import json,sys
-p=json.load(sys.stdin)["transcript_path"]
-open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
+            {
+                **hooks(
+                    "SessionStart",
+                    "UserPromptSubmit",
+                    "PreToolUse",
+                    "PostToolUse",
+                    "Stop",
+                    "SubagentStop",
+                    "SessionEnd",
+                    command="python3 /workspace/look.py",
+                ),
+                "look.py": LOOK,
+            },
+            (
+                HI,
+                Call((*HI.argv, "--continue")),
+                does(bash("cat out")),
             ),
-            (HI, does(bash("cat out"))),
         ),
         Project(
             "hook that sets variables",
-            hooks("SessionStart", command="echo 'export FROMHOOK=1' >>\"$CLAUDE_ENV_FILE\""),
-            (does(bash("echo v=$FROMHOOK")),),
+            settings(
+                hooks={
+                    "SessionStart": [
+                        {
+                            "hooks": [
+                                {"type": "command", "command": command}
+                                for command in (
+                                    "echo 'export FROMHOOK=1' >>\"$CLAUDE_ENV_FILE\"",
+                                    'printf \'export A="a b"\\nf() { echo "$A"; }\\n\' >"$CLAUDE_ENV_FILE"',
+                                )
+                            ]
+                        }
+                    ],
+                    "Stop": [{"hooks": [{"type": "command", "command": 'echo "none: $CLAUDE_ENV_FILE" >>log'}]}],
+                }
+            ),
+            (does(bash("echo v=$FROMHOOK; f"), bash("FROMHOOK=2; cat log; echo $FROMHOOK"), bash("echo $FROMHOOK")),),
+        ),
+        Project(
+            "hook that sets many variables",
+            hooks("SessionStart", command="seq -f 'export V%g=1' 3000 >\"$CLAUDE_ENV_FILE\""),
+            (does(bash("echo ${V1-none} ${V3000-none}")),),
+        ),
+        Project(
+            "hook with bad variables",
+            hooks("SessionStart", command='echo no-such-program >"$CLAUDE_ENV_FILE"'),
+            (does(bash("echo hi")),),
+        ),
+        Project(
+            "hooks and their shell",
+            hooks("Stop", "SessionStart", command=f"{{ echo 'a\\tb' $0 $-; {NAMES}; nosuch; [[ a ]]; }} >>log 2>&1"),
+            (HI, does(bash(f"cat log; {NAMES}"))),
         ),
         Project(
             "variables in settings",
@@ -619,7 +703,20 @@ open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
         Project(
             "long output",
             {},
-            (does(bash("seq 1 20000"), bash("cat $(find / -path '*tool-results*.txt' 2>/dev/null) | wc -l")),),
+            (
+                does(bash("seq 1 20000"), bash("cat $(find / -path '*tool-results*.txt' 2>/dev/null) | wc -l")),
+                Call(("-p", "go on", *JSON, TRUSTED), part=follows(bash("seq 1 20000"), r"saved to: (\S+)")),
+            ),
+        ),
+        Project(
+            "command in the background",
+            {},
+            (
+                Call(
+                    ("-p", "go on", *JSON, TRUSTED),
+                    part=follows(bash("sleep 0.5; seq 1 100", run_in_background=True), r"written to: (\S+?)\.? "),
+                ),
+            ),
         ),
         Project(
             "commands that fail",
@@ -633,6 +730,7 @@ open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
                     bash("pwd"),
                     bash("printf '\\377\\0x'"),
                     bash("echo out; echo err >&2"),
+                    bash("for n in 1 2 3 4 5 6 7 8 9; do echo out $n; echo err $n >&2; done"),
                 ),
             ),
         ),
@@ -666,6 +764,37 @@ open("/workspace/out","w").write(str(len(open(p).readlines())>1))'""",
             ),
         ),
         Project("repository", _repository()),
+        Project(
+            "repository with changes",
+            {"a.txt": "a\n", "sub/b.txt": "b\n", **settings(model="opus")},
+            (
+                HI,
+                Call(HI.argv, cwd="/workspace/sub"),
+                does(bash("git checkout -q main -- . && git status --short && git log --oneline"), bash("git branch")),
+            ),
+            REPOSITORY + "echo aa >a.txt; git rm -q sub/b.txt; echo new >'a file'; git tag v1\n",
+        ),
+        Project(
+            "worktree",
+            {"a.txt": "a\n"},
+            (Call(HI.argv, cwd="/workspace/tree"), HI),
+            REPOSITORY + "git worktree add -q tree -b other; echo b >tree/b.txt\n",
+        ),
+        Project(
+            "repository below",
+            {"a.txt": "a\n"},
+            (HI, Call(HI.argv, cwd="/workspace/repo")),
+            f"mkdir repo; cd repo; echo x >x; {REPOSITORY} git checkout -q HEAD~0; git remote add origin /nowhere\n",
+        ),
+        Project("bare repository", {}, (HI,), "git init -q --bare -b main .\n"),
+        Project(
+            "repository with programs",
+            {"a.txt": "a\n", ".gitattributes": "* filter=x\n"},
+            (HI,),
+            REPOSITORY + "git config core.fsmonitor 'echo ran >>/workspace/monitor; false'\n"
+            "git config filter.x.clean 'echo ran >>/workspace/filter; cat'; touch -d '2 days ago' a.txt\n",
+        ),
+        Project("broken repository", {".git": "gitdir: /nowhere\n", "a.txt": "a\n"}),
         *(
             Project(
                 f"program {name}",

@@ -20,6 +20,10 @@ from tests.support.fake_messages_api import FakeMessagesApi, Part, Request, echo
 
 HOME = "/home/claude"
 AS_OWNER = ("setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups")
+PROGRAMS = ("bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib",
+            "--symlink", "usr/lib64", "/lib64", "--ro-bind", "/etc", "/etc", "--proc", "/proc",
+            "--dev", "/dev")  # fmt: skip
+"""Starts a program in a namespace with the programs of this machine."""
 VARIABLES = {"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": "claude", "SHELL": "/bin/bash", "LANG": "C.UTF-8"}
 QUIET = {
     "CLAUDE_CODE_MAX_RETRIES": "0",
@@ -88,22 +92,8 @@ class Plain(_Side):
         os.chown(trust, OWNER, OWNER)
 
     def words(self, call: Call) -> list[str]:
-        words = ["bwrap", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]
-        words += ["--symlink", "usr/lib64", "/lib64", "--ro-bind", "/etc", "/etc", "--proc", "/proc", "--dev", "/dev"]
-        words += [
-            "--perms",
-            "0755",
-            "--dir",
-            "/home",
-            "--perms",
-            "0755",
-            "--dir",
-            "/opt",
-            "--perms",
-            "0755",
-            "--dir",
-            "/opt/bin",
-        ]
+        words = [*PROGRAMS, "--perms", "0755", "--dir", "/home", "--perms", "0755", "--dir", "/opt"]
+        words += ["--perms", "0755", "--dir", "/opt/bin"]
         words += ["--perms", "1777", "--tmpfs", "/tmp", "--ro-bind", str(self._cli), "/opt/claude"]
         words += ["--bind", str(self.workspace), "/workspace", "--bind", str(self._home), HOME]
         words += ["--unshare-pid", "--die-with-parent", "--chdir", call.cwd, "--clearenv"]
@@ -141,6 +131,11 @@ def bridge(directory: Path, cli: Path) -> Iterator[tuple[BridgeHost, FakeMessage
         environment = {"ANTHROPIC_BASE_URL": api.url, "CLAUDE_CODE_MAX_RETRIES": "0"}
         with bridge_host(directory, claude=str(cli), environment=environment) as host:
             yield host, api
+
+
+def in_workspace(directory: Path) -> list[str]:
+    """Return the words that run a program of this machine in a directory, as the user of both sides."""
+    return [*PROGRAMS, "--bind", str(directory), "/workspace", "--chdir", "/workspace", "--", *AS_OWNER]
 
 
 def give(directory: Path) -> Path:

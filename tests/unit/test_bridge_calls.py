@@ -16,6 +16,7 @@ from bridge.protocol.frames import Event, Fields, Frame
 from bridge.protocol.link import CLIENT, SERVER, Link
 from bridge.server.call import Call, CallState
 from bridge.server.channel import Channel, Handler
+from bridge.server.copies import Copies
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
 from bridge.server.host.places import Place
@@ -45,9 +46,13 @@ class Connection:
             handler.kick()
 
     def open(
-        self, command: bytes, env: Mapping[bytes, bytes], cwd: bytes, call: int, handler: Callable[[Channel], Handler]
+        self,
+        command: bytes,
+        env: Mapping[bytes, bytes],
+        handler: Callable[[Channel], Handler],
+        **fields: bytes | str | int | None,
     ) -> None:
-        number, opening = self.link.open([command], env, cwd=cwd, call=call)
+        number, opening = self.link.open([command], env, (), **fields)
         self.handlers.append(handler(Channel(self, number)))
         self.send(opening)
 
@@ -187,9 +192,9 @@ def test_result_of_an_execution_follows_the_last_of_its_output() -> None:
         over: list[socket.socket] = []
         files = [os.open(os.devnull, os.O_RDONLY), writing, os.open(os.devnull, os.O_WRONLY)]
         number, _ = connection.link.open([b"true"], {})
-        execution = Execution(
-            Channel(connection, number), theirs, files, PathTranslator(None), lambda _, sock: over.append(sock)
-        )
+        channel = Channel(connection, number)
+        copies = Copies(channel, b"", b"/claude")
+        execution = Execution(channel, theirs, files, PathTranslator(None), copies, lambda _, sock: over.append(sock))
         execution.on(Event(Frame.STDOUT, number, output))
         execution.on(Event(Frame.EXIT, number, fields=Fields([("code", b"3"), ("cwd", b"/workspace")])))
         assert not over

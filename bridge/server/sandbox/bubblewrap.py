@@ -6,7 +6,8 @@
     /tmp, /home/claude  empty and read-only, because the container would not see what is written there
     /opt/claude         the CLI, read-only
     /opt/bridge         the shell prefix and launcher (shim.py), and the socket of the call. /bin/sh and /bin/bash are
-                        the prefix as well: what the CLI starts with a shell runs in the container or not at all
+                        the prefix as well: what the CLI starts with a shell runs in the container or not at all.
+                        So is /usr/bin/git: what the CLI asks about the repository is answered by the container's git
     (no network except its own loopback, where the server's proxy answers: proxy.py)
 
 The launcher checks that the workspace and the shares are the granted directories, and becomes the grant's user.
@@ -68,6 +69,7 @@ CLI_AT = "/opt/claude"
 BRIDGE_AT = "/opt/bridge"
 SHIM_AT = f"{BRIDGE_AT}/shim"
 SHELLS = ("/usr/bin/bash", "/usr/bin/sh")
+GIT = "/usr/bin/git"
 TOOLS_AT = f"{BRIDGE_AT}/tools"
 PROJECT_AT = f"{BRIDGE_AT}/project"
 PYTHON_AT = "/opt/python"
@@ -162,6 +164,8 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
     words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, spec)]
     words += _configuration(command, spec, state, scope)
     words += ["--perms", "0755", "--ro-bind-data", command.document(shim_source(python)), SHIM_AT]
+    if spec.runs_commands:
+        words += ["--symlink", SHIM_AT, GIT]
     words += ["--ro-bind", str(spec.scratch / "tools"), TOOLS_AT]
     only = [python, SHIM_AT, inside, *loaders()]
     for name, path in interpreters_of(program).items():
@@ -244,6 +248,9 @@ def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Comman
     env[b"CLAUDE_BRIDGE_TOOLS"] = os.fsencode(scratch / "tools")
     if spec.runs_commands:
         env[b"CLAUDE_CODE_SHELL_PREFIX"] = os.fsencode(program)
+        (scratch / "bin").mkdir()
+        (scratch / "bin/git").symlink_to(program)
+        env[b"PATH"] = os.fsencode(scratch / "bin") + b":" + env.get(b"PATH", b"/usr/bin:/bin")
     argv = [word.replace(f"(/{CONFIG_AT}/", f"(/{scratch}/") for word in spec.argv]  # rules for its own directory
     command = Command([], env, scratch=scratch, terminal=spec.interactive)
     if os.geteuid() == 0:

@@ -1,10 +1,12 @@
-"""The program beside the CLI in its namespace: launcher, shell prefix and shell. It cannot import the rest of
+"""The program beside the CLI in its namespace: launcher, shell prefix, shell and git. It cannot import the rest of
 bridge.
 
     shim.py COMMAND               the CLI's shell prefix: the server runs COMMAND in the container; this process ends
                                   with the same exit code or signal
     bash -c 'shim.py COMMAND'     the same. The namespace has no shell: this program is installed in its place, and
                                   accepts only a command for the container
+    git WORD...                   the same, for a git command line that only reads. The CLI asks git for the branch, the
+                                  status and the last commits of the project. The container answers
     shim.py OPTION... -- CLI      prepares the namespace, then becomes the CLI:
         --at PATH DEV:INODE FD    exit unless PATH is this directory; close the descriptor used to mount it
         --from FD PATH            start in this open directory, which is called PATH
@@ -29,8 +31,23 @@ import os
 import sys
 
 SOCKET = os.environ.get("CLAUDE_BRIDGE_TOOLS", "/opt/bridge/tools")
-PASSED = (b"CLAUDECODE", b"CLAUDE_CODE_ENTRYPOINT", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_PROJECT_DIR", b"GIT_EDITOR")
+PASSED = (
+    b"AI_AGENT", b"CLAUDECODE", b"CLAUDE_CODE_CHILD_SESSION", b"CLAUDE_CODE_ENTRYPOINT",
+    b"CLAUDE_CODE_SESSION_ATTENDED", b"CLAUDE_CODE_SESSION_ID", b"CLAUDE_EFFORT", b"CLAUDE_PROJECT_DIR",
+    b"COREPACK_ENABLE_AUTO_PIN", b"GIT_EDITOR", b"NoDefaultCurrentDirectoryInExePath",
+)  # fmt: skip
 """Variables that the CLI sets for its commands. None contains a secret."""
+
+VARIABLES_FILE = b"CLAUDE_ENV_FILE"
+EVENTS = (b"setup", b"sessionstart", b"cwdchanged", b"filechanged")
+"""Hooks that may write variables for the commands that follow."""
+
+MAX_FILES = 32
+PEEKED = 65536
+"""Bytes of a hook's input in which its conversation is looked for."""
+
+WRITTEN_MS = 300
+"""How long a hook waits for its conversation to be written, ms."""
 
 PLACE = b" && pwd -P >| "
 SCM_RIGHTS = 1
@@ -53,28 +70,137 @@ def send(sock: _socket.socket, fields: list[bytes], descriptors: tuple[int, ...]
     sock.sendmsg([b"".join(field + b"\0" for field in fields)], beside)
 
 
-def run_in_container(command: bytes) -> int:
-    """Run the command in the container. Returns its exit code, or minus a signal."""
+def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
+    """Run the command in the container, with the variables in `passed`. Returns its exit code, or minus a signal."""
     at = command.rfind(PLACE)
+    kind = b"run" if at >= 0 else b"sh"  # a hook or a server, which the CLI runs with /bin/sh
     place = command[at + len(PLACE) :].strip(b"'\"") if at >= 0 else b""
     if is_place(place):
         command = command[:at] + b" && pwd -P >&99"
     else:
         place = b""
     sock = connect()
-    variables = [name + b"=" + os.environb[name] for name in PASSED if name in os.environb]
-    send(sock, [b"run", command, os.getcwdb(), *variables], (0, 1, 2))
-    answer = sock.recv(65536)
+    variables = [name + b"=" + os.environb[name] for name in passed if name in os.environb]
+    back = os.environb.get(VARIABLES_FILE, b"") if passed is PASSED else b""
+    if is_for_variables(back):
+        variables.append(VARIABLES_FILE + b"=" + back)
+    told = opened(command, kind == b"sh", back) if passed is PASSED else {}
+    send(sock, [kind, command, os.getcwdb(), *variables, *told], (0, 1, 2, *told.values()))
+    for descriptor in told.values():
+        os.close(descriptor)
+    answer = sock.recv(1 << 17)
     if not answer:
         os.write(2, b"bridge: the container has gone, and the command with it\n")
         return 125
-    how, where = answer.split(b"\0")[:2]
+    how, where, *more = answer.split(b"\0")[:-1]
     if place and where.startswith(b"/") and b"\n" not in where:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        os.write(descriptor, where + b"\n")
-        os.close(descriptor)
-    kind, number = how.split()
-    return int(number) if kind == b"exit" else -int(number)
+        write(place, where + b"\n")
+    if more and is_for_variables(back):
+        write(back, more[0])
+    what, number = how.split()
+    return int(number) if what == b"exit" else -int(number)
+
+
+def write(path: bytes, data: bytes) -> None:
+    """Write a small file of the CLI's."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.close(descriptor)
+
+
+def is_for_variables(path: bytes) -> bool:
+    """Return whether a path is where the CLI reads a hook's variables from. It puts their text in front of each
+    command, and commands run in the container."""
+    home = os.environb.get(b"CLAUDE_CONFIG_DIR", b"")
+    directory, _, name = path.rpartition(b"/")
+    event, _, number = name.partition(b"-hook-")
+    session = directory.rpartition(b"/")[2].replace(b"-", b"")
+    named = event in EVENTS and number.endswith(b".sh") and number[:-3].isdigit() and session.isalnum()
+    return bool(home and named and directory.rpartition(b"/")[0] == home + b"/session-env")
+
+
+def opened(command: bytes, is_hook: bool, back: bytes) -> dict[bytes, int]:
+    """Open the CLI's own files that a command is told of: those that it names, the conversation of a hook, and the
+    long results of this session. Returns the descriptors by path. The server brings copies to the container."""
+    home, temporary = (os.environb.get(name, b"") for name in (b"CLAUDE_CONFIG_DIR", b"TMPDIR"))
+    session = os.environb.get(b"CLAUDE_CODE_SESSION_ID", b"")
+    if not home or not temporary:
+        return {}
+    starts = (home + b"/projects/", home + b"/plans/", temporary + b"/claude-")
+    names = conversations() if is_hook else [name for start in starts for name in named(command, start)]
+    if session.replace(b"-", b"").isalnum():
+        names += [b"%s%s/%s/tool-results" % (starts[0], name, session) for name in listed(starts[0])]
+    if is_for_variables(back):
+        names.append(back)
+    real = [os.path.realpath(start) for start in (*starts[:2], temporary)]
+    found: dict[bytes, int] = {}
+    for name in names:
+        for path in [name, *(name + b"/" + below for below in listed(name))]:
+            inside = any(os.path.realpath(path).startswith(start + b"/") for start in real) or path == back
+            if path in found or len(found) == MAX_FILES or not inside:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            if os.fstat(descriptor).st_mode & 0o170000 == 0o100000:
+                found[path] = descriptor
+            else:
+                os.close(descriptor)
+    return found
+
+
+def named(command: bytes, start: bytes) -> list[bytes]:
+    """Return the paths in a command that begin with `start`. A pattern stands for its directory."""
+    found = []
+    at = command.find(start)
+    while at >= 0:
+        end = at
+        while command[end : end + 1] not in (b"", *ENDS):
+            end += 1
+        path = command[at:end]
+        found.append(path.rpartition(b"/")[0] if command[end : end + 1] in PATTERNS else path.rstrip(b"/"))
+        at = command.find(start, end)
+    return found[:MAX_FILES]
+
+
+PATTERNS = (b"*", b"?", b"[", b"{")
+ENDS = (*PATTERNS, b" ", b"\t", b"\n", b"'", b'"', b"`", b";", b"|", b"&", b"<", b">", b"(", b")", b"$", b"\\")
+
+
+def conversations() -> list[bytes]:
+    """Return the conversations that a hook's input names, without taking anything from it."""
+    import select
+
+    try:
+        stdin = _socket.socket(fileno=0)
+    except OSError:
+        return []
+    try:
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        text = stdin.recv(PEEKED, _socket.MSG_PEEK) if poll.poll(1000) else b""
+    finally:
+        stdin.detach()
+    if not text.startswith(b'{"session_id":"'):
+        return []
+    keys = (b',"transcript_path":"', b',"agent_transcript_path":"')
+    paths = [text.partition(key)[2].partition(b'"')[0] for key in keys if key in text]
+    begins = any(b'"hook_event_name":"' + event + b'"' in text for event in (b"SessionStart", b"UserPromptSubmit"))
+    for _ in range(0 if begins else WRITTEN_MS // 10):  # the CLI writes a new conversation a moment later
+        if all(map(os.path.exists, paths)):
+            break
+        select.select([], [], [], 0.01)
+    return paths
+
+
+def listed(directory: bytes) -> list[bytes]:
+    """Return the names in a directory; none if it is something else."""
+    try:
+        return sorted(os.listdir(directory))[:256]  # noqa: PTH208 - as above
+    except OSError:
+        return []
 
 
 def is_place(path: bytes) -> bool:
@@ -132,6 +258,44 @@ def shell(words: list[str]) -> int:
         if command is not None:
             return run_in_container(os.fsencode(command))
     return 126
+
+
+GIT_READS = frozenset(
+    ("cat-file", "check-ignore", "describe", "diff", "for-each-ref", "log", "ls-files", "merge-base", "name-rev",
+     "rev-list", "rev-parse", "show", "show-ref", "status", "version")
+)  # fmt: skip
+"""Commands of git that only read."""
+GIT_QUESTIONS = {
+    "branch": ("--show-current", "--list", "-a", "-r", "--all"),
+    "config": ("--get", "--get-all", "--includes", "--list", "--local", "--global", "--null", "--worktree", "-z", "-l"),
+    "remote": ("-v", "get-url", "--verbose"),
+    "stash": ("list",),
+    "symbolic-ref": ("-q", "--quiet", "--short"),
+    "worktree": ("--porcelain", "list"),
+}
+"""Commands of git that only read with these words and at most one name besides; and they do need one of the two."""
+GIT_VARIABLES = (b"GIT_OPTIONAL_LOCKS", b"GIT_TERMINAL_PROMPT", b"GIT_NO_LAZY_FETCH", b"GIT_NO_REPLACE_OBJECTS")
+
+
+def git(words: list[str]) -> int:
+    """Act as git: let the container answer a question about the project. Its answer is text, and only that."""
+    if not only_reads(words):
+        os.write(2, b"bridge: only commands of git that read are run for Claude Code itself\n")
+        return 128
+    command = "git " + " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
+    return run_in_container(os.fsencode(command), GIT_VARIABLES)
+
+
+def only_reads(words: list[str]) -> bool:
+    """Return whether a git command line changes nothing."""
+    at = 0
+    while words[at : at + 1] and words[at].startswith("-"):
+        at += 2 if words[at] in ("-c", "-C", "--git-dir", "--work-tree") else 1
+    command, rest = (words[at], words[at + 1 :]) if at < len(words) else ("", [])
+    if command in GIT_QUESTIONS:
+        names = [word for word in rest if word not in GIT_QUESTIONS[command]]
+        return len(names) <= 1 and not any(name.startswith("-") for name in names) and bool(rest or command == "remote")
+    return command in GIT_READS or (not command and words == ["--version"])
 
 
 def launch(words: list[str]) -> None:
@@ -332,8 +496,11 @@ def end(code: int) -> None:
 
 
 try:
-    if sys.argv[0].rpartition("/")[2] in ("bash", "sh"):
+    called = sys.argv[0].rpartition("/")[2]
+    if called in ("bash", "sh"):
         end(shell(sys.argv[1:]))
+    elif called == "git":
+        end(git(sys.argv[1:]))
     elif len(sys.argv) == 2:
         end(run_in_container(os.fsencode(sys.argv[1])))
     else:

@@ -1,0 +1,195 @@
+"""Copies of the CLI's own files in the container: the conversation that a hook is told of, long results of tools.
+
+The container cannot see the CLI's directory. So the client names a directory of its own with the call. Before a
+command runs, the files that it is told of are brought there, and their paths are written anew in what it is told.
+The shell prefix opens these files (sandbox/shim.py), so nothing can be copied that the CLI's user could not read.
+Only what was added since the last time is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Callable
+
+from bridge.protocol.frames import WINDOW, Event, Frame, ProtocolError
+from bridge.server.channel import Channel
+
+MAX_COPY = 256 * 1024 * 1024
+"""Bytes of one file that are copied. The rest of a longer file is not."""
+
+MAX_FILES = 32
+"""Files that a command is told of at once."""
+
+SHOWN = (b"/projects/", b"/plans/", b"/tmp/claude-", b"/claude-")
+"""What the container may see of the CLI's directory. Without a namespace, there is no directory `tmp`."""
+
+VARIABLES = b"/session-env/"
+"""Where a hook may write variables for the commands that follow."""
+
+_DIRECTORY = re.compile(rb"(/[\w.-]+){1,16}")
+_BEFORE_PATH = rb"(?:^|(?<=[\s=(:<>,|;&`'\"\\]))"
+
+
+@dataclasses.dataclass
+class Told:
+    """A file that a command is told of: its path for the CLI, and an open descriptor."""
+
+    path: bytes
+    descriptor: int
+
+    @property
+    def is_output(self) -> bool:
+        """Whether this is the output of a command in the background, which grows while another command reads it."""
+        return self.path.endswith(b".output")
+
+
+class Copies:
+    """The copies of one call. `directory` is the client's, `home` the CLI's own directory."""
+
+    def __init__(self, channel: Channel, directory: bytes, home: bytes) -> None:
+        self._channel = channel
+        self._home = home
+        self._directory = directory if len(directory) <= 200 and _DIRECTORY.fullmatch(directory) else b""
+        self._sent: dict[bytes, tuple[int, int]] = {}
+        """Inode and size of what was sent, by path."""
+        self._waiting: deque[tuple[list[Told], Callable[[], None], Callable[[], None]]] = deque()
+        self._is_busy = False
+        self._is_closed = False
+        shown = b"|".join(map(re.escape, SHOWN))
+        self._path = re.compile(_BEFORE_PATH + re.escape(home) + rb"(?=" + shown + rb")")
+
+    def close(self) -> None:
+        """Forget what still waits, because the call is over. May be called again."""
+        self._is_closed = True
+        for _, _, give_up in self._waiting:
+            give_up()
+        self._waiting.clear()
+
+    # What a command is told
+
+    def translate(self, text: bytes) -> bytes:
+        """Write the paths of the CLI's files anew in the text of a command."""
+        return self._path.sub(self._directory, text) if self._directory else text
+
+    def translate_input(self, text: bytes) -> bytes:
+        """Write the paths of conversations anew in the beginning of a hook's input. `text` may be any input."""
+        if not self._directory or not text.startswith(b'{"session_id":"'):
+            return text
+        told = rb'("(?:agent_)?transcript_path":")' + re.escape(self._home) + rb"(?=/projects/)"
+        return re.sub(told, lambda match: match[1] + self._directory, text, count=2)
+
+    @property
+    def growth(self) -> int:
+        """Bytes by which `translate_input` can lengthen a text."""
+        return 2 * len(self._directory)
+
+    def variables_file(self, path: bytes) -> tuple[bytes, bytes]:
+        """Return the file for variables that a hook may write, as its path in the container and its name there."""
+        name = path.removeprefix(self._home + b"/")
+        if self._directory and path.startswith(self._home + VARIABLES):
+            return self._directory + b"/" + name, name
+        return b"", b""
+
+    # The copies
+
+    def bring(self, told: list[Told], then: Callable[[], None], give_up: Callable[[], None]) -> None:
+        """Bring these files to the container, and then call `then`; or `give_up`, if the call ends first."""
+        self._waiting.append((list(told), then, give_up))
+        if self._is_closed:
+            self.close()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and not self._is_busy:
+            told, then, _ = self._waiting[0]
+            if not told:
+                self._waiting.popleft()
+                then()
+                continue
+            self._is_busy = self._send(told.pop())
+
+    def renew(self, told: list[Told]) -> None:
+        """Bring what was added to these files, unless copies are on the way."""
+        if not self._is_busy:
+            self.bring(told, lambda: None, lambda: None)
+
+    def _send(self, file: Told) -> bool:
+        """Begin to send what is new in a file. Returns whether there is anything to wait for."""
+        found = os.fstat(file.descriptor)
+        inode, start = self._sent.get(file.path, (0, 0))
+        size = min(found.st_size, MAX_COPY)
+        again = inode != found.st_ino or size < start or file.path.startswith(self._home + VARIABLES)
+        start = 0 if again else start
+        if not self._directory or not stat.S_ISREG(found.st_mode) or (size == start and not again):
+            return False
+        name = file.path.removeprefix(self._home + b"/")
+        descriptor = os.dup(file.descriptor)
+
+        def begin(channel: Channel) -> _Transfer:
+            return _Transfer(channel, descriptor, start, size, done)
+
+        def done(is_there: bool | None) -> None:
+            os.close(descriptor)
+            self._sent[file.path] = found.st_ino, size if is_there else 0
+            self._is_busy = False
+            if is_there is None:
+                self.close()
+            self._go_on()
+
+        try:
+            self._channel.open(b"", {}, begin, copy=name, at=start)
+        except ProtocolError:  # ignored because the command also runs without the copy
+            os.close(descriptor)
+            return False
+        return True
+
+
+class _Transfer:
+    """The bytes of one file on the way. Calls `done` once, with whether the container has them; None if it is gone."""
+
+    def __init__(
+        self, channel: Channel, descriptor: int, start: int, end: int, done: Callable[[bool | None], None]
+    ) -> None:
+        self._channel = channel
+        self._descriptor = descriptor
+        self._at = start
+        self._end = end
+        self._has_ended = False
+        self._done: Callable[[bool | None], None] | None = done
+
+    def on(self, event: Event) -> None:
+        """Handle a frame of the channel."""
+        if event.kind in (Frame.EXIT, Frame.ERROR):
+            self._channel.release()
+            self._finish(event.kind == Frame.EXIT)
+
+    def settle(self) -> None:
+        """Apply the credit that arrived in this turn of the loop."""
+        self.kick()
+
+    def kick(self) -> None:
+        """Send within the credit, at most one window at a time: other grants wait meanwhile."""
+        budget = WINDOW
+        while self._done and not self._has_ended and (size := self._channel.allowance(Frame.STDIN)):
+            if budget <= 0:
+                asyncio.get_running_loop().call_soon(self.kick)
+                return
+            data = os.pread(self._descriptor, min(size, self._end - self._at), self._at)
+            budget -= len(data)
+            self._at += len(data)
+            self._has_ended = not data
+            self._channel.send_data(Frame.STDIN, data)
+
+    def cancel(self) -> None:
+        """End, because the client is gone."""
+        self._finish(None)
+
+    def _finish(self, is_there: bool | None) -> None:
+        done, self._done = self._done, None
+        if done:
+            done(is_there)
