@@ -83,7 +83,11 @@ def written_anew(name: str, text: bytes, heads: Heads, checks: Mapping[str, Chec
     if found["kind"] == "skills":
         folder = f"{WORKSPACE}/{name.removesuffix('/SKILL.md')}"
         kept, body = _with_folder(kept, folder), _with_folder(body, folder)
-        body = _told(folder) + body if kept.get("description") else f"{body.rstrip()}\n\n{_told(folder)}"
+        body = (
+            _told(folder) + body
+            if isinstance(kept.get("description"), str | int)
+            else f"{body.rstrip()}\n\n{_told(folder)}"
+        )
     whole = mark + written(kept, body)
     return found["path"], whole.encode("utf-8", "replace"), notes
 

@@ -46,6 +46,8 @@ class Memory:
     """The same for a CLI that reads AGENTS.md where there is no CLAUDE.md."""
     rules: dict[str, bytes] = dataclasses.field(default_factory=dict)
     """Rules with `paths`, by their path in the configuration directory."""
+    of_agents: list[str] = dataclasses.field(default_factory=list)
+    """Rules that are an AGENTS.md, for a CLI that reads it."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that was left out."""
 
@@ -84,9 +86,12 @@ def compose(fields: Iterable[bytes], cwd: str, read_head: Callable[[str], dict[s
         above = part.base == cwd or cwd.startswith(part.base.rstrip("/") + "/")
         if globs is None and above:
             told.append((part.kind, _block(part, text)))
-        elif part.kind != b"agents":
+        else:
             _add_rule(part, globs, text, cwd, memory)
     has_claude_md = any(kind in (b"project", b"local") for kind, _ in told)
+    if has_claude_md:
+        memory.rules = {name: text for name, text in memory.rules.items() if name not in memory.of_agents}
+        memory.of_agents = []
     memory.text = b"\n\n".join(block for kind, block in told if kind != b"agents")
     memory.text_with_agents = memory.text if has_claude_md else b"\n\n".join(block for _, block in told)
     return memory
@@ -171,6 +176,8 @@ def _add_rule(part: _Part, globs: list[str] | None, text: bytes, cwd: str, memor
     elif name not in memory.rules:
         head = f"---\npaths: {json.dumps(written, ensure_ascii=True)}\n---\n".encode()
         memory.rules[name] = head + text
+        if part.kind == b"agents":
+            memory.of_agents.append(name)
 
 
 def _escaped(path: str) -> str:

@@ -107,8 +107,8 @@ def _in_rules(_name: str, value: Any) -> Any:
         return value
     start, found = None, list(value)
     for at, line in enumerate(value):
-        if re.match(r"Contents of (/claude/rules)?/workspace/.*[^)]:$", str(line)):
-            found[at] = re.sub(r"of (?=/workspace)", "of /claude/rules", line)
+        if re.match(r"(tool.call hook .*: )?Contents of (/claude/rules)?/workspace/.*[^)]:$", str(line)):
+            found[at] = re.sub(r".*Contents of (?=/workspace)", "Contents of /claude/rules", line)
             start = at if start is None else start
     if start is None:
         return value
