@@ -96,7 +96,7 @@ def read(
         project.files |= project.memory.rules
         project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
-        _configuration(files, env, scope, chosen, project, heads)
+        _configuration(files, env, scope, chosen, project, heads, cwd)
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
     if beyond > 0:
@@ -105,7 +105,13 @@ def read(
 
 
 def _configuration(
-    files: Iterable[bytes], env: Iterable[bytes], scope: Scope, chosen: list[str], project: Project, heads: Heads
+    files: Iterable[bytes],
+    env: Iterable[bytes],
+    scope: Scope,
+    chosen: list[str],
+    project: Project,
+    heads: Heads,
+    cwd: str,
 ) -> None:
     """Add settings, servers and documents."""
     texts: dict[bytes, bytes] = {}
@@ -125,7 +131,7 @@ def _configuration(
         variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
         for path, text in texts.items():
-            _document(path.decode("utf-8", "surrogateescape"), text, heads, project)
+            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
 
 
 def _hooks_of_head(value: Any, complain: Any) -> Json | None:
@@ -136,12 +142,14 @@ def _mode_of_head(value: Any, _complain: Any) -> str | None:
     return value if isinstance(value, str) and value in MODES_WITH_COMMANDS else None
 
 
-def _document(name: str, text: bytes, heads: Heads, project: Project) -> None:
+def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
     """Add an agent, a command or a skill."""
     if not name.endswith(".md"):
         return
     try:
-        path, whole, notes = written_anew(name, text, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head})
+        path, whole, notes = written_anew(
+            name, text, cwd, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head}
+        )
     except ValueError as error:
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return

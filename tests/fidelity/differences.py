@@ -129,6 +129,17 @@ def _with_directory_of_skill(_name: str, value: Any) -> Any:
     return [line for part in parts for line in (part.split("\n") if isinstance(part, str) else [part])]
 
 
+def _without_news_of_skills(_name: str, value: Any) -> Any:
+    """Leave out that skills are new, and whose they are."""
+    if isinstance(value, dict) and value.get("subtype") == "commands_changed":
+        return replaced(r" \((project|user)\)$", "")(_name, value)
+    if not isinstance(value, list) or not any(
+        str(line).startswith("The following skills are available") for line in value
+    ):
+        return value
+    return [line for line in value if line and not re.match(r"New skills discovered in|- \w+$", str(line))]
+
+
 def _by_name(name: str, value: Any) -> Any:
     """Sort the names of skills."""
     if name.startswith("init: ") or not isinstance(value, list):
@@ -205,6 +216,13 @@ DIFFERENCES = (
         "The CLI says `Base directory for this skill: /claude/skills/NAME`, which the container does not have.",
         r"(request \d+: )?message .*",
         _with_directory_of_skill,
+    ),
+    Difference(
+        "Skills of a package are offered once Claude reads a file there, but are not called new, and are the user's.",
+        "The CLI gets them as skills with `paths`.",
+        r"message .*|request \d+: message \d+ \(system\)",
+        _without_news_of_skills,
+        _without_news_of_skills,
     ),
     Difference(
         "Skills of a folder above the call's are listed by name among the others, not after them.",

@@ -329,26 +329,14 @@ def _corpus() -> list[Project]:
             ),
         ),
         Project(
-            "hooks in heads",
-            {
-                **agent(
-                    "hooky",
-                    tools="Bash",
-                    hooks='{"PreToolUse": [{"hooks": [{"type": "command", "command": "echo ran >>hooked"}]}]}',
-                ),
-                **skill(
-                    "hooked", hooks='{"PreToolUse": [{"hooks": [{"type": "command", "command": "echo s >>hooked"}]}]}'
-                ),
-            },
-            (
-                does(Use("Agent", {"subagent_type": "hooky", "prompt": "go", "description": "x"}), bash("true")),
-                does(Use("Skill", {"skill": "hooked"}), bash("true"), bash("cat hooked")),
-            ),
+            "hooks in the head of a skill",
+            skill("hooked", hooks='{"PreToolUse": [{"hooks": [{"type": "command", "command": "echo s >>hooked"}]}]}'),
+            (does(Use("Skill", {"skill": "hooked"}), bash("true"), bash("cat hooked")),),
         ),
         Project(
             "AGENTS.md of a package",
             {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/a": "a\n"},
-            (does(Use("Read", {"file_path": "/workspace/pkg/a"})), Call(HI.argv, cwd="/workspace/pkg")),
+            (Call(HI.argv, cwd="/workspace/pkg"),),
         ),
         Project(
             "AGENTS.md beside CLAUDE.md",
