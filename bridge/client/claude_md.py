@@ -15,23 +15,17 @@ from bridge.protocol.frames import MAX_MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 NAMES = ((b"CLAUDE.md", b"project"), (b".claude/CLAUDE.md", b"project"), (b"AGENTS.md", b"agents"),
          (b".claude/AGENTS.md", b"agents"))  # fmt: skip
 LOCAL = (b"CLAUDE.local.md", b"local")
-OF_NESTED = frozenset({b"CLAUDE.md", b"CLAUDE.local.md", b"AGENTS.md", b".claude"})
 RULES = b".claude/rules"
 
 MAX_DEPTH = 5
 """Levels of imports, the file itself included. The same as in the CLI."""
 MAX_FILES = 300
 MAX_RULES_DEPTH = 8
-
-MAX_NESTED = 300
-"""Directories below the call's directory that are searched for nested files, the uppermost first. They take 5 ms."""
-SKIPPED = frozenset({b"node_modules", b"vendor", b"venv", b"target", b"dist", b"build", b"__pycache__"})
-"""Directories with files that the project did not write. Hidden ones are skipped as well."""
 
 SUFFIXES = frozenset(
     (
@@ -46,8 +40,8 @@ SUFFIXES = frozenset(
 """Suffixes of the files that the CLI imports. Files without a suffix are imported, too."""
 
 
-def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
-    """Return the fields of a call for the instructions that apply to `cwd` or to directories below it.
+def project_memory(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
+    """Return the fields of a call for the instructions that apply to `cwd` or to the directories `below` it.
 
     A field `memory` is a kind (project, local, agents or rule), the directory that it applies to, a path and a text,
     with a line feed after each of the first three. A field `omitted` is a sentence about a limit. Directories outside
@@ -60,7 +54,7 @@ def project_memory(cwd: bytes, workspace: bytes = WORKSPACE) -> list[tuple[str, 
     for step in [b"", *cwd[len(workspace) :].split(b"/")[1:]]:
         directory = directory + b"/" + step if step else directory
         found.directory(directory)
-    for directory in found.below(cwd):
+    for directory in below:
         found.directory(directory)
     return found.fields()
 
@@ -78,22 +72,6 @@ class _Found:
     def fields(self) -> list[tuple[str, bytes]]:
         """Return the fields of the call."""
         return [("memory", part) for part in self._parts] + self._omitted.fields()
-
-    def below(self, cwd: bytes) -> Iterator[bytes]:
-        """Yield the directories below `cwd` that have instructions of their own."""
-        waiting = [cwd]
-        for directory in waiting:
-            try:
-                with os.scandir(directory) as entries:
-                    found = [entry for entry in entries if b"\n" not in entry.name]
-            except OSError:
-                continue
-            if directory != cwd and any(entry.name in OF_NESTED for entry in found):
-                yield directory
-            inner = [entry.path for entry in found if _is_searched(entry)]
-            if len(waiting) + len(inner) > MAX_NESTED:
-                self._omitted.add(directory, f"CLAUDE.md is looked for in {MAX_NESTED} directories below this one")
-            waiting += inner[: max(0, MAX_NESTED - len(waiting))]
 
     def directory(self, directory: bytes) -> None:
         """Add the instructions of one directory."""
@@ -154,15 +132,6 @@ class _Found:
 
     def _is_within(self, path: bytes) -> bool:
         return path.startswith(self._cwd + b"/")
-
-
-def _is_searched(entry: os.DirEntry[bytes]) -> bool:
-    if entry.name.startswith(b".") or entry.name in SKIPPED:
-        return False
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False
 
 
 def _is_text(path: bytes) -> bool:

@@ -20,7 +20,7 @@ from bridge.client.claude_md import project_memory
 
 # ruff: noqa: PTH109 - pathlib costs the start 5 ms
 from bridge.client.handshake import await_hello, connect, hello, receive, send
-from bridge.client.project_files import project_files
+from bridge.client.project_files import nested, project_files
 from bridge.protocol.errors import NO_CLI, FaultError
 from bridge.protocol.frames import MAX_DATA, OF_SERVER, WINDOW, Event, Fields, Frame, ProtocolError, frame, resize
 from bridge.protocol.link import CLIENT, Link
@@ -129,7 +129,8 @@ class _Call:
             cwd = _directory()
             self._copies = copies.directory()
             asked = {**_circumstances(kind, cwd), "copies": self._copies}
-            project = project_files(cwd) + project_memory(cwd) + _texts_of_flags(argv)
+            below, omitted = nested(cwd)
+            project = project_files(cwd, below) + project_memory(cwd, below) + omitted + _texts_of_flags(argv)
             self._number, call = self._link.open(argv, _variables(), project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None

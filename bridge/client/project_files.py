@@ -13,6 +13,10 @@ import stat
 
 from bridge.protocol.frames import MAX_PROJECT, NUL
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 WORKSPACE = b"/workspace"
 SETTINGS = (b".claude/settings.json", b".claude/settings.local.json")
 SERVERS = b".mcp.json"
@@ -23,15 +27,21 @@ MAX_FILES = 1000
 MAX_DEPTH = 8
 MAX_ENTRIES = 10_000
 """Names in the folders that are looked at."""
+MAX_NESTED = 300
+"""Directories below the call's directory that are searched, the uppermost first. They take 5 ms."""
+SKIPPED = frozenset({b"node_modules", b"vendor", b"venv", b"target", b"dist", b"build", b"__pycache__"})
+"""Directories with files that the project did not write. Hidden ones are skipped as well."""
+OF_NESTED = frozenset({b"CLAUDE.md", b"CLAUDE.local.md", b"AGENTS.md", b".claude"})
 MAX_NAMED = 5
 """Files that a sentence about a limit names. The others are counted."""
 
 
-def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
+def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
     """Return the fields of a call for the project's files.
 
     A field `file` is the file's name within the workspace, a line feed, and its text. A field `omitted` is a sentence
     about a limit. Settings are those of `cwd`, as in the CLI. Of everything else, the file nearest to `cwd` is used.
+    Of the directories `below` it, only the skills count.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []
@@ -44,7 +54,36 @@ def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[tuple[str, b
     for folder in FOLDERS:
         for directory in above:
             found.walk(directory, folder)
+    for directory in below:
+        found.walk(directory, FOLDERS[0])
     return found.fields()
+
+
+def nested(cwd: bytes, workspace: bytes = WORKSPACE) -> tuple[list[bytes], list[tuple[str, bytes]]]:
+    """Return the directories below `cwd` that have instructions or skills of their own, and a field about the limit."""
+    waiting, found, omitted = [cwd], list[bytes](), Omitted()
+    for directory in waiting if cwd == workspace or cwd.startswith(workspace + b"/") else ():
+        try:
+            with os.scandir(directory) as listed:
+                entries = [entry for entry in listed if b"\n" not in entry.name]
+        except OSError:
+            continue
+        if directory != cwd and any(entry.name in OF_NESTED for entry in entries):
+            found.append(directory)
+        inner = [entry.path for entry in entries if _is_searched(entry)]
+        if len(waiting) + len(inner) > MAX_NESTED:
+            omitted.add(directory, f"CLAUDE.md and skills are looked for in {MAX_NESTED} directories")
+        waiting += inner[: max(0, MAX_NESTED - len(waiting))]
+    return found, omitted.fields()
+
+
+def _is_searched(entry: os.DirEntry[bytes]) -> bool:
+    if entry.name.startswith(b".") or entry.name in SKIPPED:
+        return False
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def directories_of(cwd: bytes, workspace: bytes) -> list[bytes]:

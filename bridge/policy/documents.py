@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bridge.policy.globs import globs_of, moved
 from bridge.policy.heads import Heads, split_head, written
 from bridge.policy.terms import WORKSPACE, shown
 
@@ -57,12 +58,15 @@ Check = Callable[[Any, Callable[[str, str], None]], Any]
 the allowed value, or None."""
 
 
-def written_anew(name: str, text: bytes, heads: Heads, checks: Mapping[str, Check]) -> tuple[str, bytes, list[str]]:
+def written_anew(
+    name: str, text: bytes, cwd: str, heads: Heads, checks: Mapping[str, Check]
+) -> tuple[str, bytes, list[str]]:
     """Return a document's path in the CLI's configuration directory, its text with only the known fields in its head,
     and a note for each field that is missed.
 
-    `name` is the document's path in the workspace. `checks` are for the fields whose values are restricted. Raises
-    ValueError with the reason if it is left out.
+    `name` is the document's path in the workspace, and `cwd` the call's directory. A skill of a directory below it is
+    offered once Claude reads a file there, as in the CLI. `checks` are for the fields whose values are
+    restricted. Raises ValueError with the reason if it is left out.
     """
     found = _NAME.fullmatch(name)
     if not found or not is_path(found["path"]) or (found["kind"] == "skills" and not _SKILL.fullmatch(found["path"])):
@@ -82,8 +86,16 @@ def written_anew(name: str, text: bytes, heads: Heads, checks: Mapping[str, Chec
     kept = {key: value for key, value in kept.items() if value is not None}
     if found["kind"] == "skills":
         folder = f"{WORKSPACE}/{name.removesuffix('/SKILL.md')}"
+        base = f"{WORKSPACE}/{found['place']}" if found["place"] else WORKSPACE
+        if base.startswith(cwd + "/"):
+            kept["paths"] = moved(globs_of(kept.get("paths")), base, cwd)
+            kept |= _told_of_place(kept, base[len(cwd) + 1 :])
         kept, body = _with_folder(kept, folder), _with_folder(body, folder)
-        body = _told(folder) + body if kept.get("description") else f"{body.rstrip()}\n\n{_told(folder)}"
+        body = (
+            _told(folder) + body
+            if isinstance(kept.get("description"), str | int)
+            else f"{body.rstrip()}\n\n{_told(folder)}"
+        )
     whole = mark + written(kept, body)
     return found["path"], whole.encode("utf-8", "replace"), notes
 
@@ -94,6 +106,13 @@ def _told(folder: str) -> str:
     It stands first, but last without a description: then the CLI takes the first line for one.
     """
     return f"(The files of this skill are in {folder}.)\n\n"
+
+
+def _told_of_place(fields: dict[str, Any], place: str) -> dict[str, Any]:
+    """Return the description of a skill of a directory below, with the CLI's own words about that."""
+    text = fields.get("description")
+    place = f"(from {place}/.claude/skills — applies when working on files under {place}/)"
+    return {"description": f"{text} {place}"} if isinstance(text, str) else {}
 
 
 def _with_folder(value: Any, folder: str) -> Any:

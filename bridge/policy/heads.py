@@ -16,6 +16,8 @@ MAX_HEADS = 64 * 1024
 """Characters of YAML in all heads together. Parsing YAML takes a thousand times as long as parsing JSON. Heads of plain
 lines need no parser, so they do not count."""
 
+MAX_ALIASES = 16
+
 _SPACE = r"[\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
 _HEAD = re.compile(rf"---{_SPACE}*\n(.*?)---{_SPACE}*\n?", re.DOTALL)
 """The CLI's own pattern, with JavaScript's blanks. The head ends at the next three hyphens, wherever they are."""
@@ -118,11 +120,32 @@ def _plain(head: str) -> Json | None:
 
 def _parsed(head: str) -> Json:
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, Loader=_Loader)):
-            raise _Aliases  # aliases in aliases grow without limit
+        _check_aliases(head)
         value = yaml.load(head, Loader=_Loader)  # noqa: S506 - a safe loader, in C if available
     except yaml.YAMLError:
         # People write `description: does this: that`, and the CLI accepts it.
-        lines = [line for line in head.split("\n") if ":" in line and not line.startswith((" ", "-"))]
-        value = {key.strip(): rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+        lines = [line for line in head.split("\n") if ":" in line and line[:1] not in " \t-"]
+        value = {key.strip(): _value(rest.strip()) for key, _, rest in (line.partition(":") for line in lines)}
     return value if isinstance(value, dict) else {}
+
+
+def _check_aliases(head: str) -> None:
+    """Let texts be repeated by name, up to MAX_ALIASES times. Aliases in aliases grow without limit."""
+    texts, count = set(), 0
+    for event in yaml.parse(head, Loader=_Loader):
+        if isinstance(event, yaml.ScalarEvent) and event.anchor:
+            texts.add(event.anchor)
+        elif isinstance(event, yaml.AliasEvent):
+            count += 1
+            if event.anchor not in texts or count > MAX_ALIASES:
+                raise _Aliases
+
+
+def _value(text: str) -> Any:
+    """Return the value of a line's field. It is text if YAML does not take the line."""
+    line = f"x: {text}"
+    try:
+        _check_aliases(line)
+        return yaml.load(line, Loader=_Loader)["x"]  # noqa: S506 - a safe loader, in C if available
+    except yaml.YAMLError:
+        return text

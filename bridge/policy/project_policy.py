@@ -192,7 +192,7 @@ def _configuration(
         variables |= {name.encode(): value.encode() for name, value in project.env.items()}
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
         for path, text in texts.items():
-            _document(path.decode("utf-8", "surrogateescape"), text, heads, project)
+            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
 
 
 def _hooks_of_head(value: Any, complain: Any) -> Json | None:
@@ -203,12 +203,14 @@ def _mode_of_head(value: Any, _complain: Any) -> str | None:
     return value if isinstance(value, str) and value in MODES_WITH_COMMANDS else None
 
 
-def _document(name: str, text: bytes, heads: Heads, project: Project) -> None:
+def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
     """Add an agent, a command or a skill."""
     if not name.endswith(".md"):
         return
     try:
-        path, whole, notes = written_anew(name, text, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head})
+        path, whole, notes = written_anew(
+            name, text, cwd, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head}
+        )
     except ValueError as error:
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return

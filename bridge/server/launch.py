@@ -111,7 +111,10 @@ class Launcher:
         program = self.cli.find()
         if program is None:
             raise StateError(self.cli.problem)
-        memory = request.plan.project.memory
+        project, memory = request.plan.project, request.plan.project.memory
+        if not self.cli.reads_agents_md:
+            files = {name: text for name, text in project.files.items() if name not in memory.of_agents}
+            project = dataclasses.replace(project, files=files)
         spec = bubblewrap.SandboxSpec(
             request.grant,
             program,
@@ -120,7 +123,7 @@ class Launcher:
             request.cwd,
             memory.text_with_agents if self.cli.reads_agents_md else memory.text,
             rules.credential(credential) if rules else credential,
-            request.plan.project,
+            project,
             scratch,
             request.terms.runs_commands,
             request.is_interactive,

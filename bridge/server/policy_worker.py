@@ -121,6 +121,7 @@ def pack(plan: Plan) -> bytes:
         "notes": plan.notes,
         "project": {"settings": project.settings, "servers": project.servers, "notes": project.notes},
         "memory": [len(memory.text), len(memory.text_with_agents)],
+        "of_agents": memory.of_agents,
         "files": [[name, len(text)] for name, text in project.files.items()],
     }
     texts = [memory.text, memory.text_with_agents, *project.files.values()]
@@ -143,7 +144,8 @@ def unpack(data: bytes, scope: Scope) -> Plan:
         found.append(texts[at : at + size])
         at += size
     files = {name: text for (name, _), text in zip(named, found[2:], strict=True)}
-    project = Project(**parts.pop("project"), files=files, memory=Memory(found[0], found[1]))
+    memory = Memory(found[0], found[1], of_agents=parts.pop("of_agents"))
+    project = Project(**parts.pop("project"), files=files, memory=memory)
     words = parts["argv"]
     end = words.index("--") if "--" in words else len(words)
     flags = {word.partition("=")[0] for word in words[:end]}

@@ -254,10 +254,10 @@ def test_long_request_is_refused_in_its_place(place: Place) -> None:
 def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None:
     agents = place.workspace / ".claude" / "agents"
     agents.mkdir(parents=True)
-    (agents / "a.md").write_text("---\nname: a\nhooks: {}\n---\nx")
+    (agents / "a.md").write_text("---\nname: a\nmcpServers: {}\n---\nx")
     done = place.run("-p", "report", env={"CLAUDE_BRIDGE_NOTES": "always"})
     assert done.returncode == 0
-    assert b"'hooks' is left out" in done.stderr
+    assert b"'mcpServers' is left out" in done.stderr
 
 
 def test_judges_have_no_rights_and_end_with_the_server(host_per_test: HostMaker) -> None:

@@ -193,9 +193,9 @@ def test_file_of_claude_belongs_to_the_workspace_s_owner(place: Place) -> None:
 
 
 def test_project_memory_travels_with_the_call(place: Place) -> None:
-    (place.workspace / "CLAUDE.md").write_text("outer @more.md")
-    (place.workspace / "more.md").write_text("imported")
     (place.workspace / "sub").mkdir()
+    (place.workspace / "CLAUDE.md").write_text("outer @sub/more.md")
+    (place.workspace / "sub/more.md").write_text("imported")
     (place.workspace / "sub/CLAUDE.md").write_text("inner")
     memory = report(place, cwd="/workspace/sub")["memory"]
     assert memory.index("outer") < memory.index("imported") < memory.index("inner")

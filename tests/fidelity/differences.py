@@ -119,8 +119,8 @@ def _in_rules(_name: str, value: Any) -> Any:
         return value
     start, found = None, list(value)
     for at, line in enumerate(value):
-        if re.match(r"Contents of (/claude/rules)?/workspace/.*[^)]:$", str(line)):
-            found[at] = re.sub(r"of (?=/workspace)", "of /claude/rules", line)
+        if re.match(r"(tool.call hook .*: )?Contents of (/claude/rules)?/workspace/.*[^)]:$", str(line)):
+            found[at] = re.sub(r".*Contents of (?=/workspace)", "Contents of /claude/rules", line)
             start = at if start is None else start
     if start is None:
         return value
@@ -139,6 +139,17 @@ def _with_directory_of_skill(_name: str, value: Any) -> Any:
         return rewrite(_name, value)
     parts = [rewrite(_name, entry) for entry in value]
     return [line for part in parts for line in (part.split("\n") if isinstance(part, str) else [part])]
+
+
+def _without_news_of_skills(_name: str, value: Any) -> Any:
+    """Leave out that skills are new, and whose they are."""
+    if isinstance(value, dict) and value.get("subtype") == "commands_changed":
+        return replaced(r" \((project|user)\)$", "")(_name, value)
+    if not isinstance(value, list) or not any(
+        str(line).startswith("The following skills are available") for line in value
+    ):
+        return value
+    return [line for line in value if line and not re.match(r"New skills discovered in|- \w+$", str(line))]
 
 
 def _by_name(name: str, value: Any) -> Any:
@@ -250,6 +261,13 @@ DIFFERENCES = (
         "The CLI says `Base directory for this skill: /claude/skills/NAME`, which the container does not have.",
         r"(request \d+: )?message .*",
         _with_directory_of_skill,
+    ),
+    Difference(
+        "Skills of a package are offered once Claude reads a file there, but are not called new, and are the user's.",
+        "The CLI gets them as skills with `paths`.",
+        r"message .*|request \d+: message \d+ \(system\)",
+        _without_news_of_skills,
+        _without_news_of_skills,
     ),
     Difference(
         "Skills of a folder above the call's are listed by name among the others, not after them.",

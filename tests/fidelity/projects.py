@@ -335,6 +335,86 @@ def _corpus() -> list[Project]:
             (HI, Call(HI.argv, cwd="/workspace/app")),
         ),
         Project(
+            "settings of a folder above",
+            {**settings(model="sonnet"), "sub/a": "a\n", "CLAUDE.md": "ROOT\n"},
+            (Call(HI.argv, cwd="/workspace/sub"),),
+        ),
+        Project(
+            "settings above in a repository",
+            {**_repository(), **settings(model="opus"), "sub/a": "a\n"},
+            (Call(HI.argv, cwd="/workspace/sub"),),
+        ),
+        Project(
+            "repository in a repository",
+            {
+                **{f"sub/{name}": text for name, text in _repository().items()},
+                **agent("outer"),
+                **skill("outside"),
+                "sub/.claude/agents/inner.md": head(name="inner", description="Is inside"),
+            },
+            (Call(HI.argv, cwd="/workspace/sub"),),
+        ),
+        Project(
+            "skill of a package",
+            {
+                "pkg/.claude/skills/near/SKILL.md": head(
+                    "Run: !`sh ${CLAUDE_SKILL_DIR}/x.sh`\n",
+                    name="near",
+                    description="Is near",
+                    allowed_tools="Bash(sh ${CLAUDE_SKILL_DIR}/x.sh)",
+                ),
+                "pkg/.claude/skills/near/x.sh": "echo NEAR RAN\n",
+                "pkg/a": "a\n",
+            },
+            (
+                Call(("-p", "/near", *JSON), cwd="/workspace/pkg"),
+                does(Use("Read", {"file_path": "/workspace/pkg/a"}), bash("true")),
+            ),
+        ),
+        Project(
+            "hooks in the head of a skill",
+            skill("hooked", hooks='{"PreToolUse": [{"hooks": [{"type": "command", "command": "echo s >>hooked"}]}]}'),
+            (does(Use("Skill", {"skill": "hooked"}), bash("true"), bash("cat hooked")),),
+        ),
+        Project(
+            "AGENTS.md of a package",
+            {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/a": "a\n"},
+            (Call(HI.argv, cwd="/workspace/pkg"),),
+        ),
+        Project(
+            "AGENTS.md beside CLAUDE.md",
+            {"AGENTS.md": "AGENTS\n", "pkg/CLAUDE.md": "CLAUDE\n", "pkg/a": "a\n"},
+            (HI, does(Use("Read", {"file_path": "/workspace/pkg/a"})), Call(HI.argv, cwd="/workspace/pkg")),
+        ),
+        Project(
+            "heads of every spelling",
+            {
+                f".claude/skills/s{number}/SKILL.md": text
+                for number, text in enumerate(
+                    (
+                        "---\nname: s0\ndescription: a --- b\n---\nx\n",
+                        "---  \t\nname: s1\ndescription: blanks\n---  \nx\n",
+                        "\n---\nname: s2\ndescription: late\n---\nx\n",
+                        "---\nname: s3\ndescription: not closed\n",
+                        "---\n---\nempty head\n",
+                        "---\nname: s5\ndescription: |\n  many\n  lines\n---\nx\n",
+                        '---\nname: s6\ndescription: "quoted: yes"\nuser-invocable: no\n---\nx\n',
+                        "---\nname: s7\ndescription: 12:30\n---\nx\n",
+                        "---\nname: s8\ndescription: does: this\n---\nx\n",
+                        "---\nname: s9\ndescription: [a, b]\nargument-hint: [x] [y]\n---\nx\n",
+                        "---\nname: [\n---\nx\n",
+                        "---\nname: s11\n\tdescription: tab\n---\nx\n",
+                        "---\nname: s12\ndescription: >-\n  folded\n  text\n---\nx\n",
+                        "---\nname: s13\ndescription: &a x\nwhen_to_use: *a\n---\nx\n",
+                        "---\nname: s14\ndescription: 2024-01-01\ndisable-model-invocation: yes\n---\nx\n",
+                        "---\r\nname: s15\r\ndescription: |\r\n  crlf\r\n  lines\r\n---\r\nx\r\n",
+                        "---\nname: s16\ndescription: 'it''s'\n# a comment\n---\nx\n",
+                        "no head\n\nbut text\n",
+                    )
+                )
+            },
+        ),
+        Project(
             "skill pack",
             {
                 name: text

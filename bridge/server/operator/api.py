@@ -243,7 +243,7 @@ class Operator:
         web = chosen.confinement != "none" and chosen.network == "web"
         scope = Scope(self._share_targets(grant), chosen.allowed, chosen.refused, runs_commands=True, web=web)
         where = os.fsencode(project.resolve()) if project else b""
-        files = [value for name, value in project_files(where, where) if name == "file"] if where else []
+        files = [value for name, value in project_files(where, workspace=where) if name == "file"] if where else []
         texts = flag_files([os.fsencode(word) for word in words])
         env = [name + b"=" + value for name, value in os.environb.items()]
         return rewrite(words, scope, files=files, texts=texts, env=env)
