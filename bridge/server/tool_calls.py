@@ -268,10 +268,10 @@ class Execution:
     # From the prefix process
 
     def _on_sock(self) -> None:
-        """Handle the end of the prefix process. It sends nothing more, so the socket only becomes readable at its
-        end."""
+        """Handle the end of the prefix process, or its wish to cancel the command: then it waits for the result."""
         with contextlib.suppress(OSError):
             if self._sock.recv(64):
+                self._channel.send_cancel()
                 return
         self.cancel()
 

@@ -799,6 +799,18 @@ def _corpus() -> list[Project]:
             ),
         ),
         Project(
+            "commands that are cut off",
+            {},
+            (
+                does(
+                    bash("trap 'echo cleaned; exit 5' TERM; echo begun; sleep 4 & wait", timeout=1000),
+                    bash("echo begun; sleep 4", timeout=1000),
+                ),
+                does(bash("sleep 2; touch late", run_in_background=True), bash("setsid sleep 100 & echo on")),
+                does(bash("sleep 2; ls late; pgrep -c sleep")),
+            ),
+        ),
+        Project(
             "commands that fail",
             {},
             (

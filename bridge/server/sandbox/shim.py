@@ -19,7 +19,8 @@ bridge.
 
 A message to the server is one packet of fields that end with NUL. The first field is its kind. Descriptors are sent
 with it. The server answers a command with `exit N` or `signal N`, and the directory in which the command ended. If
-this process is killed, its connection closes, and the server ends the command in the container.
+this process is killed, its connection closes, and the server ends the command in the container. At TERM it asks the
+server to end the command, and waits for that.
 """
 
 # ruff: noqa: PTH109 - pathlib would cost every command 5 ms
@@ -29,6 +30,10 @@ from __future__ import annotations
 import _socket
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOCKET = os.environ.get("CLAUDE_BRIDGE_TOOLS", "/opt/bridge/tools")
 PASSED = (
@@ -45,6 +50,9 @@ EVENTS = (b"setup", b"sessionstart", b"cwdchanged", b"filechanged")
 MAX_FILES = 32
 PEEKED = 65536
 """Bytes of a hook's input in which its conversation is looked for."""
+
+ENDED_S = 3
+"""How long a cancelled command may take to end, seconds. Then this process ends without its result."""
 
 WRITTEN_MS = 300
 """How long a hook waits for its conversation to be written, ms."""
@@ -88,6 +96,7 @@ def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
     send(sock, [kind, command, os.getcwdb(), *variables, *told], (0, 1, 2, *told.values()))
     for descriptor in told.values():
         os.close(descriptor)
+    on_term(lambda: send(sock, [b"cancel"]))
     answer = sock.recv(1 << 17)
     if not answer:
         os.write(2, b"bridge: the container has gone, and the command with it\n")
@@ -99,6 +108,22 @@ def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
         write(back, more[0])
     what, number = how.split()
     return int(number) if what == b"exit" else -int(number)
+
+
+def on_term(cancel: Callable[[], None]) -> None:
+    """Do this at the first TERM, and stay until the command has ended: it may have a handler of its own for TERM,
+    whose output the CLI waits for. The container ends each command in less time than the alarm's."""
+    import _signal  # type: ignore[import-not-found]  # signal without its enumerations, which cost 3 ms
+
+    def handle(_number: int, _frame: object) -> None:
+        _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+        _signal.alarm(ENDED_S)
+        try:
+            cancel()
+        except OSError:
+            return  # ignored because the server has gone, and the result never comes
+
+    _signal.signal(_signal.SIGTERM, handle)
 
 
 def write(path: bytes, data: bytes) -> None:
@@ -300,7 +325,7 @@ def only_reads(words: list[str]) -> bool:
 
 def launch(words: list[str]) -> None:
     """Prepare the namespace, and become the CLI."""
-    import _signal  # type: ignore[import-not-found]  # signal without its enumerations, which cost 3 ms
+    import _signal
 
     for number in FORWARDED:  # a server started in the background may have inherited ignored signals
         _signal.signal(number, _signal.SIG_DFL)
