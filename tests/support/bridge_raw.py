@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class RawClient:
         except ConnectionError:
             return b""
 
-    def call(self, *argv: str, **fields: Any) -> Heard:
-        """Make a call without an executor, and follow it to its end."""
+    def call(self, *argv: str, runs: Callable[[Event], dict[str, Any]] | None = None, **fields: Any) -> Heard:
+        """Make a call, and follow it to its end. Commands are not run: `runs` says how each is reported to end."""
         given = {"cwd": "/workspace", "stdin": "none", "stdout": "other", **fields}
         number, frame = self.link.open([os.fsencode(word) for word in argv], {}, **given)
         with contextlib.suppress(ConnectionError):  # the call was refused at its hello; the next event says why
@@ -71,6 +72,8 @@ class RawClient:
                     setattr(heard, name, getattr(heard, name) + event.payload)
                     if len(event.payload):
                         self.sock.sendall(self.link.grant(number, event.kind, min(len(event.payload), WINDOW)))
+                elif event.kind == Frame.RUN and runs:
+                    self.sock.sendall(self.link.end(event.channel, Frame.EXIT, **runs(event)))
                 elif event.kind == Frame.EXIT:
                     heard.code = event.fields.number("code", 128 + event.fields.number("signal"))
                     return heard

@@ -521,10 +521,9 @@ def end(code: int) -> None:
 
 
 try:
-    called = sys.argv[0].rpartition("/")[2]
-    if called in ("bash", "sh"):
+    if sys.argv[0].rpartition("/")[2] in ("bash", "sh"):
         end(shell(sys.argv[1:]))
-    elif called == "git":
+    elif sys.argv[0].rpartition("/")[2] == "git":
         end(git(sys.argv[1:]))
     elif len(sys.argv) == 2:
         end(run_in_container(os.fsencode(sys.argv[1])))
