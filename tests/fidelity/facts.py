@@ -28,7 +28,7 @@ NORMALISED = [
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
     (re.compile(r"/tmp/claude-code-[0-9a-f]{16}"), "<copies>"),
     (re.compile(r"\b[a-z0-9]{9}\.output"), "<task>.output"),
-    (re.compile(r"\b[a-z0-9]{9}\.txt"), "<result>.txt"),
+    (re.compile(r"(?<=/tool-results/)[a-z0-9]{9}\.txt"), "<result>.txt"),
     (re.compile(r"(in background with ID: |to the background \(ID: |<task-id>)[a-z0-9]{9}\b"), r"\1<task>"),
     (re.compile(r"\ba[0-9a-f]{16}\b"), "<agent>"),
     (re.compile(r"\b(duration_ms|subagent_tokens)(: |>)\d+"), r"\1\2<number>"),
