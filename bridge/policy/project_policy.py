@@ -189,7 +189,6 @@ def _configuration(
     if "project" in chosen:
         pairs = (entry.partition(b"=")[::2] for entry in env)
         variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
-        variables |= {name.encode(): value.encode() for name, value in project.env.items()}
         _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
         for path, text in texts.items():
             _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)

@@ -174,6 +174,17 @@ def one_empty_line_less(_name: str, value: Any) -> Any:
     ]
 
 
+def _decided_by_user_settings(name: str, value: Any) -> Any:
+    """Name the source of a decision as the CLI does for rules in a user's settings."""
+    if isinstance(value, list):
+        return [_decided_by_user_settings(name, entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("reason_type") == "rule" and value.get("source") == "config":
+        return {**value, "source": "user_reject" if value.get("decision") == "reject" else "user_permanent"}
+    return {key: _decided_by_user_settings(name, entry) for key, entry in value.items()}
+
+
 def _unknown_flag(name: str, value: Any) -> Any:
     """Make one of the two refusals of an unknown flag. Another refusal of the bridge shows on stderr."""
     if name == "exit code":
@@ -281,6 +292,12 @@ DIFFERENCES = (
         "The CLI turns it on where there are managed settings. The bridge has some, as a second layer of safety.",
         r"init: plugins",
         undo=lambda _, value: [plugin for plugin in value if plugin["name"] != "cc-plugin-sec-default"],
+    ),
+    Difference(
+        "Decisions by a rule of the project's settings are called the user's.",
+        "The CLI gets the project's settings, filtered, as the only ones of its user.",
+        r"message \d+",
+        _decided_by_user_settings,
     ),
     Difference(
         "A flag that the bridge does not know is refused with the bridge's own sentence, and code 126.",

@@ -604,7 +604,8 @@ def _corpus() -> list[Project]:
                 ),
                 ".claude/settings.local.json": json.dumps({"env": {"WHO": "local"}}),
                 **servers(mine={"command": PYTHON, "args": ["${WHO}.py"]}),
-                "local.py": MCP,
+                "caller.py": MCP,
+                "local.py": "",
                 "flag.json": json.dumps({"env": {"WHO": "flag", "BASH_MAX_TIMEOUT_MS": "3000"}}),
             },
             (

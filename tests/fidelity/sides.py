@@ -88,7 +88,9 @@ class Plain(_Side):
         self._cli = cli
         self._home = home
         trust = home / ".claude.json"
-        trust.write_text(json.dumps({"projects": {"/workspace": {"hasTrustDialogAccepted": True}}}))
+        inside = [path.relative_to(workspace) for path in workspace.rglob("*") if path.is_dir()]
+        places = [str(Path("/workspace", path)) for path in (Path(), *inside)]
+        trust.write_text(json.dumps({"projects": dict.fromkeys(places, {"hasTrustDialogAccepted": True})}))
         os.chown(trust, OWNER, OWNER)
 
     def words(self, call: Call) -> list[str]:
