@@ -41,6 +41,9 @@ FORWARDED = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 LAST_SIGNAL = 3
 """At the third signal the client exits by itself, even if the host does not answer."""
 
+ANSWER_S = 1.0
+"""Seconds in which an Agent SDK sends its first request."""
+
 MAX_VALUE = 256
 """Longest value of an environment variable that is sent, bytes. The server accepts no longer value of any variable."""
 
@@ -59,8 +62,29 @@ def main() -> None:
     except FaultError as fault:
         as_json = os.environ.get("CLAUDE_BRIDGE_ERRORS") == "json"
         _write_all(2, fault.report(path, as_json).encode("utf-8", "replace"))
+        if any(word.endswith(b"stream-json") for word in argv) and _kind_of_stdin() == "pipe":
+            _answer_request(fault)
         code = fault.code
     os._exit(code)
+
+
+def _answer_request(fault: FaultError) -> None:
+    """Answer the control request that an Agent SDK begins with, so that its exception carries the sentence."""
+    import json
+    import select
+
+    data = b""
+    try:
+        while len(data) < MAX_DATA and b"\n" not in data and select.select([0], [], [], ANSWER_S)[0]:
+            more = os.read(0, MAX_DATA)
+            if not more:
+                break
+            data += more
+        request = json.loads(data.partition(b"\n")[0])
+        answer = {"subtype": "error", "request_id": request["request_id"], "error": f"bridge: {fault.text}"}
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # ignored because stdin begins with something else, or with nothing
+    _write_all(1, json.dumps({"type": "control_response", "response": answer}).encode() + b"\n")
 
 
 def _open_standard_files() -> None:

@@ -223,6 +223,7 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     tools = offered_tools(["default"] if asked is None else asked, scope, Caller())
     own = {}
     replaced, added = (_texts(plan, name) for name in PROMPTS)
+    added = [text for text in added if text]
     if replaced:
         own[_argument("--system-prompt", replaced)] = "the client's own system prompt"
     if scope.runs_commands:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
-from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, servers, settings
+from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, refusal, servers, settings
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
@@ -222,7 +222,7 @@ def _settings(value: object, scope: Scope) -> Json:
 
     def complain(what: str, why: str, matters: bool) -> None:
         if matters:
-            raise PolicyError("the setting {}: {}", what, why)
+            raise refusal(what, why)
 
     if not isinstance(value, dict):
         raise PolicyError("apply_flag_settings comes with no object of settings")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.policy.caller import Caller, agents_of, prompt_of, servers_of, settings_of
-from bridge.policy.project_policy import MODES, servers, settings, written
+from bridge.policy.project_policy import MODES, refusal, servers, settings, written
 from bridge.policy.terms import CliError, PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
@@ -135,7 +135,7 @@ def harmless_settings(values: list[str], scope: Scope, caller: Caller) -> list[s
 
     def complain(what: str, why: str, matters: bool) -> None:
         if matters:
-            raise PolicyError("the setting {}: {}", what, why)
+            raise refusal(what, why)
         caller.notes.append(f"--settings: {what} is left out: {why}")
 
     found = [settings(settings_of(value, caller), scope, complain, caller.cwd) for value in values if value]

@@ -235,6 +235,11 @@ def _object(text: bytes, name: str, project: Project) -> Json:
 # Settings
 
 
+def refusal(setting: str, why: str) -> PolicyError:
+    """Return the refusal of a setting."""
+    return PolicyError("the setting {}: " + why.replace("{", "{{").replace("}", "}}"), setting)
+
+
 Complain = Callable[[str, str, bool], None]
 """Is called for what is left out: its name, the reason, and whether a program would notice that it is missing."""
 

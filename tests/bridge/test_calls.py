@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.bridge_host import OWNER, SECRET, BridgeHost, Place
+from tests.support.stream_json import STREAM
 from tests.support.waiting import wait_until
 
 
@@ -57,7 +58,7 @@ def test_output_comes_while_the_call_runs(place: Place) -> None:
 def test_argument_arrives_as_it_was_given(place: Place, word: bytes) -> None:
     argv = report(place, "--append-system-prompt", word)["argv"]
     (told,) = [value for arg in argv if (value := bytes.fromhex(arg)).startswith(b"--append-system-prompt=")]
-    assert told.endswith(b"\n\n" + word)
+    assert told.startswith(b"--append-system-prompt=" + (word and word + b"\n\n") + b"You work for a container.")
 
 
 # stdin: nothing, a pipe, a file
@@ -212,7 +213,7 @@ def test_project_memory_leads_nowhere_outside(place: Place) -> None:
 @pytest.mark.parametrize(
     ("argv", "cwd", "sentence"),
     [
-        (["--settings", "x.json"], "/workspace", "not the name of a file"),
+        (["--settings", '{"apiKeyHelper": "x"}'], "/workspace", "would run on the host"),
         (["-p", "x", "--worktree"], "/workspace", "runs git on the host"),
         (["mcp", "list"], "/workspace", "on the host"),
         (["-p", "x y"], "/tmp", "not shared with the host"),
@@ -260,3 +261,19 @@ def test_version_and_help_start_no_process(shared_host: BridgeHost, place: Place
     assert place.run("--help").stdout == b"Usage: claude\n"
     assert shared_host.status()["served"] == before
     assert "started" not in {entry["event"] for entry in shared_host.audit() if entry.get("grant") == place.name}
+
+
+def test_refusal_answers_the_first_request_of_an_sdk(place: Place) -> None:
+    """Then the exception of the SDK carries the sentence."""
+    request = {"type": "control_request", "request_id": "7", "request": {"subtype": "initialize"}}
+    done = place.run(*STREAM, "--plugin-dir", "/x", stdin=json.dumps(request).encode() + b"\n")
+    answer = json.loads(done.stdout)["response"]
+    assert (done.returncode, answer["request_id"], answer["subtype"]) == (126, "7", "error")
+    assert answer["error"].startswith("bridge: --plugin-dir is not passed on to the host: ")
+    assert answer["error"].encode() in done.stderr
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n", b"[1]\n", b"no JSON"])
+def test_refusal_says_nothing_to_other_input(place: Place, stdin: bytes) -> None:
+    done = place.run(*STREAM, "--plugin-dir", "/x", stdin=stdin)
+    assert (done.returncode, done.stdout) == (126, b"")

@@ -174,6 +174,11 @@ def one_empty_line_less(_name: str, value: Any) -> Any:
     ]
 
 
+def _without_directories(name: str, value: Any) -> Any:
+    """Leave out the list of directories, which names the user's alone. The system prompt names all of them."""
+    return None if name == "init: additional_directories" else value
+
+
 def _decided_by_user_settings(name: str, value: Any) -> Any:
     """Name the source of a decision as the CLI does for rules in a user's settings."""
     if isinstance(value, list):
@@ -294,10 +299,11 @@ DIFFERENCES = (
         undo=lambda _, value: [plugin for plugin in value if plugin["name"] != "cc-plugin-sec-default"],
     ),
     Difference(
-        "Decisions by a rule of the project's settings are called the user's.",
+        "Rules and directories of the project's settings count as the user's.",
         "The CLI gets the project's settings, filtered, as the only ones of its user.",
-        r"message \d+",
-        _decided_by_user_settings,
+        r"message \d+|init: additional_directories",
+        in_turn(_without_directories, _decided_by_user_settings),
+        _without_directories,
     ),
     Difference(
         "A flag that the bridge does not know is refused with the bridge's own sentence, and code 126.",

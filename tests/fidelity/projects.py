@@ -610,7 +610,7 @@ def _corpus() -> list[Project]:
             },
             (
                 does(bash("echo w=$WHO p=$PORT"), env={"WHO": "caller", "BASH_DEFAULT_TIMEOUT_MS": "9000"}),
-                does(bash("echo w=$WHO"), argv=(TRUSTED, "--settings", "flag.json")),
+                does(bash("echo w=$WHO"), argv=(TRUSTED, "--settings", "flag.json"), env={"WHO": "caller"}),
             ),
         ),
         Project(

@@ -90,7 +90,7 @@ class Plain(_Side):
         trust = home / ".claude.json"
         inside = [path.relative_to(workspace) for path in workspace.rglob("*") if path.is_dir()]
         places = [str(Path("/workspace", path)) for path in (Path(), *inside)]
-        trust.write_text(json.dumps({"projects": dict.fromkeys(places, {"hasTrustDialogAccepted": True})}))
+        trust.write_text(json.dumps({"projects": {place: {"hasTrustDialogAccepted": True} for place in places}}))
         os.chown(trust, OWNER, OWNER)
 
     def words(self, call: Call) -> list[str]:
