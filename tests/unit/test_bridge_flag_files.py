@@ -66,6 +66,10 @@ def test_other_words_are_no_files(tmp_path: Path, argv: tuple[str, ...]) -> None
     assert not sent(*(word.replace("{}", str(tmp_path / "a")) for word in argv))
 
 
+def test_json_is_no_name() -> None:
+    assert not sent("--settings", ' {"model": "opus"}', "--mcp-config={}")
+
+
 def test_errors_have_names(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"x" * (MAX_TEXT + 1))
     names = [str(tmp_path / "none"), str(tmp_path), str(tmp_path / "long"), "/dev/zero"]
