@@ -97,7 +97,9 @@ def rewrite(
     """
     plan, caller = Plan(), Caller.of(cwd, texts)
     prompts = _read(argv, plan, scope, caller)
-    plan.project = read(files, env, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
+    # As in the CLI, .mcp.json sees variables of --settings, and none of the project's own settings.
+    variables = [*env, *(f"{name}={value}".encode() for name, value in caller.env.items())]
+    plan.project = read(files, variables, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
     plan.env = plan.project.env | caller.env
     plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
     _add_own(plan, scope, interactive)

@@ -71,6 +71,9 @@ MAX_SHOWN = 80
 MAX_SENTENCE = 1000
 """Characters of a sentence. A client gets it in one record, and prints it as one line of a terminal."""
 
+MAX_WORDS_OF_CLI = 8000
+"""Characters of what the CLI would say. A client gets them in one record of 64 KiB."""
+
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 
@@ -113,7 +116,7 @@ class CliError(PolicyError):
 
     def __init__(self, text: str) -> None:
         super().__init__(text.partition("\n")[0])
-        self.args = ("\n".join(printable(line) for line in text.split("\n")[:20]),)
+        self.args = ("\n".join(printable(line) for line in text.split("\n")[:20])[:MAX_WORDS_OF_CLI],)
         self.kind = "the CLI refuses it"
 
     def of(self, flag: str) -> PolicyError:

@@ -451,7 +451,7 @@ def test_audit_log_is_rotated(host_per_test: HostMaker) -> None:
     host = host_per_test(audit={"size": 4096})
     place = host.grant("one")
     old = host.state / "audit.jsonl.1"
-    wait_until(lambda: place.run("--settings", "x").returncode == 126 and old.exists(), 60, "a rotated log")
+    wait_until(lambda: place.run("--worktree").returncode == 126 and old.exists(), 60, "a rotated log")
     assert (host.state / "audit.jsonl").stat().st_size <= 4096
 
 

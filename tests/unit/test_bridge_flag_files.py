@@ -178,6 +178,14 @@ def test_fault_is_told_in_the_words_of_the_cli(argv: tuple[str, ...], text: str,
     assert "f" not in refused.value.kind.split()
 
 
+def test_words_of_the_cli_are_bounded_and_harmless_to_a_terminal() -> None:
+    names = [f"\x1b]52;{number}{'é' * 2000}" for number in range(100)]
+    with pytest.raises(CliError) as refused:
+        plan("--mcp-config", *names, **dict.fromkeys(names, "!ENOENT"))
+    assert len(str(refused.value).encode()) < 32 * 1024
+    assert all(line.isprintable() for line in str(refused.value).split("\n"))
+
+
 def test_broken_settings_file_counts_as_empty() -> None:
     found = plan("--settings", "f", f="{nope")
     assert not values(found, "--settings")

@@ -99,6 +99,14 @@ def test_variables_of_settings() -> None:
         run("--settings", '{"env": {"ANTHROPIC_BASE_URL": "http://x"}}')
 
 
+def test_variables_of_a_flag_count_in_the_project_s_servers() -> None:
+    servers = b'.mcp.json\n{"mcpServers": {"x": {"command": "${A}", "args": ["${B:-none}"]}}}'
+    settings = b'.claude/settings.json\n{"env": {"B": "project"}}'
+    argv = ["-p", "hi you", "--settings", '{"env": {"A": "flag"}}']
+    plan = rewrite(argv, IN_CONTAINER, files=[servers, settings], env=[b"A=caller"])
+    assert plan.project.servers == {"x": {"type": "stdio", "command": "flag", "args": ["none"]}}
+
+
 def test_variables_of_settings_reach_the_cli_only_from_the_list() -> None:
     project = {"MCP_TIMEOUT": "5", "PATH": "/x", "MAX_THINKING_TOKENS": "many", "DISABLE_COMPACT": "1", "A": "a"}
     found = environment.build([b"MCP_TIMEOUT=1", b"API_TIMEOUT_MS=7"], {"DISABLE_COMPACT": "0"}, project)
