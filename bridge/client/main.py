@@ -124,8 +124,8 @@ class _Call:
         try:
             cwd = _directory()
             asked = _circumstances(kind, cwd)
-            below, omitted = nested(cwd)
-            project = project_files(cwd, below) + project_memory(cwd, below) + omitted
+            below, large = nested(cwd)
+            project = project_files(cwd, below) + project_memory(cwd, below) + large
             self._number, call = self._link.open(argv, _variables(), project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None

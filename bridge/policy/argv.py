@@ -63,6 +63,7 @@ def rewrite(
     memory: Iterable[bytes] = (),
     omitted: Iterable[bytes] = (),
     interactive: bool = False,
+    is_large: bool = False,
 ) -> Plan:
     """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
@@ -73,7 +74,7 @@ def rewrite(
     plan = Plan()
     prompts = _read(argv, plan, scope, cwd)
     plan.project = read(files, env, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
-    _add_own(plan, scope, interactive)
+    _add_own(plan, scope, interactive, is_large)
     _add_prompt(plan, prompts)
     return plan
 
@@ -108,6 +109,9 @@ def _expand(word: str, rest: list[str]) -> list[str]:
     if all(letter in BY_NAME and BY_NAME[letter].values == NONE for letter in letters):
         return [*letters, *rest]
     raise PolicyError("the argument {} is no flag that the bridge knows", word)
+
+
+LOOK = " This project is large: before you work in a directory, look for a CLAUDE.md in it, and follow it."
 
 
 class _Value(str):
@@ -177,7 +181,7 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
         plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
 
 
-def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
+def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> None:
     """Add the arguments that the bridge sets itself.
 
     The CLI combines all values of --tools, so the client's own --tools is never passed on.
@@ -187,7 +191,7 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     denied = [*plan.flags.get("--disallowedTools", []), *scope.denials]
     own = {}
     if scope.runs_commands:
-        plan.prompt_addition = where_it_lives(scope)
+        plan.prompt_addition = where_it_lives(scope) + (LOOK if is_large else "")
         added = "\n\n".join([plan.prompt_addition, *plan.flags.get("--append-system-prompt", [])])
         own["--setting-sources=user"] = "the project's settings, filtered, are the only ones of this user"
         own[f"--append-system-prompt={added}"] = "tells Claude what it shares with the container"
