@@ -153,8 +153,8 @@ class _Call:
             cwd = _directory()
             self._copies = copies.directory()
             asked = {**_circumstances(kind, cwd), "copies": self._copies}
-            below, omitted = nested(cwd)
-            project = project_files(cwd, below) + project_memory(cwd, below) + omitted + _texts_of_flags(argv)
+            below, large = nested(cwd)
+            project = project_files(cwd, below) + project_memory(cwd, below) + large + _texts_of_flags(argv)
             self._number, call = self._link.open(argv, _variables(), project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None

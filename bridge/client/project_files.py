@@ -27,7 +27,7 @@ MAX_FILES = 1000
 MAX_DEPTH = 8
 MAX_ENTRIES = 10_000
 """Names in the folders that are looked at."""
-MAX_NESTED = 300
+MAX_NESTED = 200
 """Directories below the call's directory that are searched, the uppermost first. They take 5 ms."""
 SKIPPED = frozenset({b"node_modules", b"vendor", b"venv", b"target", b"dist", b"build", b"__pycache__"})
 """Directories with files that the project did not write. Hidden ones are skipped as well."""
@@ -60,8 +60,9 @@ def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WO
 
 
 def nested(cwd: bytes, workspace: bytes = WORKSPACE) -> tuple[list[bytes], list[tuple[str, bytes]]]:
-    """Return the directories below `cwd` that have instructions or skills of their own, and a field about the limit."""
-    waiting, found, omitted = [cwd], list[bytes](), Omitted()
+    """Return the directories below `cwd` that have instructions or skills of their own, and a field `large` if there
+    are too many to search. Then Claude is told to look for them itself."""
+    waiting, found, is_large = [cwd], list[bytes](), False
     for directory in waiting if cwd == workspace or cwd.startswith(workspace + b"/") else ():
         try:
             with os.scandir(directory) as listed:
@@ -71,10 +72,9 @@ def nested(cwd: bytes, workspace: bytes = WORKSPACE) -> tuple[list[bytes], list[
         if directory != cwd and any(entry.name in OF_NESTED for entry in entries):
             found.append(directory)
         inner = [entry.path for entry in entries if _is_searched(entry)]
-        if len(waiting) + len(inner) > MAX_NESTED:
-            omitted.add(directory, f"CLAUDE.md and skills are looked for in {MAX_NESTED} directories")
+        is_large = is_large or len(waiting) + len(inner) > MAX_NESTED
         waiting += inner[: max(0, MAX_NESTED - len(waiting))]
-    return found, omitted.fields()
+    return found, [("large", b"1")] if is_large else []
 
 
 def _is_searched(entry: os.DirEntry[bytes]) -> bool:

@@ -88,6 +88,7 @@ def rewrite(
     memory: Iterable[bytes] = (),
     omitted: Iterable[bytes] = (),
     interactive: bool = False,
+    is_large: bool = False,
 ) -> Plan:
     """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
@@ -102,7 +103,7 @@ def rewrite(
     plan.project = read(files, variables, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
     plan.env = plan.project.env | caller.env
     plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
-    _add_own(plan, scope, interactive)
+    _add_own(plan, scope, interactive, is_large)
     _add_prompt(plan, prompts)
     return plan
 
@@ -140,6 +141,9 @@ def _expand(word: str, rest: list[str]) -> list[str]:
     if all(letter in BY_NAME and BY_NAME[letter].values == NONE for letter in letters):
         return [*letters, *rest]
     raise PolicyError("the argument {} is no flag that the bridge knows", word)
+
+
+LOOK = " This project is large: before you work in a directory, look for a CLAUDE.md in it, and follow it."
 
 
 class _Value(str):
@@ -216,7 +220,7 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, caller: Call
         plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
 
 
-def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
+def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> None:
     """Add the arguments that the bridge sets itself.
 
     The CLI combines all values of --tools, so the client's own --tools is never passed on.
@@ -229,7 +233,7 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
     if replaced:
         own[_argument("--system-prompt", replaced)] = "the client's own system prompt"
     if scope.runs_commands:
-        plan.prompt_addition = where_it_lives(scope)
+        plan.prompt_addition = where_it_lives(scope) + (LOOK if is_large else "")
         added.append(plan.prompt_addition)
         own["--setting-sources=user"] = "the project's settings, filtered, are the only ones of this user"
     if added:

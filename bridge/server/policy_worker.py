@@ -88,6 +88,7 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
         memory=sent["memory"],
         omitted=fields.all("omitted"),
         interactive=terminal,
+        is_large=fields.get("large") == b"1",
     )
     if not scope.contains(cwd):
         raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)

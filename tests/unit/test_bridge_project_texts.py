@@ -10,6 +10,7 @@ import pytest
 from bridge.client.claude_md import project_memory
 from bridge.client.imports import imports
 from bridge.client.project_files import MAX_FILE, MAX_NESTED, nested, project_files
+from bridge.policy.argv import rewrite
 from bridge.policy.globs import MAX_GLOBS, globs_of, moved
 from bridge.policy.heads import MAX_HEAD, Heads, split_head, written
 from bridge.policy.project_memory import compose
@@ -206,8 +207,8 @@ def test_settings_of_a_folder_above_do_not_count(tmp_path: Path) -> None:
 def test_walk_for_nested_files_has_a_bound(tmp_path: Path) -> None:
     for number in range(MAX_NESTED + 50):
         (tmp_path / f"d{number}").mkdir()
-    _, omitted = nested(bytes(tmp_path), bytes(tmp_path))
-    assert b"are looked for in %d directories" % MAX_NESTED in omitted[0][1]
+    assert nested(bytes(tmp_path), bytes(tmp_path)) == ([], [("large", b"1")])
+    assert "look for a CLAUDE.md" in rewrite(["-p", "hi"], WITH_COMMANDS, is_large=True).prompt_addition
 
 
 def test_import_through_a_link_stays_within_the_directory(tmp_path: Path) -> None:
