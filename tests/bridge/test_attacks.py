@@ -215,7 +215,8 @@ def test_file_tool_reads_nothing_of_the_host(confined: Range) -> None:
     assert not {name: told for name, told in results.items() if any(word in told for word in held)}
 
 
-WRITES = ["{home}/.bashrc", "/tmp/x", "/home/claude/.bashrc", "/claude/settings.json", "/claude/.claude.json", "/etc/x"]
+WRITES = ["{home}/.bashrc", "/tmp/x", "/home/claude/.bashrc", "/claude/settings.json", "/claude/.claude.json", "/etc/x",
+          "/claude/history.jsonl", "/claude/paste-cache/x.txt"]  # fmt: skip
 
 
 def test_write_outside_of_the_workspace_is_refused(confined: Range) -> None:
