@@ -41,7 +41,11 @@ LAST_SIGNAL = 3
 """At the third signal the client exits by itself, even if the host does not answer."""
 
 MAX_VALUE = 256
-"""Longest value of an environment variable that is sent, bytes. The server accepts no longer value of any variable."""
+"""Longest value of an environment variable that is always sent, bytes."""
+
+MAX_LONG_VALUE = 16 * 1024
+MAX_LONG_VALUES = 64 * 1024
+"""Longest value of a variable that MCP servers name (a token, for example), and all such values together, bytes."""
 
 
 def main() -> None:
@@ -124,7 +128,8 @@ class _Call:
         try:
             cwd = _directory()
             asked = _circumstances(kind, cwd)
-            self._number, call = self._link.open(argv, _variables(), project_files(cwd), **asked)
+            files = project_files(cwd)
+            self._number, call = self._link.open(argv, _variables([*argv, *files]), files, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         # Sent together, so that the server can begin before this side has read its hello.
@@ -322,9 +327,20 @@ def _kind_of_stdin() -> str:
     return "pipe" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "none"
 
 
-def _variables() -> dict[bytes, bytes]:
-    """Return the environment. The server uses only the few variables that are safe."""
-    return {name: value for name, value in os.environb.items() if len(value) <= MAX_VALUE}
+def _variables(texts: list[bytes]) -> dict[bytes, bytes]:
+    """Return the environment. Long values are sent only if one of the texts names their variable: `${NAME}`.
+
+    The server uses only the few variables that are safe, and for MCP servers those that their entries name.
+    """
+    left = MAX_LONG_VALUES
+    sent = {}
+    for name, value in os.environb.items():
+        if len(value) > MAX_VALUE:
+            if len(value) > min(left, MAX_LONG_VALUE) or not any(b"${" + name in text for text in texts):
+                continue
+            left -= len(value)
+        sent[name] = value
+    return sent
 
 
 def _directory() -> bytes:

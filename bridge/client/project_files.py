@@ -11,7 +11,8 @@ import os
 import stat
 
 WORKSPACE = b"/workspace"
-SINGLE = (b".claude/settings.json", b".claude/settings.local.json", b".mcp.json")
+SINGLE = (b".claude/settings.json", b".claude/settings.local.json")
+SERVERS = b".mcp.json"
 FOLDERS = (b".claude/agents", b".claude/commands", b".claude/skills")
 
 MAX_FILE = 128 * 1024
@@ -24,7 +25,8 @@ MAX_DEPTH = 4
 def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[bytes]:
     """Return each file as its name within the project, a line feed, and its text.
 
-    If several directories have the same file, the one nearest to `cwd` is used. Files that hold a NUL byte, exceed
+    If several directories have the same file, the one nearest to `cwd` is used; but each directory's .mcp.json is sent
+    with the directory in its name, because the CLI uses them together. Files that hold a NUL byte, exceed
     MAX_FILE bytes, or cannot be opened in the container are left out.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
@@ -35,6 +37,7 @@ def project_files(cwd: bytes, workspace: bytes = WORKSPACE) -> list[bytes]:
         for name in SINGLE:
             if name not in found:
                 _take(directory, name, found)
+        _take(directory, SERVERS, found, (directory + b"/" + SERVERS)[len(workspace) + 1 :])
         if os.path.isdir(directory + b"/.claude"):
             for folder in FOLDERS:
                 _walk(directory, folder, found, MAX_DEPTH)
@@ -66,7 +69,7 @@ def _walk(directory: bytes, folder: bytes, found: dict[bytes, bytes], depth: int
             _walk(directory, name, found, depth - 1)
 
 
-def _take(directory: bytes, name: bytes, found: dict[bytes, bytes]) -> None:
+def _take(directory: bytes, name: bytes, found: dict[bytes, bytes], sent: bytes = b"") -> None:
     try:
         fd = os.open(directory + b"/" + name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -76,7 +79,7 @@ def _take(directory: bytes, name: bytes, found: dict[bytes, bytes]) -> None:
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE:
             text = os.read(fd, MAX_FILE)
             if b"\0" not in text:
-                found[name] = text
+                found[sent or name] = text
     except OSError:
         return
     finally:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
+from bridge.policy.mcp_servers import variables, with_variables
 from bridge.policy.project_policy import Project, read
 from bridge.policy.terms import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
 
@@ -26,6 +27,8 @@ class Plan:
     project: Project = dataclasses.field(default_factory=Project)
     prompt_addition: str = ""
     """Text that the bridge adds to the system prompt."""
+    variables: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
+    """The container's variables, for MCP servers alone."""
 
     @property
     def controls(self) -> bool:
@@ -44,6 +47,12 @@ class Plan:
     def prints(self) -> bool:
         """Whether the client itself asked for print mode; then a terminal makes no difference."""
         return "--print" in self.flags or self.controls
+
+    @property
+    def bypasses(self) -> bool:
+        """Whether the client switched all questions off."""
+        mode = self.flags.get("--permission-mode", [""])[-1]
+        return "--dangerously-skip-permissions" in self.flags or mode == "bypassPermissions"
 
     @property
     def sources(self) -> str:
@@ -72,9 +81,13 @@ def rewrite(
     `files` and `env` are the project's files and the variables, as the client sent them. `interactive` says that
     the client has a terminal; then a session without `--print` shows the CLI's interface.
     """
-    plan = Plan()
+    env = list(env)
+    plan = Plan(variables=variables(env))
     prompts = _read(argv, plan, scope, cwd)
-    plan.project = read(files, env, scope, plan.sources)
+    asks = interactive and not plan.prints and not plan.bypasses
+    plan.project = read(files, env, scope, plan.sources, asks)
+    if "--strict-mcp-config" in plan.flags:
+        plan.project.servers = {}
     _add_own(plan, scope, interactive)
     _add_prompt(plan, prompts)
     return plan
@@ -163,6 +176,8 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, cwd: str) ->
     name = "--disallowedTools" if "--disallowedTools" in flag.names else name
     shown = " ".join([name, *(value if len(value) < 60 else f"<{len(value)} characters>" for value in values)])
     try:
+        if name == "--mcp-config":
+            values = [with_variables(value, plan.variables) for value in values]
         kept = flag.check(values, scope, cwd)
     except PolicyError as refusal:
         raise refusal.of(name) from None
@@ -197,14 +212,15 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool) -> None:
         own["--setting-sources="] = "settings, hooks, commands and servers of the workspace would run on the host"
         own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
     own["--strict-mcp-config"] = "MCP servers that are configured elsewhere would run on the host"
-    if plan.project.servers:
-        servers = json.dumps({"mcpServers": plan.project.servers})
-        own[f"--mcp-config={servers}"] = "the project's MCP servers, which run in the container"
     own[f"--tools={tools[0]}"] = _reason(scope)
     own[f"--disallowedTools={','.join(denied)}"] = "denied by name as well, which beats every permission"
     if "--print" not in plan.flags and not interactive:
         own["--print"] = "there is no terminal for an interactive session"
     plan.argv += own
+    if plan.project.servers:
+        servers = f"--mcp-config={json.dumps({'mcpServers': plan.project.servers})}"
+        own[servers] = "the project's MCP servers, which run in the container"
+        plan.argv.insert(0, servers)  # first, because the client's own replace those of the same name
     plan.decisions += [Decision("add", what, why) for what, why in own.items()]
     plan.decisions += [Decision("drop", *_split(note)) for note in plan.project.notes]
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
-from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, servers
+from bridge.policy.mcp_servers import servers
+from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024

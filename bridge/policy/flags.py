@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.policy.project_policy import MODES_WITH_COMMANDS, servers, settings, written
+from bridge.policy.mcp_servers import servers, written
+from bridge.policy.project_policy import MODES_WITH_COMMANDS, settings
 from bridge.policy.terms import PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"

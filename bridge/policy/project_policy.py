@@ -12,11 +12,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from bridge.policy.terms import PolicyError, Scope, printable, shown
+from bridge.policy import mcp_servers
+from bridge.policy.terms import Scope, printable, shown
 
 Json = dict[str, Any]
 
@@ -53,8 +53,6 @@ OF_COMMAND = frozenset({
 })  # fmt: skip
 
 _FILE = re.compile(r"\.claude/(agents|commands|skills)/(?:(?!\.\.?/)[\w. +@-]{1,80}/){0,5}[\w. +@-]{1,80}\.md")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})(?::-([^}${]{0,1024}))?\}")
 
 MAX_FILES = 256
 MAX_FILE = 128 * 1024
@@ -65,13 +63,9 @@ MAX_HEADS = 32 * 1024
 """Characters of YAML in one file and in all. Parsing YAML takes a thousand times as long as parsing JSON."""
 MAX_NOTES = 100
 """Notes about what was left out. A client prints each of them."""
-MAX_VALUE = 256
-"""Bytes of a variable that is used in a server's entry. Our client sends no longer ones."""
 MAX_HOOKS = 64
 """Hooks of one file. All hooks of one event run at the same time, and each needs a process on the host while it
 runs."""
-MAX_SERVER = 64 * 1024
-"""Characters of a server's entry, with its variables replaced."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -90,11 +84,17 @@ class Project:
     """One line for each thing that was left out."""
 
 
-def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: str = "project,local") -> Project:
+def read(
+    files: Iterable[bytes],
+    env: Iterable[bytes],
+    scope: Scope,
+    sources: str = "project,local",
+    asks: bool = False,
+) -> Project:
     """Return the project from what a client sent.
 
-    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. What is not allowed
-    is left out with a note; files larger than MAX_FILE are ignored.
+    Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. `asks` says whether the CLI would
+    ask a person about MCP servers. What is not allowed is left out with a note; files larger than MAX_FILE are ignored.
     """
     project = Project()
     if not scope.runs_commands:
@@ -113,9 +113,10 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
             layers.append(_settings(layer, name, scope, project))
     _merge(project, layers)
     if "project" in chosen:
-        pairs = (entry.partition(b"=")[::2] for entry in env)
-        variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
-        _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
+        entries, variables = _entries(texts, project), mcp_servers.variables(env)
+        project.servers = mcp_servers.of_project(
+            entries, layers, variables, scope, asks, lambda note: project.notes.append(f".mcp.json: {note}")
+        )
         heads = _Heads()
         for path, text in sorted(texts.items()):
             _document(path.decode("utf-8", "replace"), text, heads, project)
@@ -124,6 +125,15 @@ def read(files: Iterable[bytes], env: Iterable[bytes], scope: Scope, sources: st
     if beyond > 0:
         project.notes.append(f"{beyond} more things are left out: there are too many to name them")
     return project
+
+
+def _entries(texts: Mapping[bytes, bytes], project: Project) -> Json:
+    """Return the servers of all .mcp.json files. Those of an inner directory replace those of an outer one."""
+    found: Json = {}
+    for path in sorted((path for path in texts if (b"/" + path).endswith(b"/.mcp.json")), key=len):
+        entries = _object(texts[path], printable(path.decode("utf-8", "replace"), 80), project).get("mcpServers")
+        found |= entries if isinstance(entries, dict) else {}
+    return found
 
 
 def _object(text: bytes, name: str, project: Project) -> Json:
@@ -234,128 +244,6 @@ def _merge(project: Project, layers: list[Json]) -> None:
                     mine[key] = [*mine.get(key, []), *entry] if isinstance(entry, list) else entry
             elif name not in OF_SERVERS:
                 merged[name] = value
-
-
-# MCP servers
-
-
-def _servers(config: Json, layers: list[Json], env: Mapping[bytes, bytes], scope: Scope, project: Project) -> None:
-    lists = [layer.get("disabledMcpjsonServers") for layer in layers]
-    off = {name for one in lists if isinstance(one, list) for name in one if isinstance(name, str)}
-    found = config.get("mcpServers")
-    for name, entry in found.items() if isinstance(found, dict) else []:
-        if name in off:
-            continue
-        try:
-            project.servers[name] = server(name, _bounded(name, entry, env), scope)
-        except PolicyError as refusal:
-            project.notes.append(f".mcp.json: {refusal}")
-
-
-def _bounded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
-    try:
-        expanded = _expanded(entry, env)
-        length = len(json.dumps(expanded))
-    except RecursionError:
-        raise PolicyError("the MCP server {} is nested too deeply", name) from None
-    if length > MAX_SERVER:
-        raise PolicyError(f"the MCP server {{}} is longer than {MAX_SERVER} characters", name)
-    return expanded
-
-
-def servers(value: object, scope: Scope) -> Json:
-    """Return the servers in a client's own configuration. Raises PolicyError."""
-    if not isinstance(value, dict):
-        raise PolicyError("the MCP configuration holds no object mcpServers")
-    return {str(name): server(str(name), entry, scope) for name, entry in value.items()}
-
-
-def written(value: object) -> str:
-    """Return checked JSON as text. Raises PolicyError if it is nested too deeply."""
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        raise PolicyError("JSON is nested too deeply") from None
-
-
-def server(name: str, entry: object, scope: Scope) -> Json:
-    """Return one server, rewritten so that it runs in the client or its container, or is reached over the network.
-
-    Raises PolicyError if that is not possible.
-    """
-    kind = entry.get("type") or ("stdio" if "command" in entry else None) if isinstance(entry, dict) else None
-    if not isinstance(entry, dict):
-        raise PolicyError("the MCP server {} is no object", name)
-    if kind == "sdk":
-        own = entry.get("name", name)
-        return {"type": "sdk", "name": own if isinstance(own, str) else name}
-    if "${" in written(entry):
-        raise PolicyError("the MCP server {} names a variable that the container does not have", name)
-    if kind == "stdio":
-        return _stdio(name, entry, scope)
-    if kind in ("http", "sse"):
-        return _remote(name, kind, entry, scope)
-    raise PolicyError("the MCP server {} is of type {}, which the bridge does not carry", name, kind)
-
-
-def _stdio(name: str, entry: Json, scope: Scope) -> Json:
-    if not scope.runs_commands:
-        raise PolicyError("the MCP server {} would run on the host; only in-process servers are carried", name)
-    command, args, env = entry.get("command"), entry.get("args") or [], entry.get("env") or {}
-    texts = [command, *args] if isinstance(args, list) else [None]
-    if not all(isinstance(text, str) and text.isprintable() for text in texts) or not isinstance(env, dict):
-        raise PolicyError("the MCP server {} has no command with a list of arguments", name)
-    for variable, value in env.items():
-        if not _NAME.fullmatch(str(variable)) or not isinstance(value, str | int | float):
-            raise PolicyError("the MCP server {} has a variable that is none: {}", name, variable)
-    # Its variables are set in the container, not in the CLI's process, where some of them would start programs.
-    pairs = [f"{variable}={value}" for variable, value in env.items()]
-    words = ["env", *pairs, *texts] if pairs else texts
-    return {"type": "stdio", "command": words[0], "args": words[1:]}
-
-
-def _remote(name: str, kind: str, entry: Json, scope: Scope) -> Json:
-    if not scope.web:
-        raise PolicyError(f"the MCP server {name[:60]!r} is on the network, which this bridge does not offer")
-    unknown = sorted(field for field in entry if field not in ("type", "url", "headers") and entry[field])
-    if unknown:
-        raise PolicyError(f"the MCP server {name[:60]!r} has {unknown[0][:40]!r}, which could run commands on the host")
-    url, headers = entry.get("url"), entry.get("headers") or {}
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not isinstance(headers, dict):
-        raise PolicyError(f"the MCP server {name[:60]!r} has no address")
-    if _leads_nowhere(url):
-        raise PolicyError(
-            f"the MCP server {name[:60]!r} is on no public server: names in .invalid are the bridge's own"
-        )
-    return {"type": kind, "url": url, "headers": {str(key): str(value) for key, value in headers.items()}}
-
-
-def _leads_nowhere(url: str) -> bool:
-    """Return whether a URL is in .invalid or cannot be parsed with certainty. The proxy, which decides, refuses
-    both."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return True
-    return not host or unquote(host).lower().rstrip(".").endswith(".invalid")
-
-
-def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}` with the container's variables. The CLI would use the host's."""
-
-    def look_up(match: re.Match[str]) -> str:
-        found = env.get(match[1].encode())
-        if found is not None:
-            return found.decode("utf-8", "replace")
-        return match[0] if match[2] is None else match[2]
-
-    if isinstance(value, str):
-        return _VARIABLE.sub(look_up, value)
-    if isinstance(value, list):
-        return [_expanded(entry, env) for entry in value]
-    if isinstance(value, dict):
-        return {key: _expanded(entry, env) for key, entry in value.items()}
-    return value
 
 
 # Agents, commands, skills

@@ -86,6 +86,13 @@ _unmentioned = in_turn(
 )
 """Leaves out what the CLI says of SendMessage in other places. Some versions say it where the tool is not offered."""
 
+_unreached = replaced(
+    r'^(\S+)( \(\w+\))?: "(SSE error: )?'
+    r'(ECONNREFUSED|ENOENT|Executable not found|Connection closed|Error POSTing|Non-200).*"$',
+    r"\1: …",
+)
+"""Leaves out why an MCP server cannot be reached."""
+
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")
 ALL = r".*"
 TOLD = r"request \d+: (system|message \d+ .*)"
@@ -139,6 +146,21 @@ DIFFERENCES = (
         "The CLI turns it on where there are managed settings. The bridge has some, as a second layer of safety.",
         r"init: plugins",
         undo=lambda _, value: [plugin for plugin in value if plugin["name"] != "cc-plugin-sec-default"],
+    ),
+    Difference(
+        "The project's MCP servers have the source `dynamic`, not `project`.",
+        "The bridge names them on the CLI's command line. If the CLI read `.mcp.json` itself, it would replace "
+        "variables with those of the host.",
+        r"init: mcp_servers",
+        lambda _, value: [entry | ({"source": "dynamic"} if "source" in entry else {}) for entry in value],
+    ),
+    Difference(
+        "The reason why an MCP server cannot be reached is given in other words.",
+        "A server that is a program starts in the container. A server on the network is reached through the proxy, "
+        "which refuses addresses that are not public.",
+        r"request \d+: message \d+ \(system\)",
+        _unreached,
+        _unreached,
     ),
 )
 
