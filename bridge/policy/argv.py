@@ -27,7 +27,7 @@ class Plan:
     project: Project = dataclasses.field(default_factory=Project)
     prompt_addition: str = ""
     """Text that the bridge adds to the system prompt."""
-    variables: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
+    variables: dict[str, str] = dataclasses.field(default_factory=dict)
     """The container's variables, for MCP servers alone."""
 
     @property

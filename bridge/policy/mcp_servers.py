@@ -28,6 +28,9 @@ MAX_SERVER = 64 * 1024
 MAX_SERVERS = 112 * 1024
 """Characters of all entries of a project. The CLI gets them as one argument, of at most 128 KiB."""
 
+MAX_REFUSED = 50
+"""Entries of a project that cannot be used, until the rest is not looked at. Each can take 0.1 ms."""
+
 
 def _text(value: object) -> bool:
     return isinstance(value, str)
@@ -80,7 +83,7 @@ that the CLI accepts."""
 
 
 def of_project(
-    found: Json, layers: Iterable[Json], env: Mapping[bytes, bytes], scope: Scope, asks: bool, note: Any
+    found: Json, layers: Iterable[Json], env: Mapping[str, str], scope: Scope, asks: bool, note: Any
 ) -> Json:
     """Return the servers of .mcp.json that are used. `note` is called with a sentence about what is left out.
 
@@ -89,7 +92,7 @@ def of_project(
     """
     chosen = Chosen(layers)
     kept: Json = {}
-    left = MAX_SERVERS
+    left, refused = MAX_SERVERS, 0
     for name, entry in found.items():
         if name in chosen.off or not is_accepted(entry):
             continue
@@ -103,6 +106,10 @@ def of_project(
             kept[name] = server(name, expanded(name, entry, env), scope)
         except PolicyError as refusal:
             note(str(refusal))
+            refused += 1
+            if refused == MAX_REFUSED:
+                note(f"the MCP servers after {name!r} are left out: too many before it cannot be used")
+                break
             continue
         left -= len(json.dumps({name: kept[name]}))
         if left < 0:
@@ -241,7 +248,7 @@ EXPANDED = ("command", "args", "env", "url", "headers")
 """The fields in which the CLI replaces variables."""
 
 
-def expanded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
+def expanded(name: str, entry: Any, env: Mapping[str, str]) -> Any:
     """Return an entry with `${NAME}` and `${NAME:-default}` replaced with the container's variables.
 
     As in the CLI, a reference to a variable that does not exist stays as text. Raises PolicyError.
@@ -255,7 +262,7 @@ def expanded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
         raise PolicyError("the MCP server {} is nested too deeply", name) from None
 
 
-def with_variables(text: str, env: Mapping[bytes, bytes]) -> str:
+def with_variables(text: str, env: Mapping[str, str]) -> str:
     """Return a client's own configuration with its servers expanded. What is no such configuration stays as it is.
 
     Raises PolicyError.
@@ -268,16 +275,20 @@ def with_variables(text: str, env: Mapping[bytes, bytes]) -> str:
     return written({"mcpServers": {name: expanded(name, entry, env) for name, entry in entries}})
 
 
-def variables(pairs: Iterable[bytes]) -> dict[bytes, bytes]:
+def variables(pairs: Iterable[bytes]) -> dict[str, str]:
     """Return the container's variables, from `NAME=value`."""
     found = (pair.partition(b"=")[::2] for pair in pairs)
-    return {name: value for name, value in found if len(value) <= MAX_VALUE}
+    return {_decoded(name): _decoded(value) for name, value in found if len(value) <= MAX_VALUE}
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 class _Expansion:
     """Replaces the variables of one entry, up to a total length."""
 
-    def __init__(self, name: str, env: Mapping[bytes, bytes]) -> None:
+    def __init__(self, name: str, env: Mapping[str, str]) -> None:
         self._name = name
         self._env = env
         self._left = MAX_SERVER
@@ -298,10 +309,9 @@ class _Expansion:
         match = _REFERENCE.search(part)
         if match is None:
             return part + "}"
-        found, default = self._env.get(match[1].encode()), match[2]
-        if found is None and default is None:
+        text: str | None = self._env.get(match[1], match[2])
+        if text is None:
             return part + "}"
-        text = str(default) if found is None else found.decode("utf-8", "replace")
         self._take(len(text) + text.count("${") * len(DOLLAR))
         return part[: match.start()] + text
 

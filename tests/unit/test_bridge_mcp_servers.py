@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bridge.client import main
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import Plan, rewrite
-from bridge.policy.mcp_servers import DOLLAR, MAX_SERVER, MAX_VALUE, expanded, is_accepted, server
+from bridge.policy.mcp_servers import DOLLAR, MAX_REFUSED, MAX_SERVER, MAX_VALUE, expanded, is_accepted, server
 
 SCOPE = Scope(runs_commands=True, web=True)
 STDIO = {"command": "npx", "args": ["-y", "x"]}
@@ -180,8 +180,7 @@ PARTS = st.lists(st.sampled_from(["${", "}", "A", "B", ":-", "$", "{", "x\n", "$
 @given(PARTS, st.dictionaries(st.sampled_from("AB"), PARTS))
 def test_cli_is_told_what_it_would_make_of_the_container_s_variables(text: str, env: dict[str, str]) -> None:
     """Its own variables do not count, whatever the text and the variables look like."""
-    given_ = {name.encode(): value.encode() for name, value in env.items()}
-    passed = expanded("x", {"command": text}, given_)["command"]
+    passed = expanded("x", {"command": text}, env)["command"]
     assert cli(passed, {"A": "the host's", "B": "the host's"}) == cli(text, env)
 
 
@@ -208,6 +207,12 @@ def test_servers_of_a_project_fit_into_one_argument() -> None:
     plan = project({f"s{number}": {"command": "${A}" * 3} for number in range(9)}, env=[b"A=" + b"x" * MAX_VALUE])
     assert len(next(word for word in plan.argv if word.startswith("--mcp-config="))) < 128 * 1024
     assert "the MCP servers from 's2' on are left out" in plan.project.notes[0]
+
+
+def test_many_entries_that_cannot_be_used_end_the_search() -> None:
+    plan = project({f"s{number}": {"command": "${A}" * 5} for number in range(99)}, env=[b"A=" + b"x" * MAX_VALUE])
+    assert len(plan.project.notes) == MAX_REFUSED + 1
+    assert "the MCP servers after 's49' are left out" in plan.project.notes[-1]
 
 
 @pytest.mark.parametrize("text", ["${HOME}", "x${A:-b}", "${"])
