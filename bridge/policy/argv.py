@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from bridge.policy.flags import BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
+from bridge.policy.flags import ATTACHED, BY_NAME, CLOSED, MANY, NONE, ONE, SUBCOMMANDS, Flag
 from bridge.policy.mcp_servers import variables, with_variables
 from bridge.policy.project_policy import Project, read
 from bridge.policy.terms import MAX_SHOWN, WORKSPACE, Decision, PolicyError, Scope, printable
@@ -143,7 +143,12 @@ def _flag(name: str, scope: Scope) -> Flag:
     if flag:
         raise PolicyError(f"{name} is refused by the host's operator")
     named = printable(name, MAX_SHOWN)
-    unknown = PolicyError(f"{named} is no flag that the bridge knows, and unknown ones are not passed on")
+    if name.startswith("--") and scope.permits(name, by_default=False):
+        return Flag((name,), ATTACHED)
+    unknown = PolicyError(
+        f"{named} is no flag that the bridge knows; if the host's operator adds it to policy.allow in bridge.yaml, "
+        "it is passed on, with a value as --FLAG=VALUE"
+    )
     unknown.kind = "a flag that the bridge does not know"
     raise unknown
 
@@ -151,6 +156,8 @@ def _flag(name: str, scope: Scope) -> Flag:
 def _take(flag: Flag, name: str, rest: list[str]) -> tuple[list[str], list[str]]:
     """Return a flag's values and the other words. Values are counted as by the CLI's own parser (commander)."""
     own = [rest.pop(0)] if rest and isinstance(rest[0], _Value) else None
+    if flag.values == ATTACHED and own is None:
+        return [], rest
     if flag.values == NONE:
         if own is not None:
             raise PolicyError(f"{name} takes no value")

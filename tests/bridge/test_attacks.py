@@ -273,6 +273,17 @@ REFUSED = [
     ["--cloud"],
     ["--teleport"],
     ["--remote-control"],
+    ["--rc"],
+    ["--remote-control-session-name-prefix", "x"],
+    ["--attach-serve", "x"],
+    ["--maintenance"],
+    ["--append-subagent-system-prompt-file", "/etc/shadow"],
+    ["--forward-home-settings", "true"],
+    ["--workload", "x"],
+    ["--agents-view-if-allowed"],
+    ["--agent-id", "x"],
+    ["--parent-session-id", "x"],
+    ["--deep-link-cwd-b64", "Lw=="],
 ]
 
 IN_THE_CONTAINER = [
@@ -284,8 +295,20 @@ IN_THE_CONTAINER = [
     ["--allow-dangerously-skip-permissions", "--permission-mode", "bypassPermissions"],
 ]
 
-COMMANDS = ["agents", "attach", "auth", "config", "doctor", "gateway", "import", "install", "logs", "mcp", "plugin",
-            "purge", "remote-control", "respawn", "rm", "setup-token", "stop", "update"]  # fmt: skip
+OF_NEWER_VERSIONS = [
+    ["--inherit-permission-mode", "bypassPermissions"],
+    ["--ax-screen-reader"],
+    ["--advisor", "sonnet"],
+    ["--fast-mode", "on"],
+    ["--include-unsupported-models"],
+    ["--plan-mode-instructions", "x"],
+    ["--append-subagent-system-prompt", "x"],
+    ["--prefill", "x"],
+]
+
+COMMANDS = ["agents", "attach", "auth", "config", "doctor", "edit-hook", "gateway", "import", "install", "logs", "mcp",
+            "plugin", "project", "purge", "remote-control", "respawn", "rm", "sandbox", "setup-token", "stop", "update",
+            "workspace-trust", "worktree-hook"]  # fmt: skip
 
 
 @pytest.mark.parametrize("argv", REFUSED, ids=lambda argv: " ".join(argv)[:40])
@@ -305,6 +328,13 @@ def test_allowed_argument_runs_nothing_on_the_host(field: Range, argv: list[str]
     field.call("-p", "run it", *argv)
     if "--settings" not in argv and "--mcp-config" not in argv:  # the other cases give no permission for commands
         assert field.real.api.prompts[-1].results == ["ran"]
+
+
+@pytest.mark.parametrize("argv", OF_NEWER_VERSIONS, ids=lambda argv: argv[0])
+def test_allowed_argument_of_a_newer_version_runs_nothing_on_the_host(newest: Range, argv: list[str]) -> None:
+    newest.real.api.part = in_turn(Use("Bash", {"command": f"{RUN}; echo ran", "description": "x"}), Say("done"))
+    newest.call("-p", "run it", "--dangerously-skip-permissions", *argv)
+    assert newest.real.api.prompts[-1].results == ["ran"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
