@@ -118,6 +118,12 @@ def fidelity_tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def cli_drift(session: nox.Session) -> None:
+    """Compare npm's newest Claude Code with the policy's tables; `-- --cli PATH` chooses another one."""
+    _run(session, "tests.drift", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def release_tests(session: nox.Session) -> None:
     """Tag, push, pull and join against a real registry on loopback; run what the workflows run."""
     _run(session, "pytest", "tests/release", *session.posargs)

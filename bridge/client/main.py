@@ -45,7 +45,11 @@ ANSWER_S = 1.0
 """Seconds in which an Agent SDK sends its first request."""
 
 MAX_VALUE = 256
-"""Longest value of an environment variable that is sent, bytes. The server accepts no longer value of any variable."""
+"""Longest value of an environment variable that is always sent, bytes."""
+
+MAX_LONG_VALUE = 16 * 1024
+MAX_LONG_VALUES = 64 * 1024
+"""Longest value of a variable that MCP servers name (a token, for example), and all such values together, bytes."""
 
 
 def main() -> None:
@@ -154,8 +158,10 @@ class _Call:
             self._copies = copies.directory()
             asked = {**_circumstances(kind, cwd), "copies": self._copies}
             below, large = nested(cwd)
-            project = project_files(cwd, below) + project_memory(cwd, below) + large + _texts_of_flags(argv)
-            self._number, call = self._link.open(argv, _variables(), project, **asked)
+            texts = project_files(cwd, below) + _texts_of_flags(argv)
+            variables = _variables([*argv, *(text for _, text in texts)])
+            project = texts + project_memory(cwd, below) + large
+            self._number, call = self._link.open(argv, variables, project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         # Sent together, so that the server can begin before this side has read its hello.
@@ -356,9 +362,20 @@ def _kind_of_stdin() -> str:
     return "pipe" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "none"
 
 
-def _variables() -> dict[bytes, bytes]:
-    """Return the environment. The server uses only the few variables that are safe."""
-    return {name: value for name, value in os.environb.items() if len(value) <= MAX_VALUE}
+def _variables(texts: list[bytes]) -> dict[bytes, bytes]:
+    """Return the environment. Long values are sent only if one of the texts names their variable: `${NAME}`.
+
+    The server uses only the few variables that are safe, and for MCP servers those that their entries name.
+    """
+    left = MAX_LONG_VALUES
+    sent = {}
+    for name, value in os.environb.items():
+        if len(value) > MAX_VALUE:
+            if len(value) > min(left, MAX_LONG_VALUE) or not any(b"${" + name in text for text in texts):
+                continue
+            left -= len(value)
+        sent[name] = value
+    return sent
 
 
 def _wants_notes(argv: list[bytes]) -> bool:

@@ -40,7 +40,8 @@ def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WO
     """Return the fields of a call for the project's files.
 
     A field `file` is the file's name within the workspace, a line feed, and its text. A field `omitted` is a sentence
-    about a limit. Settings are those of `cwd`, as in the CLI. Of everything else, the file nearest to `cwd` is used.
+    about a limit. Settings are those of `cwd`, as in the CLI. Each directory's .mcp.json is sent with the directory in
+    its name, because the CLI uses them together. Of everything else, the file nearest to `cwd` is used.
     Of the directories `below` it, only the skills count.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
@@ -48,9 +49,12 @@ def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WO
     found = _Found(workspace)
     for name in SETTINGS:
         found.take(cwd, name, name)
-    above = list(directories_of(cwd, workspace))
-    for directory in above:
-        found.take(directory, SERVERS, SERVERS)
+    directory = cwd
+    while len(directory) >= len(workspace):
+        name = (directory + b"/" + SERVERS)[len(workspace) + 1 :]
+        found.take(workspace, name, name)
+        directory = directory.rpartition(b"/")[0]
+    above = directories_of(cwd, workspace)
     for folder in FOLDERS:
         for directory in above:
             found.walk(directory, folder)

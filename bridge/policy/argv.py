@@ -23,6 +23,7 @@ from bridge.policy.flags import (
     offered_tools,
     sources,
 )
+from bridge.policy.mcp_servers import variables
 from bridge.policy.project_policy import MAX_NOTES, Project, read
 from bridge.policy.terms import MAX_SHOWN, WORKSPACE, CliError, Decision, PolicyError, Scope, printable
 
@@ -70,6 +71,12 @@ class Plan:
         return "--print" in self.flags or self.controls
 
     @property
+    def bypasses(self) -> bool:
+        """Whether the client switched all questions off."""
+        mode = self.flags.get("--permission-mode", [""])[-1]
+        return "--dangerously-skip-permissions" in self.flags or mode == "bypassPermissions"
+
+    @property
     def sources(self) -> str:
         """The sources of settings that the client wants to use, separated by commas."""
         if {"--bare", "--safe-mode", "--restricted"} & self.flags.keys():
@@ -96,11 +103,16 @@ def rewrite(
     the project's instructions and what the client did not send, as the client sent them. `interactive` says that the
     client has a terminal; then a session without `--print` shows the CLI's interface.
     """
-    plan, caller = Plan(), Caller.of(cwd, texts)
+    env = list(env)
+    caller = Caller.of(cwd, texts, variables(env))
+    plan = Plan()
     prompts = _read(argv, plan, scope, caller)
     # As in the CLI, .mcp.json sees variables of --settings, and none of the project's own settings.
-    variables = [*env, *(f"{name}={value}".encode() for name, value in caller.env.items())]
-    plan.project = read(files, variables, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd)
+    known = [*env, *(f"{name}={value}".encode() for name, value in caller.env.items())]
+    asks = interactive and not plan.prints and not plan.bypasses
+    plan.project = read(files, known, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd, asks=asks)
+    if "--strict-mcp-config" in plan.flags:
+        plan.project.servers = {}
     plan.env = plan.project.env | caller.env
     plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
     _add_own(plan, scope, interactive, is_large)
@@ -242,9 +254,6 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> Non
         own["--setting-sources=user"] = "settings, hooks and commands of the workspace would run on the host"
         own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
     own["--strict-mcp-config"] = "MCP servers that are configured elsewhere would run on the host"
-    if plan.project.servers:
-        servers = json.dumps({"mcpServers": plan.project.servers})
-        own[f"--mcp-config={servers}"] = "the project's MCP servers, which run in the container"
     own[f"--tools={tools[0]}"] = _reason(scope)
     # The client's own rules are values of their own: an open parenthesis in one would swallow all that follows it.
     own |= {f"--disallowedTools={rules}": "asked for" for rules in plan.flags.get("--disallowedTools", [])}
@@ -252,6 +261,10 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> Non
     if "--print" not in plan.flags and not interactive:
         own["--print"] = "there is no terminal for an interactive session"
     plan.argv += own
+    if plan.project.servers:
+        servers = f"--mcp-config={json.dumps({'mcpServers': plan.project.servers})}"
+        own[servers] = "the project's MCP servers, which run in the container"
+        plan.argv.insert(0, servers)  # first, because the client's own replace those of the same name
     plan.decisions += [Decision("add", what, why) for what, why in own.items()]
     plan.decisions += [Decision("drop", *_split(note)) for note in plan.notes]
 

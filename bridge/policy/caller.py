@@ -8,6 +8,7 @@ import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bridge.policy.mcp_servers import with_variables
 from bridge.policy.terms import WORKSPACE, CliError, PolicyError
 
 MAX_TEXT = 96 * 1024
@@ -38,13 +39,15 @@ class Caller:
     cwd: str = WORKSPACE
     texts: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     """For each name of a file: the name of an error or nothing, and the text."""
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The container's variables, for MCP servers alone."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that is left out."""
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     """Variables that --settings sets."""
 
     @classmethod
-    def of(cls, cwd: str, texts: Iterable[bytes]) -> Caller:
+    def of(cls, cwd: str, texts: Iterable[bytes], variables: Mapping[str, str]) -> Caller:
         """Read what the client sent. Each of `texts` is a name, an error or nothing, and a text, between line
         feeds."""
         found: dict[str, tuple[str, str]] = {}
@@ -52,7 +55,7 @@ class Caller:
             name, error, text = (*sent.split(b"\n", 2), b"", b"")[:3]
             fault = "EFBIG" if len(text) > MAX_TEXT else error.decode("ascii", "replace")[:16]
             found[name.decode("utf-8", "surrogateescape")] = (fault, text.decode("utf-8", "replace"))
-        return cls(cwd, found)
+        return cls(cwd, found, variables)
 
     def path(self, name: str) -> str:
         """Return the whole path of a file in the container, for messages only."""
@@ -135,10 +138,10 @@ def servers_of(values: Iterable[str], caller: Caller) -> dict[str, Any]:
 def _configuration(value: str, caller: Caller) -> tuple[dict[str, Any], str]:
     """Return the servers of one value, and what the CLI finds wrong with it."""
     try:
-        config = parsed(value)
+        config = parsed(with_variables(value, caller.variables))
     except ValueError:
         try:
-            config = parsed(caller.text(value))
+            config = parsed(with_variables(caller.text(value), caller.variables))
         except Unreadable as error:
             missing = f"MCP config file not found: {error.path}"
             return {}, missing if error.is_missing else f"Failed to read file: Error: {error}"

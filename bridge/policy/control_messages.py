@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
-from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, refusal, servers, settings
+from bridge.policy.mcp_servers import servers
+from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, refusal, settings
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
@@ -78,6 +79,48 @@ REQUESTS = {
 }  # fmt: skip
 """Control requests that are passed on, with their fields. Any other field is refused unless its value is empty."""
 
+CLOSED = {
+    "it changes settings, plugins or servers of the host's Claude Code": frozenset({
+        "apply_flag_settings", "reload_connectors", "reload_output_styles", "reload_plugins", "reload_skills",
+        "update_settings",
+    }),
+    "it reads what belongs to the host": frozenset({
+        "file_suggestions", "get_binary_version", "get_hooks_listing", "get_memory_dialog", "get_plan",
+        "get_sandbox_dialog", "get_session_cost", "get_settings", "get_skills_dialog", "get_status", "get_task_output",
+        "get_usage", "get_workspace_diff", "list_directory", "list_models", "list_permission_rules", "read_file",
+        "export_conversation",
+    }),
+    "it acts with the host's account elsewhere": frozenset({
+        "code_change_published", "dictate", "get_cloud_session", "get_cloud_session_transcript", "list_cloud_sessions",
+        "message_rated", "submit_feedback", "submit_survey_feedback", "update_cloud_session",
+    }),
+    "it moves the session to another place, or other programs take part in it": frozenset({
+        "claim_session", "comparison_fork", "decide_held_peer_message", "get_chrome_browsers", "get_chrome_dialog",
+        "log_host_events", "prompt_draft_activity", "register_device_hooks", "register_repo_root",
+        "remote_control_work_secret", "remote_plumbing_call", "remote_tool_call", "remote_tools_announce",
+        "remote_tools_probe", "remote_tools_reannounce", "rename_session", "select_chrome_browser",
+        "set_chrome_browser_hints", "set_color", "set_cwd", "set_has_subscribers", "set_message_waiting",
+        "set_peer_delivery", "set_prompt_suggestions_paused", "turn_handoff", "upload_device_hook_template",
+        "vcs_state_changed",
+    }),
+    "it is for a program that draws the interface": frozenset({
+        "ui_attach", "ui_client_fault", "ui_client_module", "ui_client_press", "ui_close", "ui_copy", "ui_detach",
+        "ui_focus", "ui_input", "ui_message", "ui_pane_focus", "ui_pane_show", "ui_panes", "ui_press",
+        "ui_prompt_autocomplete", "ui_prompt_edit", "ui_prompt_fill", "ui_prompt_paint", "ui_prompt_read",
+        "ui_prompt_suggest", "ui_read_selection", "ui_render", "ui_scroll", "ui_select",
+    }),
+    "it lets a tool act without the model": frozenset({
+        "mcp_call", "set_mcp_permission_mode_override", "start_shell_task",
+    }),
+    "only the CLI itself asks this": frozenset({
+        "can_use_tool", "elicitation", "hook_callback", "host_auth_token_refresh", "oauth_token_refresh",
+        "request_user_dialog",
+    }),
+}  # fmt: skip
+"""Control requests that are not passed on, by the reason. A request of a newer CLI is in no table, and is not passed
+on either."""
+
+REASONS = {subtype: reason for reason, subtypes in CLOSED.items() for subtype in subtypes}
 
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{\[,:]', re.DOTALL)
 """Matches strings and punctuation marks. An unterminated string matches up to the end of the line, so that each
@@ -168,7 +211,9 @@ class ControlFilter:
         subtype = request.get("subtype")
         fields = REQUESTS.get(subtype) if isinstance(subtype, str) else None
         if not self._scope.permits(f"control:{subtype}", by_default=fields is not None):
-            raise PolicyError("the control request {} could act on the host; it is not passed on", subtype)
+            why = REASONS.get(subtype, "the bridge does not know it") if isinstance(subtype, str) else "it has no name"
+            why = "the host's operator refuses it" if fields is not None else why
+            raise PolicyError(f"the control request {{}} is not passed on: {why}", subtype)
         if fields is None:
             return request
         for name in sorted(set(request) - fields - {"subtype"}):

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.policy.caller import Caller, agents_of, prompt_of, servers_of, settings_of
-from bridge.policy.project_policy import MODES, refusal, servers, settings, written
+from bridge.policy.mcp_servers import servers, written
+from bridge.policy.project_policy import MODES, refusal, settings
 from bridge.policy.terms import CliError, PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
@@ -248,6 +249,14 @@ FLAGS = (
     Flag(("--safe-mode",), NONE),
     Flag(("--restricted",), NONE),
     Flag(("--brief",), NONE),
+    Flag(("--ax-screen-reader",), NONE),
+    Flag(("--advisor",), ONE, WORD),
+    Flag(("--fast-mode",), ONE, matching("on|off")),
+    Flag(("--include-unsupported-models",), NONE),
+    Flag(("--inherit-permission-mode",), ONE, permission_mode),
+    Flag(("--plan-mode-instructions",), ONE),
+    Flag(("--append-subagent-system-prompt",), ONE),
+    Flag(("--prefill",), ONE),
     Flag(("--no-chrome",), NONE, nothing),
     Flag(("--strict-mcp-config",), NONE, nothing),
     Flag(("--setting-sources",), ONE, sources),
@@ -255,6 +264,14 @@ FLAGS = (
 )
 
 BY_NAME = {name: flag for flag in FLAGS for name in flag.names}
+
+HOSTS = "it hands the session to others"
+ACCOUNT = "it acts with the host's account elsewhere"
+LINK = "it belongs to links that start Claude Code on the host"
+TEAM = "it joins other sessions of the host"
+SETTINGS = "the host's settings are the operator's"
+LOGIN = "the host's login is the operator's"
+RARE = "no program in a container has needed it yet; the host's operator can allow it by name"
 
 # Closed flags: the number of values, in case the operator allows the flag by its name, and the reason for the
 # person who asked.
@@ -264,20 +281,20 @@ CLOSED = {
     "--plugin-url": (ONE, "a plugin brings code that would run on the host"),
     "--worktree": (OPTIONAL, "it runs git on the host; make the worktree in the container"),
     "-w": (OPTIONAL, "it runs git on the host; make the worktree in the container"),
-    "--tmux": (OPTIONAL, "it starts programs on the host"),
+    "--tmux": (NONE, "it starts programs on the host"),
     "--bg": (NONE, "it would leave a daemon on the host"),
     "--background": (NONE, "it would leave a daemon on the host"),
     "--chrome": (NONE, "it connects to programs of the host"),
     "--desktop": (NONE, "it starts programs on the host"),
-    "--cloud": (OPTIONAL, "it acts with the host's account elsewhere"),
-    "--teleport": (OPTIONAL, "it acts with the host's account elsewhere"),
-    "--environment": (ONE, "it acts with the host's account elsewhere"),
-    "--remote-control": (OPTIONAL, "it hands the session to others"),
-    "--sdk-url": (ONE, "it hands the session to others"),
-    "--from-pr": (OPTIONAL, "it acts with the host's account elsewhere"),
-    "--file": (MANY, "it acts with the host's account elsewhere"),
-    "--managed-settings": (ONE, "the host's settings are the operator's"),
-    "--managed-settings-in-initialize": (NONE, "the host's settings are the operator's"),
+    "--cloud": (OPTIONAL, ACCOUNT),
+    "--teleport": (OPTIONAL, ACCOUNT),
+    "--environment": (ONE, ACCOUNT),
+    "--remote-control": (OPTIONAL, HOSTS),
+    "--sdk-url": (ONE, HOSTS),
+    "--from-pr": (OPTIONAL, ACCOUNT),
+    "--file": (MANY, ACCOUNT),
+    "--managed-settings": (ONE, SETTINGS),
+    "--managed-settings-in-initialize": (NONE, SETTINGS),
     "--await-initialize": (
         NONE,
         "settings and plugins that come later would change the host's; leave them out",
@@ -286,6 +303,55 @@ CLOSED = {
         ONE,
         "settings and plugins that come later would change the host's; leave them out",
     ),
+    "--init": (NONE, "it runs set-up hooks; run the commands in the container"),
+    "--init-only": (NONE, "it runs set-up hooks; run the commands in the container"),
+    "--maintenance": (NONE, "it runs set-up hooks; run the commands in the container"),
+    "--append-subagent-system-prompt-file": (ONE, "it reads a file of the host; use --append-subagent-system-prompt"),
+    "--project-config-root": (ONE, "it reads files of the host"),
+    "--enable-auth-status": (NONE, LOGIN),
+    "--host-auth-is-org-sign-in": (NONE, LOGIN),
+    "--allow-other-models": (NONE, SETTINGS),
+    "--forward-home-settings": (ONE, SETTINGS),
+    "--client-data-url": (ONE, "it reads from an address with the host's account"),
+    "--workload": (ONE, ACCOUNT),
+    "--watch-artifact": (ONE, ACCOUNT),
+    "--watch-artifact-no-autoreact": (ONE, ACCOUNT),
+    "--remote": (OPTIONAL, ACCOUNT),
+    "--pool": (ONE, ACCOUNT),
+    "--correlation-id": (ONE, ACCOUNT),
+    "--metadata": (ONE, ACCOUNT),
+    "--ref": (ONE, ACCOUNT),
+    "--on-branch": (ONE, ACCOUNT),
+    "--rc": (OPTIONAL, HOSTS),
+    "--remote-control-session-name-prefix": (ONE, HOSTS),
+    "--attach-serve": (ONE, HOSTS),
+    "--await-claim": (NONE, HOSTS),
+    "--runner-declares": (ONE, HOSTS),
+    "--hold-repository-while-parked": (NONE, HOSTS),
+    "--session-began-as-copy": (ONE, HOSTS),
+    "--channels": (MANY, "other programs could write into the session"),
+    "--dangerously-load-development-channels": (MANY, "other programs could write into the session"),
+    "--messaging-socket-path": (ONE, TEAM),
+    "--agents-view-if-allowed": (NONE, TEAM),
+    "--agent-id": (ONE, TEAM),
+    "--agent-name": (ONE, TEAM),
+    "--agent-color": (ONE, TEAM),
+    "--agent-type": (ONE, TEAM),
+    "--team-name": (ONE, TEAM),
+    "--teammate-mode": (ONE, TEAM),
+    "--plan-mode-required": (NONE, TEAM),
+    "--parent-session-id": (ONE, TEAM),
+    "--lead-verify-key": (ONE, TEAM),
+    "--deep-link-origin": (NONE, LINK),
+    "--deep-link-repo": (ONE, LINK),
+    "--deep-link-last-fetch": (ONE, LINK),
+    "--deep-link-cwd-b64": (ONE, LINK),
+    "--prefill-b64": (ONE, LINK),
+    "--enable-auto-mode": (NONE, "use --permission-mode auto"),
+    "--rewind-files": (ONE, "use the control request rewind_files"),
+    "--reply-on-resume": (NONE, RARE),
+    "--proactivity": (ONE, RARE),
+    "--resume-drops-turn": (ONE, RARE),
     "--version": (NONE, "ask for it alone"),
     "-v": (NONE, "ask for it alone"),
     "--help": (NONE, "ask for it alone"),
@@ -304,7 +370,9 @@ a note. The operator can allow them by name."""
 
 # Words that the CLI takes for its own commands if they come first. They are not accepted as prompts.
 SUBCOMMANDS = frozenset({
-    "agents", "attach", "auth", "auto-mode", "config", "daemon", "doctor", "gateway", "import", "install", "kill",
-    "login", "logout", "logs", "mcp", "migrate-installer", "open", "plugin", "plugins", "purge", "remote-control",
-    "respawn", "rm", "server", "setup-token", "ssh", "stop", "ultrareview", "update", "upgrade",
+    "agents", "attach", "auth", "auto-mode", "config", "daemon", "design-login", "doctor", "edit-chrome-settings",
+    "edit-hook", "edit-memory-settings", "edit-permission-rules", "edit-sandbox-settings", "edit-skill-overrides",
+    "gateway", "import", "import-conversations", "install", "kill", "login", "logout", "logs", "mcp",
+    "migrate-installer", "open", "plugin", "plugins", "project", "purge", "remote-control", "respawn", "rm", "sandbox",
+    "server", "setup-token", "ssh", "stop", "ultrareview", "update", "upgrade", "workspace-trust", "worktree-hook",
 })  # fmt: skip

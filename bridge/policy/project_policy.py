@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from bridge.policy import environment
+from bridge.policy import environment, mcp_servers
 from bridge.policy.documents import MAX_FILE, MAX_FILES, written_anew
 from bridge.policy.heads import Heads
 from bridge.policy.project_memory import Memory, compose
@@ -100,21 +98,17 @@ outside of the container."""
 OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
 """Types of a hook's fields. Fields that are not listed are text."""
 
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]{0,127})(?::-([^}${]{0,1024}))?\}")
 
 MAX_NOTES = 100
 """Notes about what was left out. A client prints each of them."""
-MAX_VALUE = 256
-"""Bytes of a variable that is used in a server's entry. Our client sends no longer ones."""
 MAX_VARIABLES = 128
 MAX_VARIABLE_TEXT = 64 * 1024
 """Variables of one `env`, and characters of all. They are sent with each command."""
 MAX_HOOKS = 64
 """Hooks of one file. All hooks of one event run at the same time, and each needs a process on the host while it
 runs."""
-MAX_SERVER = 64 * 1024
-"""Characters of a server's entry, with its variables replaced."""
 
 
 @dataclasses.dataclass
@@ -142,11 +136,13 @@ def read(
     memory: Iterable[bytes] = (),
     omitted: Iterable[bytes] = (),
     cwd: str = WORKSPACE,
+    asks: bool = False,
 ) -> Project:
     """Return the project from what a client sent.
 
     Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. For `memory` see `compose`.
-    `omitted` are sentences about what the client did not send. What is not allowed is left out with a note.
+    `omitted` are sentences about what the client did not send. `asks` says whether the CLI would ask a person about MCP
+    servers. What is not allowed is left out with a note.
     """
     heads = Heads()
     project = Project()
@@ -156,7 +152,7 @@ def read(
         project.files |= project.memory.rules
         project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
-        _configuration(files, env, scope, chosen, cwd, project, heads)
+        _configuration(files, env, scope, chosen, cwd, asks, project, heads)
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
     if beyond > 0:
@@ -170,6 +166,7 @@ def _configuration(
     scope: Scope,
     chosen: list[str],
     cwd: str,
+    asks: bool,
     project: Project,
     heads: Heads,
 ) -> None:
@@ -187,9 +184,10 @@ def _configuration(
             layers.append(_settings(layer, name, scope, project, cwd))
     _merge(project, layers)
     if "project" in chosen:
-        pairs = (entry.partition(b"=")[::2] for entry in env)
-        variables = {name: value for name, value in pairs if len(value) <= MAX_VALUE}
-        _servers(_object(texts.get(b".mcp.json", b""), ".mcp.json", project), layers, variables, scope, project)
+        entries, variables = _entries(texts, project), mcp_servers.variables(env)
+        project.servers = mcp_servers.of_project(
+            entries, layers, variables, scope, asks, lambda note: project.notes.append(f".mcp.json: {note}")
+        )
         for path, text in texts.items():
             _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
 
@@ -216,6 +214,15 @@ def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) 
     if path not in project.files:
         project.files[path] = whole
         project.notes += notes
+
+
+def _entries(texts: Mapping[bytes, bytes], project: Project) -> Json:
+    """Return the servers of all .mcp.json files. Those of an inner directory replace those of an outer one."""
+    found: Json = {}
+    for path in sorted((path for path in texts if (b"/" + path).endswith(b"/.mcp.json")), key=len):
+        entries = _object(texts[path], printable(path.decode("utf-8", "replace"), 80), project).get("mcpServers")
+        found |= entries if isinstance(entries, dict) else {}
+    return found
 
 
 def _object(text: bytes, name: str, project: Project) -> Json:
@@ -372,125 +379,3 @@ def _merge(project: Project, layers: list[Json]) -> None:
                 project.env |= value
             elif name not in OF_SERVERS:
                 merged[name] = value
-
-
-# MCP servers
-
-
-def _servers(config: Json, layers: list[Json], env: Mapping[bytes, bytes], scope: Scope, project: Project) -> None:
-    lists = [layer.get("disabledMcpjsonServers") for layer in layers]
-    off = {name for one in lists if isinstance(one, list) for name in one if isinstance(name, str)}
-    found = config.get("mcpServers")
-    for name, entry in found.items() if isinstance(found, dict) else []:
-        if name in off:
-            continue
-        try:
-            project.servers[name] = server(name, _bounded(name, entry, env), scope)
-        except PolicyError as refusal:
-            project.notes.append(f".mcp.json: {refusal}")
-
-
-def _bounded(name: str, entry: Any, env: Mapping[bytes, bytes]) -> Any:
-    try:
-        expanded = _expanded(entry, env)
-        length = len(json.dumps(expanded))
-    except RecursionError:
-        raise PolicyError("the MCP server {} is nested too deeply", name) from None
-    if length > MAX_SERVER:
-        raise PolicyError(f"the MCP server {{}} is longer than {MAX_SERVER} characters", name)
-    return expanded
-
-
-def servers(value: object, scope: Scope) -> Json:
-    """Return the servers in a client's own configuration. Raises PolicyError."""
-    if not isinstance(value, dict):
-        raise PolicyError("the MCP configuration holds no object mcpServers")
-    return {str(name): server(str(name), entry, scope) for name, entry in value.items()}
-
-
-def written(value: object) -> str:
-    """Return checked JSON as text. Raises PolicyError if it is nested too deeply."""
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        raise PolicyError("JSON is nested too deeply") from None
-
-
-def server(name: str, entry: object, scope: Scope) -> Json:
-    """Return one server, rewritten so that it runs in the client or its container, or is reached over the network.
-
-    Raises PolicyError if that is not possible.
-    """
-    kind = entry.get("type") or ("stdio" if "command" in entry else None) if isinstance(entry, dict) else None
-    if not isinstance(entry, dict):
-        raise PolicyError("the MCP server {} is no object", name)
-    if kind == "sdk":
-        own = entry.get("name", name)
-        return {"type": "sdk", "name": own if isinstance(own, str) else name}
-    if "${" in written(entry):
-        raise PolicyError("the MCP server {} names a variable that the container does not have", name)
-    if kind == "stdio":
-        return _stdio(name, entry, scope)
-    if kind in ("http", "sse"):
-        return _remote(name, kind, entry, scope)
-    raise PolicyError("the MCP server {} is of type {}, which the bridge does not carry", name, kind)
-
-
-def _stdio(name: str, entry: Json, scope: Scope) -> Json:
-    if not scope.runs_commands:
-        raise PolicyError("the MCP server {} would run on the host; only in-process servers are carried", name)
-    command, args, env = entry.get("command"), entry.get("args") or [], entry.get("env") or {}
-    texts = [command, *args] if isinstance(args, list) else [None]
-    if not all(isinstance(text, str) and text.isprintable() for text in texts) or not isinstance(env, dict):
-        raise PolicyError("the MCP server {} has no command with a list of arguments", name)
-    for variable, value in env.items():
-        if not _NAME.fullmatch(str(variable)) or not isinstance(value, str | int | float):
-            raise PolicyError("the MCP server {} has a variable that is none: {}", name, variable)
-    # Its variables are set in the container, not in the CLI's process, where some of them would start programs.
-    pairs = [f"{variable}={value}" for variable, value in env.items()]
-    words = ["env", *pairs, *texts] if pairs else texts
-    return {"type": "stdio", "command": words[0], "args": words[1:]}
-
-
-def _remote(name: str, kind: str, entry: Json, scope: Scope) -> Json:
-    if not scope.web:
-        raise PolicyError(f"the MCP server {name[:60]!r} is on the network, which this bridge does not offer")
-    unknown = sorted(field for field in entry if field not in ("type", "url", "headers") and entry[field])
-    if unknown:
-        raise PolicyError(f"the MCP server {name[:60]!r} has {unknown[0][:40]!r}, which could run commands on the host")
-    url, headers = entry.get("url"), entry.get("headers") or {}
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not isinstance(headers, dict):
-        raise PolicyError(f"the MCP server {name[:60]!r} has no address")
-    if _leads_nowhere(url):
-        raise PolicyError(
-            f"the MCP server {name[:60]!r} is on no public server: names in .invalid are the bridge's own"
-        )
-    return {"type": kind, "url": url, "headers": {str(key): str(value) for key, value in headers.items()}}
-
-
-def _leads_nowhere(url: str) -> bool:
-    """Return whether a URL is in .invalid or cannot be parsed with certainty. The proxy, which decides, refuses
-    both."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return True
-    return not host or unquote(host).lower().rstrip(".").endswith(".invalid")
-
-
-def _expanded(value: Any, env: Mapping[bytes, bytes]) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}` with the container's variables. The CLI would use the host's."""
-
-    def look_up(match: re.Match[str]) -> str:
-        found = env.get(match[1].encode())
-        if found is not None:
-            return found.decode("utf-8", "replace")
-        return match[0] if match[2] is None else match[2]
-
-    if isinstance(value, str):
-        return _VARIABLE.sub(look_up, value)
-    if isinstance(value, list):
-        return [_expanded(entry, env) for entry in value]
-    if isinstance(value, dict):
-        return {key: _expanded(entry, env) for key, entry in value.items()}
-    return value

@@ -188,7 +188,7 @@ def test_names_and_placeholders_are_those_of_one_call(serve: Serve, gate: Gate) 
     one, other = (Asked(serve, {"ANTHROPIC_BASE_URL": gate.url}) for _ in range(2))
     assert one.url != other.url
     assert one.key != other.key
-    assert b" 403 " in other.say(POST.format(url=one.url, key=one.key))
+    assert b" 502 " in other.say(POST.format(url=one.url, key=one.key))
     assert b" 403 " in other.say(POST.format(url=other.url, key=one.key))
     assert not gate.heard
 
@@ -340,13 +340,13 @@ def test_gateway_s_name_is_good_for_no_tunnel(ask: Ask, gate: Gate, spelling: Ca
 def test_gateway_s_name_has_one_port(ask: Ask, gate: Gate, port: str) -> None:
     asked = ask()
     url = f"{asked.url}:{port.format(gate=gate.port)}"
-    assert b" 403 " in asked.say(POST.format(url=url, key=asked.key))
+    assert b" 502 " in asked.say(POST.format(url=url, key=asked.key))
     assert not gate.heard
 
 
 def test_gateway_s_own_address_is_no_way_around(ask: Ask, gate: Gate) -> None:
     asked = ask()
-    assert b" 403 " in asked.say(POST.format(url=gate.url, key=asked.key))
+    assert b" 502 " in asked.say(POST.format(url=gate.url, key=asked.key))
     assert tunnel(asked.proxy, "127.0.0.1", gate.port) == 403
     assert not gate.heard
 

@@ -66,7 +66,7 @@ def test_address_that_is_not_public_is_refused(serve: Serve, site: tuple[str, in
 def test_refusal_is_a_sentence(serve: Serve, host: str) -> None:
     code, text = fetch(serve(Rules(web=True)), f"http://{host}/")
     assert (code, text) == (
-        403,
+        502,
         f"bridge: {host} is not on the public internet; the container can be asked to fetch it\n",
     )
 
@@ -117,7 +117,7 @@ def test_public_address_is_refused_by_rule(serve: Serve, monkeypatch: pytest.Mon
 def test_refused_port_says_what_the_operator_can_set(serve: Serve) -> None:
     code, text = fetch(serve(Rules(web=True)), "http://public.example:8080/")
     wanted = "port 8080 of public.example is none of the web's; the operator can add it to web_ports in bridge.yaml"
-    assert (code, text) == (403, f"bridge: {wanted}\n")
+    assert (code, text) == (502, f"bridge: {wanted}\n")
 
 
 def test_port_that_the_operator_added_is_open(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_look_ups_of_a_grant_are_forgotten_with_its_last_call() -> None:
 def test_name_in_invalid_leads_nowhere(serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     connected = answers(monkeypatch, [PUBLIC])
     proxy = serve(Rules(web=True))
-    assert (tunnel(proxy, name, 443), fetch(proxy, f"http://{name}/")[0]) == (403, 403)
+    assert (tunnel(proxy, name, 443), fetch(proxy, f"http://{name}/")[0]) == (403, 502)
     assert not connected
 
 

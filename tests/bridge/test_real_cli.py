@@ -61,6 +61,21 @@ def test_conversation_of_another_grant_does_not_exist(real: RealHost) -> None:
     assert b"No conversation found" in done.stderr
 
 
+def test_conversation_belongs_to_the_workspace(real: RealHost) -> None:
+    """Under one name of a grant: another workspace, the first one again, and a new clone of it."""
+    first = real.place()
+    assert first.run("-p", "words about the first").returncode == 0
+    second = real.host.grant(first.name, folder=f"{first.name}-second")
+    assert second.run("-p", "words about the second", "--continue").returncode == 0
+    assert "words about the first" not in real.api.prompts[-1].everything
+    assert real.host.grant(first.name).run("-p", "again", "--continue").returncode == 0
+    first.workspace.rename(first.workspace.with_name(f"{first.name}-old"))
+    assert real.host.grant(first.name).run("-p", "anew", "--continue").returncode == 0
+    told = real.api.prompts[-1].everything
+    assert "words about the first" in told
+    assert "words about the second" not in told
+
+
 def test_chosen_session_id(real: RealHost) -> None:
     chosen = str(uuid.uuid4())
     result = json.loads(real.place().run("-p", "x y", "--session-id", chosen, "--output-format", "json").stdout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,42 @@ def test_ctrl_z_and_fg(screen: Screen) -> None:
     screen.wait("hello")
     ask(screen, " again")
     screen.wait("heard: hello again")
+
+
+def leave(screen: Screen) -> None:
+    screen.type("", "C-c")
+    screen.wait("again to exit")
+    screen.type("", "C-c")
+    screen.wait_for_shell()
+
+
+def search(screen: Screen) -> None:
+    """Search with Ctrl-R. Until text is visible, the CLI drops control keys."""
+    screen.type("hello")
+    screen.wait("hello")
+    screen.type("", "C-u", "C-r")
+    screen.wait("earch prompts")
+    screen.type("otter")
+
+
+EARLIER: dict[str, tuple[str, Callable[[Screen], None]]] = {
+    "arrow": ("", lambda screen: screen.type("", "Up")),
+    "search": ("", search),
+    "conversations": ("--resume", lambda screen: None),
+}
+"""Where people find what they typed in an earlier call: the CLI's arguments, and the keys."""
+
+
+@pytest.mark.parametrize("where", EARLIER)
+def test_prompt_of_an_earlier_call_comes_back(screen: Screen, where: str) -> None:
+    begin(screen)
+    ask(screen, "what are otters")
+    screen.wait("heard: what are otters")
+    leave(screen)
+    arguments, press = EARLIER[where]
+    begin(screen, arguments)
+    press(screen)
+    screen.wait("what are otters")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["lost", "restarted"])

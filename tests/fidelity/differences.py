@@ -198,6 +198,13 @@ def _unknown_flag(name: str, value: Any) -> Any:
     return [f"{found[1] or found[2]} is unknown" for found in refused[:1] if found] or value
 
 
+_unreached = replaced(
+    r'^(\S+)( \(\w+\))?: "(SSE error: )?'
+    r'(ECONNREFUSED|ENOENT|Executable not found|Connection closed|Error POSTing|Non-200).*"$',
+    r"\1: …",
+)
+"""Leaves out why an MCP server cannot be reached."""
+
 OFFERED = ("Glob", "Grep", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate")
 ALL = r".*"
 TOLD = r"request \d+: (system|message \d+ .*)"
@@ -324,6 +331,21 @@ DIFFERENCES = (
         r"request \d+: message \d+ \(user\)",
         one_empty_line_less,
         one_empty_line_less,
+    ),
+    Difference(
+        "The project's MCP servers have the source `dynamic`, not `project`.",
+        "The bridge names them on the CLI's command line. If the CLI read `.mcp.json` itself, it would replace "
+        "variables with those of the host.",
+        r"init: mcp_servers",
+        lambda _, value: [entry | ({"source": "dynamic"} if "source" in entry else {}) for entry in value],
+    ),
+    Difference(
+        "The reason why an MCP server cannot be reached is given in other words.",
+        "A server that is a program starts in the container. A server on the network is reached through the proxy, "
+        "which refuses addresses that are not public.",
+        r"request \d+: message \d+ \(system\)",
+        _unreached,
+        _unreached,
     ),
 )
 

@@ -148,8 +148,25 @@ with open("/workspace/out", "a") as out:
         print(told["hook_event_name"], key, path and found, path[-6:], file=out)
 """
 PYTHON = "/usr/bin/python3"
+TELLS = MCP.replace("import json, sys", "import json, os, sys").replace(
+    '"L"', 'repr([sys.argv[1:], os.getcwd(), sorted(i for i in os.environ.items() if i[0][:2] == "T_")])'
+)
+"""A server that tells how it was started, in the description of its tool."""
 CONNECTED = ("--mcp-config", "{}")
 APPROVED = {"enableAllProjectMcpServers": True}
+
+
+def tells(*args: str, **more: Any) -> dict[str, Any]:
+    """Return the entry of a server that tells how it was started."""
+    return {"command": PYTHON, "args": ["tells.py", *args], "alwaysLoad": True, **more}
+
+
+TEXTS = ["a\nb", "tab\there", "", "a b", "'q'", '"d"', "$HOME", "`x`", "\\n", "é🚀", "*", "-flag", "a=b", "{}",
+         "${T_ONE}", "${T_NONE}", "${T_NONE:-d}", "${T_NONE:-}", "${T_EMPTY:-d}", "x${T_ONE}y${T_ONE}", "$T_ONE",
+         "${T_NONE:-${T_ONE}}", "${input:key}", "${env:T_ONE}", "${workspaceFolder}", "${T_LONG}", "$${T_ONE}",
+         "${T-x}", "${T_NONE:-a\nb}", "${T_REFERS}"]  # fmt: skip
+SET = {"T_ONE": "1 $x", "T_EMPTY": "", "T_LONG": "l" * 3000, "T_PY": PYTHON, "T_REFERS": "${HOME}"}
+AWAY = "http://127.0.0.1:1/mcp"
 
 RULES = {
     ".claude/rules/style.md": "RULE: be terse.\n",
@@ -711,6 +728,92 @@ def _corpus() -> list[Project]:
                 **settings(enabledMcpjsonServers=["a"]),
             },
             (HI, Call((*HI.argv, "--strict-mcp-config"))),
+        ),
+        Project(
+            "MCP servers switched off",
+            {
+                **servers(a=tells(), b=tells(), c=tells(), d=tells()),
+                "tells.py": TELLS,
+                **settings(disabledMcpjsonServers=["a"], enableAllProjectMcpServers=False),
+                ".claude/settings.local.json": json.dumps(
+                    {"disabledMcpjsonServers": ["b"], "enabledMcpjsonServers": ["b", "c"]}
+                ),
+            },
+        ),
+        Project(
+            "MCP servers with texts",
+            {
+                **servers(
+                    texts=tells(*TEXTS),
+                    variables=tells(env={f"T_{number}": text for number, text in enumerate(TEXTS)}),
+                    **{"my server": tells(), "dot.ted": tells(), "größe": tells()},
+                    program={**tells(), "command": "${T_PY}"},
+                    script={"command": "./run.sh", "alwaysLoad": True},
+                    line={"command": f"{PYTHON} tells.py"},
+                    home={"command": "~/server"},
+                ),
+                "tells.py": TELLS,
+                "run.sh": "#!/bin/sh\nexec python3 tells.py\n",
+            },
+            (Call(HI.argv, env=SET),),
+        ),
+        Project(
+            "MCP entries of other programs",
+            {
+                **servers(
+                    cline=tells(disabled=True, autoApprove=["look"], alwaysAllow=[], timeout=600),
+                    cursor=tells(envFile="${workspaceFolder}/.env", cwd="${workspaceFolder}/src"),
+                    readme=tells(description="${X}", transportType="stdio", cwd="/tmp", trust=True),
+                    address={"url": AWAY},
+                    windsurf={"serverUrl": AWAY},
+                    camel={"type": "streamableHttp", "url": AWAY},
+                    local={"type": "local", "command": ["python3", "tells.py"]},
+                    sse={"type": "sse", "url": AWAY},
+                    http={
+                        "type": "http",
+                        "url": AWAY,
+                        "headers": {"Authorization": "Bearer ${T_ONE}"},
+                        "timeout": 5000,
+                    },
+                    socket={"type": "ws", "url": "ws://127.0.0.1:1/"},
+                    login={"type": "http", "url": AWAY, "oauth": {"clientId": "x", "callbackPort": 3118}},
+                    unset={"type": "http", "url": "${T_NONE}"},
+                    empty={"type": "http", "url": ""},
+                    text={"type": "http", "url": "not a url"},
+                    number={"command": PYTHON, "args": ["tells.py"], "env": {"PORT": 3000}},
+                    nothing=None,
+                ),
+                "tells.py": TELLS,
+            },
+            (Call(HI.argv, env=SET),),
+        ),
+        Project(
+            "MCP servers for another editor",
+            {
+                ".mcp.json": json.dumps(
+                    {"inputs": [{"type": "promptString", "id": "key"}], "servers": {"a": tells("${input:key}")}}
+                ),
+                "tells.py": TELLS,
+            },
+        ),
+        Project(
+            "MCP servers at several levels",
+            {
+                **servers(root=tells("root"), both=tells("root")),
+                "app/.mcp.json": servers(app=tells("app"), both=tells("app"))[".mcp.json"],
+                "tells.py": TELLS,
+                "app/tells.py": TELLS,
+            },
+            (HI, Call(HI.argv, cwd="/workspace/app")),
+        ),
+        Project(
+            "MCP servers beside those of a flag",
+            {**servers(a=tells(), both=tells("project")), "tells.py": TELLS},
+            tuple(
+                Call((*HI.argv, "--mcp-config", json.dumps({"mcpServers": entries}), *more), env=SET)
+                for entries in ({"q": tells(*TEXTS), "both": tells("flag")}, {"empty": {"command": ""}, "q": tells()})
+                for more in ((), ("--strict-mcp-config",))
+            ),
         ),
         Project(
             "files for flags",

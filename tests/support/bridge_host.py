@@ -180,9 +180,9 @@ class BridgeHost:
         """Return the environment of the server, with its own home."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.directory / "home"), **more}
 
-    def grant(self, name: str, *shares: str) -> Place:
-        """Grant a new workspace."""
-        workspace = self.directory / "workspaces" / name
+    def grant(self, name: str, *shares: str, folder: str = "") -> Place:
+        """Grant a workspace: a folder that has the grant's name, or another one."""
+        workspace = self.directory / "workspaces" / (folder or name)
         workspace.mkdir(parents=True, exist_ok=True)
         os.chown(workspace, OWNER, OWNER)
         words = [word for share in shares for word in ("--share", share)]

@@ -95,6 +95,22 @@ def test_closed_flag_can_be_opened_by_the_operator(name: str) -> None:
     assert any(word.startswith(name) for word in rewrite([name, "x y"], Scope(allowed=frozenset({name}))).argv)
 
 
+def test_unknown_flag_is_refused_and_the_sentence_says_how_it_is_allowed() -> None:
+    with pytest.raises(PolicyError, match=r"^--telepathy is no flag .* adds it to policy\.allow in bridge\.yaml"):
+        rewrite(["--telepathy"], SCOPE)
+
+
+@pytest.mark.parametrize(
+    ("argv", "passed"),
+    [(["--telepathy", "hi you"], ["--telepathy"]), (["--telepathy=far", "hi you"], ["--telepathy=far"])],
+)
+def test_unknown_flag_is_passed_on_if_the_operator_names_it(argv: list[str], passed: list[str]) -> None:
+    """Nothing is known of its values, so the next word is none of them."""
+    plan = rewrite(["-p", *argv], Scope(allowed=frozenset({"--telepathy"})))
+    assert [word for word in plan.argv if word.startswith("--telepathy")] == passed
+    assert plan.prompt == "hi you"
+
+
 @pytest.mark.parametrize("name", ["--print", "--model", "--resume"])
 def test_open_flag_can_be_closed_by_the_operator(name: str) -> None:
     with pytest.raises(PolicyError, match="operator"):

@@ -6,7 +6,7 @@
     audit.jsonl       who called what
     registry/NAME     a grant, as JSON
     grants/NAME/      what a container mounts: one socket and nothing else
-    private/NAME/KEY/ the conversations of a grant on one workspace, owned by the grant's user
+    private/NAME/KEY/ the conversations of a grant on one workspace (conversations.py)
     scratch/          sockets of single calls, and their configuration if there is no namespace for it
 
 Only one server uses it at a time.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -26,16 +25,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.protocol.frames import MAX_SOCKET_PATH
-from bridge.server.host import places, trees
+from bridge.server.host import conversations, places, trees
 from bridge.server.host.files import own_directory, replace_file
 from bridge.server.host.grants import SOCKET_NAME, Grant, Share, StateError, check_against, check_shares, pinned
 from bridge.server.host.places import Place
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Pattern of a grant's name."""
-
-KEPT = ("projects", "todos", "tasks", "plans", "file-history")
-"""What the CLI keeps of a conversation. Nothing in these directories is ever executed."""
 
 
 def default_root() -> Path:
@@ -125,6 +121,14 @@ class StateDirectory:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return StateError(f"grant {name} cannot be read (of an earlier version, perhaps); grant it anew")
 
+    def _workspace_of_earlier_version(self, name: str) -> str:
+        """Return the workspace of a grant that an earlier version has registered; empty for any other."""
+        try:
+            found = json.loads((self.root / "registry" / name).read_text()).get("workspace")
+        except (OSError, ValueError, AttributeError):
+            return ""  # ignored because there is no such grant, or nothing is known of it
+        return found if isinstance(found, str) else ""
+
     def add(self, grant: Grant, *, protected: Iterable[str | os.PathLike[str]] = ()) -> Path:
         """Register or change a grant. Returns the directory that a container mounts. Raises StateError or OSError.
 
@@ -138,6 +142,8 @@ class StateDirectory:
             raise StateError(f"this server cannot run Claude as user {grant.user[0]}; grant it as root")
         self._check_places(grant, protected)
         directory = self.prepare_mount(grant.name)
+        if workspace := self._workspace_of_earlier_version(grant.name):
+            conversations.adopt(self.root / "private", grant.name, workspace)
         replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
         return directory
 
@@ -222,24 +228,8 @@ class StateDirectory:
         return self.root / "grants" / name
 
     def private(self, grant: Grant) -> Path:
-        """Return the directory with a grant's conversations on its workspace. It belongs to the grant's user.
-
-        It depends on name and workspace, so a name that is used again for another project does not get the old
-        conversations. Raises StateError or OSError.
-        """
-        key = hashlib.sha256(os.fsencode(grant.workspace)).hexdigest()[:16]
-        above = self.root / "private" / grant.name
-        own_directory(above, 0o711)
-        directory = above / key
-        own_directory(directory, 0o711)
-        for path in (directory / name for name in KEPT):
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(mode=0o700)
-            if path.is_symlink() or not path.is_dir():
-                raise StateError(f"{path} is not the directory that it should be; move it away")
-            if (path.stat().st_uid, path.stat().st_gid) != grant.user:
-                os.chown(path, *grant.user, follow_symlinks=False)
-        return directory
+        """Return the directory with a grant's conversations on its workspace. Raises StateError or OSError."""
+        return conversations.directory(self.root / "private", grant)
 
     def scratch(self) -> Path:
         """Create a directory for one call, which other users cannot list. Raises OSError."""

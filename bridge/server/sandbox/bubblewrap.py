@@ -38,10 +38,11 @@ from bridge.policy import Scope, environment
 from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE
 from bridge.server.host.claude_cli import files_of, interpreters_of
+from bridge.server.host.conversations import HISTORY, KEPT
 from bridge.server.host.credentials import Credential
 from bridge.server.host.grants import Grant
 from bridge.server.host.places import Place
-from bridge.server.host.state_directory import KEPT, StateDirectory
+from bridge.server.host.state_directory import StateDirectory
 from bridge.server.sandbox import proxy
 
 MEMORY_LIMIT = 64 * 1024 * 1024
@@ -241,6 +242,7 @@ def unconfined(spec: SandboxSpec, state: StateDirectory, call_id: str) -> Comman
     _write(spec.project.files | _memory(spec), scratch)
     for name in KEPT:
         (scratch / name).symlink_to(private / name)
+    (scratch / HISTORY).hardlink_to(private / HISTORY)  # the CLI refuses a symbolic link
     for path in (scratch, *scratch.rglob("*")):
         os.chown(path, uid, gid, follow_symlinks=False)
     env = {**spec.env, b"CLAUDE_CONFIG_DIR": os.fsencode(scratch), b"HOME": os.fsencode(scratch)}
@@ -394,7 +396,7 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
     for name in sorted({name.partition("/")[0] for name in spec.project.files}):
         words += ["--ro-bind", str(spec.scratch / "project" / name), f"{CONFIG_AT}/{name}"]
     private = state.private(spec.grant)
-    for name in KEPT:
+    for name in (*KEPT, HISTORY):  # the CLI refuses a history that is a link; it appends to the file in its place
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
     # A file of the read-only root, not --ro-bind-data. CLI 2.1.197 takes a file that was deleted after it was
     # mounted for a broken link, and ignores the settings in it.

@@ -150,7 +150,11 @@ class Proxy:
         host, port, path = split_url(request.target)
         gateway = self._rules.disguise.gateways.get(host) if port == 80 else None
         if gateway is None:
-            server = await self._connect(host, port, vouched_for=False)
+            try:
+                server = await self._connect(host, port, vouched_for=False)
+            except RefusedError as refusal:
+                # After a 403, the CLI would say that an MCP server at this address wants a login.
+                raise FailedError(str(refusal)) from None
             await exchange(client, server, request, head_of(request, named(host, port, 80), path, request.passed()))
         elif gateway.is_greeting(request, path):
             say(client[1], b"200 OK", b"")
