@@ -25,6 +25,12 @@ def give(path: Path) -> None:
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a short name, because a socket's path has at most 107 bytes."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
 def state(tmp_path: Path) -> StateDirectory:
     state = StateDirectory(tmp_path / "state")
     state.prepare()
