@@ -96,7 +96,7 @@ def test_closed_flag_can_be_opened_by_the_operator(name: str) -> None:
 
 
 def test_unknown_flag_is_refused_and_the_sentence_says_how_it_is_allowed() -> None:
-    with pytest.raises(PolicyError, match=r"^--telepathy is no flag .* can allow it by name, with policy\.allow in bridge\.yaml"):
+    with pytest.raises(PolicyError, match=r"^--telepathy is no flag .* by name, with policy\.allow in bridge\.yaml"):
         rewrite(["--telepathy"], SCOPE)
 
 
