@@ -18,6 +18,7 @@ nox.options.sessions = [
     "build",
     "image_tests",
     "bridge_tests",
+    "fidelity_tests",
     "parity_tests",
     "release_tests",
 ]
