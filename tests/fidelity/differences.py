@@ -75,12 +75,29 @@ def without_tools(*tools: str) -> Rewrite:
     return lambda name, value: None if name.partition(": tool ")[2] in tools else lines(name, value)
 
 
-def _told(_name: str, value: Any) -> Any:
-    """Add what the bridge tells about the container to the end of the system prompt, before the state of git."""
-    if not isinstance(value, list):
+def dropped(pattern: str) -> Rewrite:
+    """Return a rewrite that leaves out the lines that match, in lists at any depth."""
+    compiled = re.compile(pattern)
+
+    def rewrite(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            kept = [line for line in value if not (isinstance(line, str) and compiled.match(line))]
+            return [rewrite(name, entry) for entry in kept]
+        if isinstance(value, dict):
+            return {key: rewrite(name, entry) for key, entry in value.items()}
         return value
-    at = next((at for at, line in enumerate(value) if line.startswith("gitStatus: ")), len(value) + 1)
-    return [*value[: at - 1], "", *where_it_lives(Scope()).splitlines(), *value[at - 1 :]]
+
+    return rewrite
+
+
+def _untold(_name: str, value: Any) -> Any:
+    """Leave out what the bridge tells about the container, and the empty line before it."""
+    told = where_it_lives(Scope()).splitlines()
+    at = next((at for at in range(len(value)) if value[at : at + len(told)] == told), None)
+    if at is None:
+        return value
+    before = value[:at]
+    return (before[:-1] if before[-1:] == [""] else before) + value[at + len(told) :]
 
 
 def _without_list(value: Any) -> Any:
@@ -92,9 +109,35 @@ def _without_list(value: Any) -> Any:
     return {**value, "tool_use_result": {**result, "bashEditDiff": none}}
 
 
+def _without_key(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_key(key, entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _without_key(key, entry) for name, entry in value.items() if name != key}
+    return value
+
+
+_searched = in_turn(
+    replaced(r"\(Read, Edit, Write(, Glob, Grep)?\) — reserve", "(…) — reserve"),
+    replaced(r"Otherwise use (`find` or `grep` via the Bash tool|the Glob or Grep) directly", "Otherwise use …"),
+    replaced(r"using (`find`/Glob, `grep`/Grep|Glob, Grep), and Read", "using … and Read"),
+    replaced(r"(`grep` via the Bash tool|the Grep tool) for a specific", "… for a specific"),
+    replaced(r"Avoid using this tool to run `(find`, `grep`, `)?cat`", "Avoid using this tool to run … `cat`"),
+    dropped(r" - (File search: Use Glob|Content search: Use Grep|When running `find`|When using `find -regex`)"),
+)
+"""Leaves out how the CLI tells the model to search: with Glob and Grep where they are offered, else with commands."""
+
+_introduced = replaced(
+    r"^You are (a Claude agent, built on Anthropic's Claude Agent SDK|Claude Code, Anthropic's official CLI for "
+    r"Claude, running within the Claude Agent SDK)\.$",
+    "You are Claude.",
+)
+"""Makes one of the two first sentences. The CLI takes the second one where something is added to the system prompt."""
+
 _unmentioned = in_turn(
     replaced(r"(?m)^- (Use SendMessage with the agent's ID|A previously spawned agent cannot).* starts fresh", "- …"),
     replaced(r" \(use SendMessage with to: [^)]*\)", ""),
+    lambda _, value: _without_key("canContinueAgent", value),
 )
 """Leaves out what the CLI says of SendMessage in other places. Some versions say it where the tool is not offered."""
 
@@ -247,24 +290,16 @@ DIFFERENCES = (
         f"These tools are always offered: {', '.join(OFFERED)}.",
         "The bridge names the tools one by one, so that no tool of a newer CLI is offered unseen. Some versions of the "
         "CLI leave these out by themselves.",
-        r"init: tools|request \d+: (message|tool) .*",
-        in_turn(
-            without_tools(*OFFERED),
-            replaced("Avoid using this tool to run `cat`", "Avoid using this tool to run `find`, `grep`, `cat`"),
-        ),
-        without_tools(*OFFERED),
+        r"init: tools|request \d+: ((message|tool) .*|system)",
+        in_turn(without_tools(*OFFERED), _searched),
+        in_turn(without_tools(*OFFERED), _searched),
     ),
     Difference(
-        "The system prompt has one more paragraph, about the container.",
+        "The system prompt has one more paragraph, about the container. Subagents do not get it.",
         "Claude has to know which of its tools see which files.",
         r"request \d+: system",
-        in_turn(
-            _told,
-            replaced(
-                r"^You are a Claude agent, built on Anthropic's Claude Agent SDK\.$",
-                "You are Claude Code, Anthropic's official CLI for Claude, running within the Claude Agent SDK.",
-            ),
-        ),
+        _introduced,
+        in_turn(_untold, _introduced),
     ),
     Difference(
         "What CLAUDE.md files and rules say stands below one more heading, `Contents of /claude/CLAUDE.md`.",

@@ -394,6 +394,11 @@ def _corpus() -> list[Project]:
             (does(Use("Skill", {"skill": "hooked"}), bash("true"), bash("cat hooked")),),
         ),
         Project(
+            "agent that is the session",
+            agent("own", hooks='{"PreToolUse": [{"hooks": [{"type": "command", "command": "echo a >>hooked"}]}]}'),
+            (does(bash("true"), bash("cat hooked"), argv=(TRUSTED, "--agent", "own")),),
+        ),
+        Project(
             "AGENTS.md of a package",
             {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/a": "a\n"},
             (Call(HI.argv, cwd="/workspace/pkg"),),
