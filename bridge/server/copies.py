@@ -43,9 +43,10 @@ class Told:
     descriptor: int
 
     @property
-    def is_output(self) -> bool:
-        """Whether this is the output of a command in the background, which grows while another command reads it."""
-        return self.path.endswith(b".output")
+    def grows(self) -> bool:
+        """Whether the CLI adds to this file while a command reads it: a conversation, or the output of another
+        command."""
+        return self.path.endswith((b".jsonl", b".output"))
 
 
 class Copies:

@@ -35,7 +35,7 @@ MAX_FILE = 8 * 1024 * 1024
 Claude is shown some 30 kB."""
 
 FOLLOW_S = 0.3
-"""How often the copy of a growing output is renewed, seconds."""
+"""How often the copy of a growing file is renewed, seconds."""
 
 MAX_SIGNAL = 64
 """The largest signal number. If the client reports a larger one, the exit code is used instead."""
@@ -209,10 +209,10 @@ class ToolCalls:
             self._loop.add_reader(sock.fileno(), self._receive, sock)
 
     def _follow(self, execution: Execution) -> None:
-        """Bring what is added to the outputs that a command is told of, as long as it runs."""
-        outputs = [file for file in self._executions.get(execution, ()) if file.is_output]
-        if outputs:
-            self._copies.renew(outputs)
+        """Bring what is added to the files that a command is told of, as long as it runs."""
+        growing = [file for file in self._executions.get(execution, ()) if file.grows]
+        if growing:
+            self._copies.renew(growing)
             self._loop.call_later(FOLLOW_S, self._follow, execution)
 
     def _on_over(self, execution: Execution, sock: socket.socket) -> None:

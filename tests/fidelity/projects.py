@@ -139,13 +139,19 @@ for line in sys.stdin:
 """
 NAMES = "env | grep -v '^ANTHR\\|DISABLE\\|^PATH\\|RETRIES\\|MESSAGING\\|NOTES\\|_PID\\|EXECPATH' | cut -d= -f1 | sort"
 """Prints the names of the variables, except for the tests' own and those that name what only the host has."""
-LOOK = """import json, os, sys
+LOOK = """import json, os, sys, time
 told = json.load(sys.stdin)
+
+def found(path):
+    return os.path.exists(path) and '"type":"user"' in open(path).read()
+
+until = time.monotonic() + 3 * (told["hook_event_name"] not in ("SessionStart", "UserPromptSubmit"))
 with open("/workspace/out", "a") as out:
     for key in ("transcript_path", "agent_transcript_path"):
         path = told.get(key, "")
-        found = os.path.exists(path) and any(json.loads(line).get("type") == "user" for line in open(path))
-        print(told["hook_event_name"], key, path and found, path[-6:], file=out)
+        while path and not found(path) and time.monotonic() < until:
+            time.sleep(0.05)
+        print(told["hook_event_name"], key, path and found(path), path[-6:], file=out)
 """
 PYTHON = "/usr/bin/python3"
 TELLS = MCP.replace("import json, sys", "import json, os, sys").replace(

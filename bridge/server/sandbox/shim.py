@@ -306,7 +306,7 @@ def git(words: list[str]) -> int:
     """Act as git: let the container answer a question about the project. Its answer is text, and only that."""
     if not only_reads(words):
         os.write(2, b"bridge: only commands of git that read are run for Claude Code itself\n")
-        return 128
+        return 126
     command = "git " + " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
     return run_in_container(os.fsencode(command), GIT_VARIABLES)
 
