@@ -158,7 +158,7 @@ class Execution:
     def serve(self) -> None:
         """Move bytes until the command is over. Then discard its output until its last process has exited."""
         self._send(self._grant(WINDOW))
-        while self._status >= 0:
+        while self._status >= 0 or not self._over:
             for fd in self._wait():
                 if fd == self._woken:
                     os.read(fd, 4096)
@@ -177,7 +177,8 @@ class Execution:
     def _wait(self) -> Iterable[int]:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        poll.register(self._status, select.POLLIN)
+        if self._status >= 0:
+            poll.register(self._status, select.POLLIN)
         for stream, fd in self._outputs.items():
             if fd >= 0 and (self._over or self._allowance(stream)):
                 poll.register(fd, select.POLLIN)
