@@ -21,7 +21,7 @@ def test_last_output_waits_for_credit_after_the_last_process_has_gone() -> None:
     client.receive(host.hello())
     events: list[Event] = []
     executor = Executor(client, lambda data: events.extend(host.receive(data)), lock, b"/nowhere")
-    number, opening = host.open([b"head -c %d /dev/zero; echo $$ >&2" % SIZE], {})
+    number, opening = host.open([b"head -c %d /dev/zero; echo $$ >&2" % SIZE], {}, cwd="/")
     (run,) = client.receive(opening)
     executor.on(run)
     wait_until(lambda: any(event.kind == Frame.STDERR for event in events), 10, "the end of the command")
