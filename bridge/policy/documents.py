@@ -53,9 +53,9 @@ def is_path(path: str, kinds: tuple[str, ...] = ("agents", "commands", "skills",
     )
 
 
-Check = Callable[[Any, Callable[[str, str], None]], Any]
-"""Takes the value of a field, and a function that is called for what is left out, with its name and the reason. Returns
-the allowed value, or None."""
+Check = Callable[[Any, Callable[[str, str, bool], None]], Any]
+"""Takes the value of a field, and a function that is called for what is left out, with its name, the reason, and
+whether a program would rely on it. Returns the allowed value, or None."""
 
 
 def written_anew(
@@ -82,7 +82,7 @@ def written_anew(
         for key in sorted(str(key) for key in fields.keys() - known if key in NOT_CARRIED)
     ]
     for key in kept.keys() & checks.keys():
-        kept[key] = checks[key](kept[key], lambda what, why: notes.append(f"{name}: {what} is left out: {why}"))
+        kept[key] = checks[key](kept[key], lambda what, why, _: notes.append(f"{name}: {what} is left out: {why}"))
     kept = {key: value for key, value in kept.items() if value is not None}
     if found["kind"] == "skills":
         folder = f"{WORKSPACE}/{name.removesuffix('/SKILL.md')}"
