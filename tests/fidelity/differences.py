@@ -172,6 +172,18 @@ def _in_rules(_name: str, value: Any) -> Any:
     return [*found[:start], *(line for line in lines if line not in ("", "<system-reminder>", "</system-reminder>"))]
 
 
+def _without_nested_agents(_name: str, value: Any) -> Any:
+    """Leave out what the AGENTS.md of a package says. Returns None if nothing else is told."""
+    heading = re.compile(r"Contents of (/claude/rules)?/workspace/.+/AGENTS\.md:$")
+    lines = value if isinstance(value, list) else []
+    at = next((at for at, line in enumerate(lines) if heading.match(str(line))), None)
+    if at is None:
+        return value
+    end = next((end for end in range(at + 1, len(lines)) if str(lines[end]).startswith("Contents of ")), len(lines))
+    left = [*lines[:at], *lines[end:]]
+    return (left[:-1] if left[-1:] == ["<system-reminder>"] else left) or None
+
+
 def _with_directory_of_skill(_name: str, value: Any) -> Any:
     """Name the skill's directory among the CLI's files, and then that in the workspace."""
     rewrite = replaced(
@@ -315,6 +327,13 @@ DIFFERENCES = (
         _in_rules,
     ),
     Difference(
+        "The AGENTS.md of a package is told with the result of the tool that read there, not in a message after it.",
+        "The CLI's plugin for AGENTS.md may not follow the links of the workspace, so it counts as a rule as well.",
+        r"request \d+: message .*",
+        _without_nested_agents,
+        _without_nested_agents,
+    ),
+    Difference(
         "A skill's text has one more line, which names its directory in the workspace.",
         "The CLI says `Base directory for this skill: /claude/skills/NAME`, which the container does not have.",
         r"(request \d+: )?message .*",
@@ -391,7 +410,7 @@ def compare(plain: Facts, bridged: Facts) -> tuple[Facts, Facts, set[str]]:
     sides = dict(plain), dict(bridged)
     for row in DIFFERENCES:
         for side, rewrite in zip(sides, (row.rewrite, row.undo), strict=True):
-            for name in [name for name in side if rewrite and re.fullmatch(row.facts, name)]:
+            for name in [name for name in side if rewrite and side[name] is not None and re.fullmatch(row.facts, name)]:
                 assert rewrite
                 new = rewrite(name, side[name])
                 if new != side[name]:

@@ -407,7 +407,7 @@ def _corpus() -> list[Project]:
         Project(
             "AGENTS.md of a package",
             {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/a": "a\n"},
-            (Call(HI.argv, cwd="/workspace/pkg"),),
+            (Call(HI.argv, cwd="/workspace/pkg"), does(Use("Read", {"file_path": "/workspace/pkg/a"}))),
         ),
         Project(
             "AGENTS.md beside CLAUDE.md",
