@@ -12,10 +12,10 @@ import pytest
 from tests.fidelity.differences import compare
 from tests.fidelity.facts import facts
 from tests.fidelity.projects import PROJECTS
-from tests.fidelity.sides import Outcome, Plain, give, passable
+from tests.fidelity.sides import Outcome, Plain, give
 from tests.support import agent_sdk
 from tests.support.bridge_box import Box
-from tests.support.bridge_host import OWNER, SECRET
+from tests.support.bridge_host import OWNER, SECRET, passable
 from tests.support.containers import Agents
 from tests.support.fake_messages_api import FakeMessagesApi, Say, Use, directed, echo
 from tests.support.real_host import RealHost

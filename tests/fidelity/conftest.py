@@ -13,13 +13,16 @@ from pipeline.errors import Problem
 from pipeline.reporting import say_on_stderr
 from tests.fidelity import differences
 from tests.fidelity.projects import PROJECTS, Project
-from tests.fidelity.sides import Bridged, Plain, bridge, give, passable
+from tests.fidelity.sides import Bridged, Plain, bridge, give
 from tests.support.bridge_cli import VERSIONS, installed
+from tests.support.bridge_host import passable
 from tests.support.fake_messages_api import FakeMessagesApi
 from tests.support.real_host import NUMBERS
 
 SEEN: set[str] = set()
 PASSED: set[str] = set()
+COMPARED: list[int] = []
+"""The number of facts of each call."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,8 +51,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect the rows that were seen, from all workers."""
     SEEN.update(str(value) for name, value in report.user_properties if name == "seen")
-    if report.when == "call" and report.passed:
-        PASSED.add(report.nodeid)
+    if report.when == "call":
+        COMPARED.extend(int(str(value)) for name, value in report.user_properties if name == "facts")
+        if report.passed:
+            PASSED.add(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how much was compared."""
+    rows = f"{len(SEEN)} rows of the table of differences were seen"
+    terminalreporter.write_line(f"{sum(COMPARED):,} facts of {len(COMPARED)} calls were compared; {rows}")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

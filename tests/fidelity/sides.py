@@ -145,10 +145,3 @@ def give(directory: Path) -> Path:
     for path in (directory, *directory.rglob("*")):
         os.chown(path, OWNER, OWNER, follow_symlinks=False)
     return directory
-
-
-def passable(directory: Path) -> Path:
-    """Let every user pass through a temporary directory of pytest's to what is below it."""
-    for path in (directory, *directory.parents[:-2]):
-        path.chmod(path.stat().st_mode | 0o011)
-    return directory

@@ -270,3 +270,10 @@ def bridge_host(directory: Path, **config: Any) -> Iterator[BridgeHost]:
         if host.process is not None and host.process.poll() is None:
             host.end()
         shutil.rmtree(host.state, ignore_errors=True)
+
+
+def passable(directory: Path) -> Path:
+    """Let every user pass through a temporary directory of pytest's to what is below it."""
+    for path in (directory, *directory.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o011)
+    return directory
