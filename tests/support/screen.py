@@ -70,7 +70,9 @@ class Screen:
 
 def begin(screen: Screen, *argv: str) -> None:
     """Start the CLI. The prompt must come first: no question about the theme, the folder or the account."""
-    screen.type(" ".join([f"clear; {screen.claude}", *argv]), "Enter")
+    screen.type("clear", "Enter")  # what an earlier call has drawn must not be taken for this call's
+    wait_until(lambda: screen.text.strip() == "shell>", DRAWN_WITHIN_S, "an empty screen")
+    screen.type(" ".join([screen.claude, *argv]), "Enter")
     screen.wait(READY)
 
 
