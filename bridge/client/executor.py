@@ -195,7 +195,10 @@ class Execution:
             elif not self._pending:
                 self._close_input()
         elif event.kind == Frame.CANCEL:
-            os.write(self._control, b"t")
+            try:
+                os.write(self._control, b"t")
+            except OSError:
+                return  # the command's last process has exited, and its reaper with it
 
     def _on_status(self) -> None:
         """Handle the status pipe: the reaper reports how bash ended, or has exited itself."""
