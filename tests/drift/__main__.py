@@ -67,7 +67,7 @@ def _gone(cli: CliLists) -> list[str]:
     missing = {
         "flag": [name for name in FLAGS if name not in cli.flags and name not in cli.help_words],
         "tool": [name for name in ALL_TOOLS if not cli.mentions(f'"{name}"')],
-        "setting": SETTINGS - cli.settings,
+        "setting": [name for name in SETTINGS - cli.settings if not cli.mentions(name)],
         "control request": [name for name in REQUESTS if not cli.mentions(f'"{name}"')],
         "hook event": reviewed.EVENTS - cli.hook_events,
     }

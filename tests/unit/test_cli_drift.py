@@ -117,7 +117,7 @@ NEWS: dict[str, tuple[dict[str, Any], str]] = {
     "no flag": ({"flags": {n: v for n, v in FLAGS.items() if n != "--model"}}, "gone: the flag --model; a row in"),
     "no tool": ({"absent": ["Bash"]}, "gone: the tool Bash; one of the lists"),
     "no event": ({"hook_events": reviewed.EVENTS - {"Stop"}}, "gone: the hook event Stop; tests/drift/reviewed.py"),
-    "no setting": ({"settings": SETTINGS - {"env"}}, "gone: the setting env; bridge/policy"),
+    "no setting": ({"settings": SETTINGS - {"env"}, "absent": ["env"]}, "gone: the setting env; bridge/policy"),
     "no request": ({"absent": ["interrupt"]}, "gone: the control request interrupt; REQUESTS"),
 }
 
