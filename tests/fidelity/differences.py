@@ -275,13 +275,6 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        "Hooks and commands get copies of the CLI's own files (the conversation, long results), in a directory of the "
-        "call.",
-        "The CLI's directory is on the host. The copies are made before a hook or a command that is told of them.",
-        ALL,
-        undo=replaced("<copies>", "/claude"),
-    ),
-    Difference(
         "The list of files that a Bash command has changed (`bashEditDiff`) is marked as unavailable.",
         "The CLI makes it with a git directory of its own, in which it writes. Only questions to git are passed on.",
         r"message \d+",
