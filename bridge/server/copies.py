@@ -99,7 +99,10 @@ class Copies:
     # The copies
 
     def bring(self, told: list[Told], then: Callable[[], None], give_up: Callable[[], None]) -> None:
-        """Bring these files to the container, and then call `then`; or `give_up`, if the call ends first."""
+        """Bring these files to the container, and then call `then`; or `give_up`, if the call ends first.
+
+        The descriptors have to stay open until one of the two is called.
+        """
         self._waiting.append((list(told), then, give_up))
         if self._is_closed:
             self.close()
@@ -115,9 +118,19 @@ class Copies:
             self._is_busy = self._send(told.pop())
 
     def renew(self, told: list[Told]) -> None:
-        """Bring what was added to these files, unless copies are on the way."""
-        if not self._is_busy:
-            self.bring(told, lambda: None, lambda: None)
+        """Bring what was added to these files, unless copies are on the way.
+
+        The command that was told of them may end meanwhile, so this has descriptors of its own.
+        """
+        if self._is_busy:
+            return
+        mine = [Told(file.path, os.dup(file.descriptor)) for file in told]
+
+        def close() -> None:
+            for file in mine:
+                os.close(file.descriptor)
+
+        self.bring(mine, close, close)
 
     def _send(self, file: Told) -> bool:
         """Begin to send what is new in a file. Returns whether there is anything to wait for."""

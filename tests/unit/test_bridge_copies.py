@@ -227,3 +227,39 @@ def test_where_variables_may_be_written(shim: dict[str, Any], tmp_path: Path, na
 )
 def test_git_only_reads(shim: dict[str, Any], line: str, reads: bool) -> None:
     assert shim["only_reads"](line.split()) is reads
+
+
+def test_number_of_a_descriptor_that_is_used_again_meanwhile_brings_no_other_file(tmp_path: Path) -> None:
+    """The command ends while its first file is on the way. The container decides when, and how long that takes."""
+    made, connection = copies(os.fsencode(tmp_path / "copies"))
+    client, link = Client(os.fsencode(tmp_path / "copies")), Link(CLIENT)
+    link.receive(connection.link.hello())
+    connection.link.receive(link.hello())
+    told = []
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(name)
+        told.append(Told(b"/claude/projects/" + name.encode(), os.open(tmp_path / name, os.O_RDONLY)))
+    made.renew(told)
+    (tmp_path / "secret").write_text("the host's own")
+    secret = os.open(tmp_path / "secret", os.O_RDONLY)
+    for file in told:
+        os.dup2(secret, file.descriptor)
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names
+    carry(connection, client, link)
+    assert {path.name: path.read_text() for path in (tmp_path / "copies/projects").iterdir()} == {
+        name: name for name in ("a.jsonl", "b.jsonl")
+    }
+    assert len(before) - len(os.listdir("/proc/self/fd")) == 3, "the copies' own descriptors are closed"  # noqa: PTH208
+    for descriptor in (secret, *(file.descriptor for file in told)):
+        os.close(descriptor)
+
+
+def test_end_of_a_call_closes_what_was_on_the_way(tmp_path: Path) -> None:
+    made, _ = copies()
+    (tmp_path / "a.jsonl").write_text("a")
+    descriptor = os.open(tmp_path / "a.jsonl", os.O_RDONLY)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names
+    made.renew([Told(b"/claude/projects/a.jsonl", descriptor), Told(b"/claude/projects/b.jsonl", descriptor)])
+    made.close()
+    assert len(os.listdir("/proc/self/fd")) - before <= 1, "one file is on the way, and its transfer ends by itself"  # noqa: PTH208
+    os.close(descriptor)
