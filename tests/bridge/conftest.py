@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -10,12 +9,9 @@ import docker
 import docker.errors
 import pytest
 
-from pipeline import bridge
 from pipeline.build.image import REPOSITORY, VARIANTS
-from pipeline.errors import Problem
-from pipeline.reporting import say_on_stderr
 from tests.support.bridge_cli import NEWEST, VERSIONS
-from tests.support.bridge_host import BridgeHost, HostMaker, Place, bridge_host
+from tests.support.bridge_host import BridgeHost, HostMaker, Place, bridge_host, need_bubblewrap
 from tests.support.fake_messages_api import echo
 from tests.support.real_host import NUMBERS, RealHost, real_server
 
@@ -74,14 +70,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install bubblewrap before any worker starts."""
-    if os.geteuid() != 0:
-        pytest.exit("the bridge's tests give workspaces to the image's user: run `sudo bin/nox -s bridge_tests`", 1)
-    if not hasattr(config, "workerinput"):
-        try:
-            bridge.have_bubblewrap(say_on_stderr)
-        except Problem as problem:
-            pytest.exit(str(problem), 1)
+    need_bubblewrap(
+        config, "the bridge's tests give workspaces to the image's user: run `sudo bin/nox -s bridge_tests`"
+    )
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline import bridge as bridge_tasks
-from pipeline.errors import Problem
-from pipeline.reporting import say_on_stderr
 from tests.fidelity import differences
 from tests.fidelity.projects import PROJECTS, Project
 from tests.fidelity.sides import Bridged, Plain, bridge, give
 from tests.support.bridge_cli import VERSIONS, installed
-from tests.support.bridge_host import passable
+from tests.support.bridge_host import BridgeHost, need_bubblewrap, passable
 from tests.support.fake_messages_api import FakeMessagesApi
 from tests.support.real_host import NUMBERS
 
@@ -30,14 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install bubblewrap before any worker starts."""
-    if os.geteuid() != 0:
-        pytest.exit("both sides run as the image's user: run `sudo bin/nox -s fidelity_tests`", 1)
-    if not hasattr(config, "workerinput"):
-        try:
-            bridge_tasks.have_bubblewrap(say_on_stderr)
-        except Problem as problem:
-            pytest.exit(str(problem), 1)
+    need_bubblewrap(config, "both sides run as the image's user: run `sudo bin/nox -s fidelity_tests`")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -75,7 +64,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 class Pair:
     """Makes both sides of a project."""
 
-    def __init__(self, directory: Path, cli: Path, host: object, api: FakeMessagesApi) -> None:
+    def __init__(self, directory: Path, cli: Path, host: BridgeHost, api: FakeMessagesApi) -> None:
         self._directory = directory
         self._cli = cli
         self._host = host
@@ -84,7 +73,7 @@ class Pair:
     def sides(self, project: Project, plain_api: FakeMessagesApi) -> tuple[Plain, Bridged]:
         """Make the project twice, and return both sides."""
         number = next(NUMBERS)
-        place = self._host.grant(f"grant-{number}")  # type: ignore[attr-defined]
+        place = self._host.grant(f"grant-{number}")
         workspace, home = (self._directory / f"{name}-{number}" for name in ("workspace", "home"))
         for directory in (workspace, home):
             directory.mkdir()

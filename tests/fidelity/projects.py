@@ -139,6 +139,7 @@ for line in sys.stdin:
 """
 NAMES = "env | grep -v '^ANTHR\\|DISABLE\\|^PATH\\|RETRIES\\|MESSAGING\\|NOTES\\|_PID\\|EXECPATH' | cut -d= -f1 | sort"
 """Prints the names of the variables, except for the tests' own and those that name what only the host has."""
+EVENTS = ("SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SubagentStop", "SessionEnd")
 LOOK = """import json, os, sys, time
 told = json.load(sys.stdin)
 
@@ -153,6 +154,8 @@ with open("/workspace/out", "a") as out:
             time.sleep(0.05)
         print(told["hook_event_name"], key, path and found(path), path[-6:], file=out)
 """
+"""Says whether a hook finds the conversation. It looks again for up to 3 s, because the CLI writes the file after it
+has started some hooks, and tells them nothing when it is written."""
 PYTHON = "/usr/bin/python3"
 TELLS = MCP.replace("import json, sys", "import json, os, sys").replace(
     '"L"', 'repr([sys.argv[1:], os.getcwd(), sorted(i for i in os.environ.items() if i[0][:2] == "T_")])'
@@ -535,13 +538,7 @@ def _corpus() -> list[Project]:
         Project(
             "every hook",
             hooks(
-                "SessionStart",
-                "UserPromptSubmit",
-                "PreToolUse",
-                "PostToolUse",
-                "Stop",
-                "SubagentStop",
-                "SessionEnd",
+                *EVENTS,
                 "Notification",
                 "PreCompact",
                 command="cat >>$CLAUDE_PROJECT_DIR/log; echo >>$CLAUDE_PROJECT_DIR/log",
@@ -565,13 +562,7 @@ def _corpus() -> list[Project]:
             "hook that reads the transcript",
             {
                 **hooks(
-                    "SessionStart",
-                    "UserPromptSubmit",
-                    "PreToolUse",
-                    "PostToolUse",
-                    "Stop",
-                    "SubagentStop",
-                    "SessionEnd",
+                    *EVENTS,
                     command="python3 /workspace/look.py",
                 ),
                 "look.py": LOOK,

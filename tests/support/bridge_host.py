@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from bridge.server.operator import cli
+from pipeline import bridge
+from pipeline.errors import Problem
+from pipeline.reporting import say_on_stderr
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -277,3 +281,14 @@ def passable(directory: Path) -> Path:
     for path in (directory, *directory.parents[:-2]):
         path.chmod(path.stat().st_mode | 0o011)
     return directory
+
+
+def need_bubblewrap(config: pytest.Config, why: str) -> None:
+    """Stop a session that is not root's, and install bubblewrap before any worker starts."""
+    if os.geteuid() != 0:
+        pytest.exit(why, 1)
+    if not hasattr(config, "workerinput"):
+        try:
+            bridge.have_bubblewrap(say_on_stderr)
+        except Problem as problem:
+            pytest.exit(str(problem), 1)
