@@ -53,6 +53,12 @@ class Plan:
     """Text that the bridge adds to the system prompt."""
 
     @property
+    def size(self) -> int:
+        """Bytes of memory that it holds, about."""
+        texts = [*self.argv, *self.notes, *self.project.files.values(), self.project.memory.text]
+        return sum(map(len, texts)) + len(self.project.memory.text_with_agents)
+
+    @property
     def controls(self) -> bool:
         """Whether stdin is a channel of control messages, which has to be filtered."""
         return self.flags.get("--input-format", ["text"])[-1:] == ["stream-json"]
@@ -117,6 +123,10 @@ def rewrite(
     plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
     _add_own(plan, scope, interactive, is_large)
     _add_prompt(plan, prompts)
+    for word in plan.argv:
+        if len(word.encode("utf-8", "surrogateescape")) >= MAX_ARGUMENT:
+            name = word.partition("=")[0] if word.startswith("--") else "the prompt"
+            raise PolicyError(f"{name} has more than {MAX_ARGUMENT} bytes in all; make it shorter")
     return plan
 
 
@@ -228,6 +238,8 @@ def _judge(plan: Plan, flag: Flag, values: list[str], scope: Scope, caller: Call
         plan.decisions.append(Decision("replace", shown, "joined with what this grant offers and withholds"))
     else:
         plan.argv += [f"{name}={value}" for value in kept] or ([name] if not values else [])
+        if flag.values == UNKNOWN and not values:  # if the flag needs a value after all, it takes this word
+            plan.argv.append("--strict-mcp-config")
         verdict = "keep" if kept == values else "replace"
         plan.decisions.append(Decision(verdict, shown, "harmless to the host" if verdict == "keep" else "narrowed"))
 
@@ -275,11 +287,8 @@ def _texts(plan: Plan, name: str) -> list[str]:
 
 
 def _argument(name: str, texts: list[str]) -> str:
-    """Return a flag with texts, separated by empty lines. Raises PolicyError if Linux would not accept it."""
-    word = f"{name}=" + "\n\n".join(texts)
-    if len(word.encode("utf-8", "surrogateescape")) >= MAX_ARGUMENT:
-        raise PolicyError(f"{name} has more than {MAX_ARGUMENT} bytes in all; make it shorter")
-    return word
+    """Return a flag with texts, separated by empty lines."""
+    return f"{name}=" + "\n\n".join(texts)
 
 
 def _split(note: str) -> tuple[str, str]:

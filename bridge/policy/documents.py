@@ -7,7 +7,7 @@ host. Fields that would do more are left out with a note. Fields that the CLI do
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge.policy.globs import globs_of, moved
@@ -31,6 +31,10 @@ MAX_FILE = 128 * 1024
 """Files, and bytes of one file, that a client may send. Our client keeps these limits (project_files.py); others
 may not."""
 
+MAX_DIRECTORIES = 1024
+"""Directories that the files of a call may need together. The server makes and removes them in its event loop, 0.4 ms
+each."""
+
 MAX_STEP = 255
 """Bytes of one name in a path, which is also the limit of the host's file system."""
 
@@ -51,6 +55,17 @@ def is_path(path: str, kinds: tuple[str, ...] = ("agents", "commands", "skills",
         )
         and "\0" not in path
     )
+
+
+def directories(paths: Iterable[str]) -> set[str]:
+    """Return the directories that these files need; not all of them if there are more than MAX_DIRECTORIES."""
+    found: set[str] = set()
+    for path in paths:
+        directory = path.rpartition("/")[0]
+        while directory and directory not in found and len(found) <= MAX_DIRECTORIES:
+            found.add(directory)
+            directory = directory.rpartition("/")[0]
+    return found
 
 
 Check = Callable[[Any, Callable[[str, str, bool], None]], Any]

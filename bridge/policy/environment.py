@@ -96,6 +96,8 @@ OWN = {
     b"DISABLE_AUTOUPDATER": b"1",
     b"DISABLE_INSTALLATION_CHECKS": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",
+    # No socket for messages of other sessions. The CLI would warn in its interface that it cannot make one here.
+    b"CLAUDE_CODE_HARBOR_KITE": b"0",
     # The container writes the workspace's .git/config. git must not run programs that it names.
     b"GIT_CONFIG_NOSYSTEM": b"1",
     b"GIT_TERMINAL_PROMPT": b"0",

@@ -79,7 +79,7 @@ def _above(glob: str, steps: list[str]) -> str | None:
     """
     sign, rest = ("!", glob[1:]) if glob.startswith("!") else ("", glob)
     name = rest.removeprefix("**/").rstrip("/")
-    if "/" not in name and any(re.fullmatch(_as_pattern(name), step) for step in steps):
+    if "/" not in name and any(_matches(name, step) for step in steps):
         return f"{sign}/*"  # the glob names a directory above, and so everything in it
     if not steps or "/" not in rest.rstrip("/") or rest.startswith("**/"):
         return glob
@@ -87,7 +87,7 @@ def _above(glob: str, steps: list[str]) -> str | None:
     for step in steps:
         if not words or words[0] == "**":
             break
-        if not re.fullmatch(_as_pattern(words.pop(0)), step):
+        if not _matches(words.pop(0), step):
             return None
     return f"{sign}/{'/'.join(words)}" if words else f"{sign}/*"
 
@@ -97,6 +97,22 @@ def _escaped(path: str) -> str:
     return re.sub(r"[{},]", "?", re.sub(r"([\\*?\[\]!#])", r"\\\1", path))
 
 
-def _as_pattern(word: str) -> str:
-    """Return a regular expression for one name of a glob."""
-    return "".join({"*": "[^/]*", "?": "[^/]"}.get(sign, re.escape(sign)) for sign in word)
+def _matches(glob: str, name: str) -> bool:
+    """Return whether a glob of one name matches it. `*` is any text, `?` one character.
+
+    A regular expression would take exponential time for many stars.
+    """
+    at = of = 0
+    star, tried = -1, 0
+    while of < len(name):
+        if at < len(glob) and glob[at] == "*":
+            star, tried = at, of
+            at += 1
+        elif at < len(glob) and glob[at] in ("?", name[of]):
+            at, of = at + 1, of + 1
+        elif star >= 0:  # the last star takes one character more
+            tried += 1
+            at, of = star + 1, tried
+        else:
+            return False
+    return not glob[at:].strip("*")

@@ -19,8 +19,10 @@ lines need no parser, so they do not count."""
 MAX_ALIASES = 16
 
 _SPACE = r"[\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
-_HEAD = re.compile(rf"---{_SPACE}*\n(.*?)---{_SPACE}*\n?", re.DOTALL)
-"""The CLI's own pattern, with JavaScript's blanks. The head ends at the next three hyphens, wherever they are."""
+_OPENING = re.compile(rf"---{_SPACE}*\n")
+_CLOSING = re.compile(rf"---{_SPACE}*\n?")
+"""The two ends of the CLI's own pattern, `---SPACE*\\n(.*?)---SPACE*\\n?`, with JavaScript's blanks. The head ends at
+the next three hyphens, wherever they are. As one pattern it would take quadratic time where no hyphens follow."""
 MARK = "\ufeff"
 
 _LINE = re.compile(
@@ -52,8 +54,12 @@ def split_head(text: str) -> tuple[str | None, str, str]:
     """Return the head (None without one), the rest, and the byte-order mark if there is one."""
     mark = MARK if text.startswith(MARK) else ""
     bare = text[len(mark) :]
-    found = _HEAD.match(bare)
-    return (found[1].replace("\r\n", "\n"), bare[found.end() :], mark) if found else (None, bare, mark)
+    opening = _OPENING.match(bare)
+    end = bare.find("---", opening.end()) if opening else -1
+    closing = _CLOSING.match(bare, end) if end >= 0 else None
+    if opening is None or closing is None:
+        return None, bare, mark
+    return bare[opening.end() : end].replace("\r\n", "\n"), bare[closing.end() :], mark
 
 
 def written(fields: Json, body: str) -> str:
@@ -63,11 +69,12 @@ def written(fields: Json, body: str) -> str:
     """
     if not fields and not re.match(rf"{_SPACE}*---", body):
         return body
-    lines = "".join(f"{key}: {_as_text(value)}\n" for key, value in fields.items())
+    lines = "".join(f"{key}: {as_text(value)}\n" for key, value in fields.items())
     return f"---\n{lines or '{}' + chr(10)}---\n{body}"
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value as JSON in one line, in which a YAML parser and the end of a head find nothing else."""
     whole = json.dumps(value, ensure_ascii=False, default=str)
     for character in ("\x7f", "\x85", "\u2028", "\u2029", MARK):  # YAML takes some of them for the end of a line
         whole = whole.replace(character, f"\\u{ord(character):04x}")

@@ -26,7 +26,8 @@ MAX_SERVER = 64 * 1024
 """Characters of a server's entry, with its variables replaced."""
 
 MAX_SERVERS = 112 * 1024
-"""Characters of all entries of a project. The CLI gets them as one argument, of at most 128 KiB."""
+"""Characters of all entries of a project, and of those of one value of a client. The CLI gets them as one argument, of
+at most 128 KiB."""
 
 MAX_REFUSED = 50
 """Entries of a project that cannot be used, until the rest is not looked at. Each can take 0.1 ms."""
@@ -272,7 +273,13 @@ def with_variables(text: str, env: Mapping[str, str]) -> str:
         entries = value.get("mcpServers").items()
     except (ValueError, RecursionError, AttributeError):
         return text
-    return written({"mcpServers": {name: expanded(name, entry, env) for name, entry in entries}})
+    found, left = {}, MAX_SERVERS
+    for name, entry in entries:
+        found[name] = expanded(name, entry, env)
+        left -= len(written({name: found[name]}))
+        if left < 0:
+            raise PolicyError(f"the MCP servers are longer than {MAX_SERVERS} bytes together")
+    return written({"mcpServers": found})
 
 
 def variables(pairs: Iterable[bytes]) -> dict[str, str]:

@@ -8,13 +8,12 @@ file (rules with `paths`, and the CLAUDE.md files of directories below) becomes 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from bridge.policy.documents import is_path
 from bridge.policy.globs import globs_of, moved
-from bridge.policy.heads import split_head
+from bridge.policy.heads import as_text, split_head
 from bridge.policy.terms import shown
 
 LABELS = {
@@ -126,7 +125,7 @@ def _add_rule(part: _Part, globs: list[str] | None, text: bytes, cwd: str, memor
     if not is_path(name):
         memory.notes.append(f"{shown(name[5:])[1:-1]} is left out: its name is too long")
     elif written and name not in memory.rules:
-        head = f"---\npaths: {json.dumps(written, ensure_ascii=True)}\n---\n".encode()
+        head = f"---\npaths: {as_text(written)}\n---\n".encode("utf-8", "surrogateescape")
         memory.rules[name] = head + text
         if part.kind == b"agents":
             memory.of_agents.append(name)

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge.policy import environment, mcp_servers
-from bridge.policy.documents import MAX_FILE, MAX_FILES, written_anew
+from bridge.policy.documents import MAX_DIRECTORIES, MAX_FILE, MAX_FILES, directories, written_anew
 from bridge.policy.heads import Heads
 from bridge.policy.project_memory import Memory, compose
 from bridge.policy.terms import WORKSPACE, PolicyError, Scope, printable, shown
 
 Json = dict[str, Any]
+
+INNER = {"spinnerTipsOverride": frozenset({"excludeDefault", "label", "tips"})}
+"""Settings of CONVERSATION that could also name a file of the host: the fields that are passed on."""
 
 CONVERSATION = frozenset({
     "advisorModel", "agent", "alwaysThinkingEnabled", "attribution", "autoCompactEnabled", "autoCompactWindow",
@@ -154,11 +157,24 @@ def read(
         project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
         _configuration(files, env, scope, chosen, cwd, asks, project, heads)
+    _bound_directories(project)
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
     if beyond > 0:
         project.notes.append(f"{beyond} more things are left out: there are too many to name them")
     return project
+
+
+def _bound_directories(project: Project) -> None:
+    """Leave out the files that would need too many directories."""
+    found: set[str] = set()
+    for path in list(project.files):
+        new = directories([path]) - found
+        if len(found) + len(new) > MAX_DIRECTORIES:
+            del project.files[path]
+            project.notes.append(f"{shown(path)[1:-1]} is left out: a call's files have {MAX_DIRECTORIES} directories")
+        else:
+            found |= new
 
 
 def _configuration(
@@ -257,7 +273,7 @@ def settings(value: Json, scope: Scope, complain: Complain, cwd: str = WORKSPACE
     kept: Json = {}
     for name, entry in value.items():
         if (name in CONVERSATION and _is_plain(entry)) or (name in OF_SERVERS and scope.runs_commands):
-            kept[name] = entry
+            kept[name] = _inner(name, entry, complain)
         elif name == "permissions" and scope.runs_commands and isinstance(entry, dict):
             kept[name] = _permissions(entry, scope, complain, cwd)
         elif name == "hooks" and scope.runs_commands and isinstance(entry, dict):
@@ -269,6 +285,15 @@ def settings(value: Json, scope: Scope, complain: Complain, cwd: str = WORKSPACE
         elif name != "$schema":
             complain(name[:60], REFUSED.get(name, "the bridge does not know it in this form"), True)
     return kept
+
+
+def _inner(name: str, entry: Any, complain: Complain) -> Any:
+    """Return a setting without the fields that are not passed on."""
+    if name not in INNER or not isinstance(entry, dict):
+        return entry
+    for field in sorted(entry.keys() - INNER[name]):
+        complain(f"{name}.{field[:60]}", "it could name a file of the host", False)
+    return {field: value for field, value in entry.items() if field in INNER[name]}
 
 
 def _is_plain(entry: Any, depth: int = 3) -> bool:
@@ -355,11 +380,11 @@ def _hook(hook: Any, event: str, complain: Complain) -> Json | None:
         return None
     unknown = sorted(set(hook) - fields)
     if unknown:
-        complain(f"a hook of {event[:40]}", f"its field {shown(unknown[0], 30)} is none that the bridge knows", True)
+        complain(f"{unknown[0][:30]} of a hook of {event[:40]}", "the bridge does not know this field", True)
         return None
     wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
     if wrong:
-        complain(f"a hook of {event[:40]}", f"its field {shown(wrong[0], 30)} is of another type", True)
+        complain(f"{wrong[0][:30]} of a hook of {event[:40]}", "this field is of another type", True)
         return None
     return dict(hook)
 

@@ -81,6 +81,7 @@ class Call:
         self._plan = Plan()
         self._packed = b""
         """The plan as the policy worker returned it. Empty once the call starts."""
+        self._weigh()
         self._position = -1
         self._wait_timer: asyncio.TimerHandle | None = None
         self._session: CliSession | None = None
@@ -104,10 +105,9 @@ class Call:
         """The CLI's exit code, or minus a signal; None while there is none."""
         return None if self._session is None else self._session.code
 
-    @property
-    def size(self) -> int:
-        """Bytes of memory that the call holds while it waits."""
-        return len(self._packed) + sum(len(value) for _, value in self._fields.pairs)
+    def _weigh(self) -> None:
+        """Set `size`: bytes of memory that the call holds until it starts."""
+        self.size = len(self._packed) + self._plan.size + sum(len(value) for _, value in self._fields.pairs)
 
     def note(self, event: str, **facts: str | int | float | list[str] | None) -> None:
         """Write to the audit log."""
@@ -160,6 +160,7 @@ class Call:
         if self._become(CallState.WAITING):
             in_plan = ("arg", "file", "memory", "omitted", "text")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
+            self._weigh()
             self.note("asked", argv=self._outline)
             self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
 

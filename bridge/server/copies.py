@@ -25,6 +25,9 @@ MAX_COPY = 256 * 1024 * 1024
 MAX_FILES = 32
 """Files that a command is told of at once."""
 
+MAX_WAITING = 64
+"""Commands of a call that may wait for copies at once. All hooks of one event are as many."""
+
 SHOWN = (b"/projects/", b"/plans/", b"/tmp/claude-", b"/claude-")
 """What the container may see of the CLI's directory. Without a namespace, there is no directory `tmp`."""
 
@@ -49,6 +52,15 @@ class Told:
         return self.path.endswith((b".jsonl", b".output"))
 
 
+@dataclasses.dataclass(eq=False)
+class Wait:
+    """A command that waits for its copies. `told` are the files that are still to come."""
+
+    told: list[Told]
+    then: Callable[[], None]
+    give_up: Callable[[], None]
+
+
 class Copies:
     """The copies of one call. `directory` is the client's, `home` the CLI's own directory."""
 
@@ -58,8 +70,8 @@ class Copies:
         self._directory = directory if len(directory) <= 200 and _DIRECTORY.fullmatch(directory) else b""
         self._sent: dict[bytes, tuple[int, int]] = {}
         """Inode and size of what was sent, by path."""
-        self._waiting: deque[tuple[list[Told], Callable[[], None], Callable[[], None]]] = deque()
-        self._is_busy = False
+        self._waiting: deque[Wait] = deque()
+        self._transfer: _Transfer | None = None
         self._is_closed = False
         shown = b"|".join(map(re.escape, SHOWN))
         self._path = re.compile(_BEFORE_PATH + re.escape(home) + rb"(?=" + shown + rb")")
@@ -67,9 +79,10 @@ class Copies:
     def close(self) -> None:
         """Forget what still waits, because the call is over. May be called again."""
         self._is_closed = True
-        for _, _, give_up in self._waiting:
-            give_up()
-        self._waiting.clear()
+        if self._transfer is not None:
+            self._transfer.cancel()
+        while self._waiting:
+            self._waiting.popleft().give_up()
 
     # What a command is told
 
@@ -98,69 +111,92 @@ class Copies:
 
     # The copies
 
-    def bring(self, told: list[Told], then: Callable[[], None], give_up: Callable[[], None]) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Whether no further command may wait for copies."""
+        return len(self._waiting) >= MAX_WAITING
+
+    def bring(self, told: list[Told], then: Callable[[], None], give_up: Callable[[], None]) -> Wait:
         """Bring these files to the container, and then call `then`; or `give_up`, if the call ends first.
 
-        The descriptors have to stay open until one of the two is called.
+        The descriptors have to stay open until one of the two is called. Returns what `forget` takes.
         """
-        self._waiting.append((list(told), then, give_up))
+        wait = Wait(list(told), then, give_up)
+        self._waiting.append(wait)
         if self._is_closed:
             self.close()
         self._go_on()
+        return wait
+
+    def is_waiting(self, wait: Wait) -> bool:
+        """Return whether copies are still on the way."""
+        return wait in self._waiting
+
+    def forget(self, wait: Wait) -> None:
+        """Give a command up that still waits."""
+        self._waiting.remove(wait)
+        wait.give_up()
 
     def _go_on(self) -> None:
-        while self._waiting and not self._is_busy:
-            told, then, _ = self._waiting[0]
-            if not told:
+        while self._waiting and self._transfer is None:
+            first = self._waiting[0]
+            if first.told:
+                self._send(first.told.pop())
+            else:
                 self._waiting.popleft()
-                then()
-                continue
-            self._is_busy = self._send(told.pop())
+                first.then()
 
     def renew(self, told: list[Told]) -> None:
         """Bring what was added to these files, unless copies are on the way.
 
         The command that was told of them may end meanwhile, so this has descriptors of its own.
         """
-        if self._is_busy:
+        if self._transfer is not None:
             return
-        mine = [Told(file.path, os.dup(file.descriptor)) for file in told]
+        mine: list[Told] = []
 
         def close() -> None:
             for file in mine:
                 os.close(file.descriptor)
 
+        try:
+            mine += (Told(file.path, os.dup(file.descriptor)) for file in told)
+        except OSError:  # ignored because the next renewal tries again
+            close()
+            return
         self.bring(mine, close, close)
 
-    def _send(self, file: Told) -> bool:
-        """Begin to send what is new in a file. Returns whether there is anything to wait for."""
-        found = os.fstat(file.descriptor)
-        inode, start = self._sent.get(file.path, (0, 0))
-        size = min(found.st_size, MAX_COPY)
-        again = inode != found.st_ino or size < start or file.path.startswith(self._home + VARIABLES)
-        start = 0 if again else start
-        if not self._directory or not stat.S_ISREG(found.st_mode) or (size == start and not again):
-            return False
-        name = file.path.removeprefix(self._home + b"/")
-        descriptor = os.dup(file.descriptor)
+    def _send(self, file: Told) -> None:
+        """Begin to send what is new in a file. If that is nothing, or not possible, the command runs without it."""
+        try:
+            found = os.fstat(file.descriptor)
+            inode, start = self._sent.get(file.path, (0, 0))
+            size = min(found.st_size, MAX_COPY)
+            again = inode != found.st_ino or size < start or file.path.startswith(self._home + VARIABLES)
+            start = 0 if again else start
+            if not self._directory or not stat.S_ISREG(found.st_mode) or (size == start and not again):
+                return
+            descriptor = os.dup(file.descriptor)
+        except OSError:
+            return
 
         def begin(channel: Channel) -> _Transfer:
-            return _Transfer(channel, descriptor, start, size, done)
+            self._transfer = _Transfer(channel, descriptor, start, size, done)
+            return self._transfer
 
         def done(is_there: bool | None) -> None:
             os.close(descriptor)
             self._sent[file.path] = found.st_ino, size if is_there else 0
-            self._is_busy = False
+            self._transfer = None
             if is_there is None:
                 self.close()
             self._go_on()
 
         try:
-            self._channel.open(b"", {}, begin, copy=name, at=start)
+            self._channel.open(b"", {}, begin, copy=file.path.removeprefix(self._home + b"/"), at=start)
         except ProtocolError:  # ignored because the command also runs without the copy
+            self._transfer = None
             os.close(descriptor)
-            return False
-        return True
 
 
 class _Transfer:
@@ -200,8 +236,10 @@ class _Transfer:
             self._channel.send_data(Frame.STDIN, data)
 
     def cancel(self) -> None:
-        """End, because the client is gone."""
-        self._finish(None)
+        """End, because the call is over or the client is gone."""
+        if self._done:
+            self._channel.send_cancel()
+            self._finish(None)
 
     def _finish(self, is_there: bool | None) -> None:
         done, self._done = self._done, None

@@ -24,8 +24,8 @@ from bridge.protocol.frames import Fields
 from bridge.server.policy_worker import DONE, LIMIT_S, scope_as_json
 
 SMALL = 16 * 1024
-"""Bytes of JSON that are checked on the event loop. This takes at most 0.8 ms. Text of CLAUDE.md counts for a
-sixteenth."""
+"""Bytes of JSON that are checked on the event loop. This takes at most 0.8 ms. Text of CLAUDE.md, variables and
+everything else counts for a sixteenth."""
 
 FEW = 64
 """Arguments that are checked on the event loop. This takes at most 0.5 ms."""
@@ -63,7 +63,8 @@ def is_small(fields: Fields) -> bool:
     words, memory = fields.all("arg"), fields.all("memory")
     files = fields.all("file") + fields.all("text")
     heads = any(file.partition(b"\n")[0].endswith((b".md", b"rule")) for file in files + memory)
-    sizes = sum(map(len, words)) + sum(map(len, files)) + sum(map(len, memory)) // 16
+    sizes = sum(map(len, words)) + sum(map(len, files))
+    sizes += (sum(len(value) for _, value in fields.pairs) - sizes) // 16
     return not heads and len(words) <= FEW and len(memory) <= FEW and sizes <= SMALL
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from bridge.policy.argv import Plan, rewrite
 from bridge.policy.control_messages import ControlFilter
-from bridge.policy.documents import is_path
+from bridge.policy.documents import MAX_DIRECTORIES, MAX_STEP, directories, is_path
 from bridge.policy.flags import BY_NAME
 from bridge.policy.project_memory import Memory
 from bridge.policy.project_policy import Project
@@ -62,6 +62,9 @@ NICE = 10
 
 DONE = b"done"
 
+MAX_DIRECTORY = 4095
+"""Characters of a call's directory: the kernel's limit. Each step has at most MAX_STEP."""
+
 
 def directory_of(fields: Fields) -> str:
     """Return the client's working directory."""
@@ -76,6 +79,10 @@ def has_terminal(fields: Fields, scope: Scope) -> bool:
 def plan_of(fields: Fields, scope: Scope) -> Plan:
     """Check a call as the client sent it. Returns what to run. Raises PolicyError."""
     terminal, cwd = has_terminal(fields, scope), directory_of(fields)
+    if len(cwd) > MAX_DIRECTORY or any(len(step) > MAX_STEP for step in cwd.split("/")):
+        raise PolicyError("the directory {} has a longer name than a file system allows", cwd)
+    if not scope.contains(cwd):
+        raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
     words = [os.fsdecode(word) for word in fields.all("arg")]
     sent = {name: [value.replace(NUL, b"\0") for value in fields.all(name)] for name in ("file", "memory")}
     plan = rewrite(
@@ -90,8 +97,6 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
         interactive=terminal,
         is_large=fields.get("large") == b"1",
     )
-    if not scope.contains(cwd):
-        raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
     if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
         raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")
     return plan
@@ -140,6 +145,8 @@ def unpack(data: bytes, scope: Scope) -> Plan:
     named = parts.pop("files")
     if not all(is_path(name) for name, _ in named):
         raise ValueError("a policy worker named a file that is none of a project's")
+    if len(directories(name for name, _ in named)) > MAX_DIRECTORIES:
+        raise ValueError("a policy worker named more directories than a project may have")
     found, at = [], 0
     for size in (*parts.pop("memory"), *(size for _, size in named)):
         found.append(texts[at : at + size])

@@ -27,7 +27,7 @@ LARGE = 64 * 1024
 
 PLACES = 8
 """Connections of one grant that may read large frames at the same time. With 128 connections, a grant holds at most
-16 MiB of unfinished frames."""
+32 MiB of unfinished frames."""
 
 
 class Worker(Hashable, Protocol):

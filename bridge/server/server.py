@@ -258,6 +258,8 @@ class BridgeServer:
             call.fail("stopping", STOPPING)
         elif problem := self._disk.problem(grant.name):
             call.fail("full", problem)
+        elif sum(other.size for other in self._calls if other.grant == call.grant and not other.has_run) > MAX_WAITING:
+            call.fail("full", f"calls of {MAX_WAITING // MIB} MiB wait already for grant {grant.name}; try again later")
         elif not call.is_small:
             channel.defer(self._judge_elsewhere(call))
         elif call.judge():

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from bridge.protocol.frames import Event, Frame, ProtocolError
 from bridge.server.channel import Channel
-from bridge.server.copies import MAX_FILES, Copies, Told
+from bridge.server.copies import MAX_FILES, Copies, Told, Wait
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
@@ -157,6 +157,9 @@ class ToolCalls:
         `files` are the command's stdin, stdout and stderr, and then the CLI's files that it is told of. Their paths
         stand among the variables in `fields`; only a path begins with a slash.
         """
+        if self._copies.is_full:
+            self._refuse(sock, files, "too many commands wait for copies of Claude's files")
+            return
         own, others = files[:3], files[3:]
         paths = [field for field in fields[3:] if field.startswith(b"/")][: len(others)]
         for descriptor in others[len(paths) :]:
@@ -172,7 +175,30 @@ class ToolCalls:
             shell = "sh" if fields[0] == b"sh" else None
             self._execute(sock, fields[1], fields[2], variables, own, shell, told)
 
-        self._copies.bring(told, run, give_up)
+        wait = self._copies.bring(told, run, give_up)
+        if self._copies.is_waiting(wait):
+            self._loop.add_reader(sock.fileno(), self._on_waiting, sock, wait)
+
+    def _on_waiting(self, sock: socket.socket, wait: Wait) -> None:
+        """Handle the end of a prefix process whose command has not begun, or its wish to cancel the command."""
+        try:
+            if sock.recv(64):
+                sock.send(b"signal %d\0\0" % signal.SIGTERM)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # it has ended, so that nobody waits for the answer
+        self._copies.forget(wait)
+        self._hang_up(sock)
+
+    def _refuse(self, sock: socket.socket, files: list[int], why: str) -> None:
+        """Report that a command cannot be run. `files` are closed; the third is its stderr."""
+        with contextlib.suppress(OSError):
+            os.write(files[2], f"bridge: {why}\n".encode())
+            sock.send(b"exit 125\0\0")
+        for descriptor in files:
+            os.close(descriptor)
+        self._loop.add_reader(sock.fileno(), self._receive, sock)
 
     def _execute(
         self,
@@ -201,19 +227,14 @@ class ToolCalls:
         try:
             self._channel.open(command, env, begin, cwd=cwd, back=back or None, shell=shell, stderr=stderr)
         except ProtocolError as error:
-            with contextlib.suppress(OSError):
-                os.write(files[2], f"bridge: {error}\n".encode())
-                sock.send(b"exit 125\0\0")
-            for descriptor in (*files, *(file.descriptor for file in told)):
-                os.close(descriptor)
-            self._loop.add_reader(sock.fileno(), self._receive, sock)
+            self._refuse(sock, [*files, *(file.descriptor for file in told)], str(error))
 
     def _follow(self, execution: Execution) -> None:
         """Bring what is added to the files that a command is told of, as long as it runs."""
         growing = [file for file in self._executions.get(execution, ()) if file.grows]
         if growing:
-            self._copies.renew(growing)
             self._loop.call_later(FOLLOW_S, self._follow, execution)
+            self._copies.renew(growing)
 
     def _on_over(self, execution: Execution, sock: socket.socket) -> None:
         for file in self._executions.pop(execution, ()):

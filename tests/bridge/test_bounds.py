@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.policy import Scope
+from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
 from bridge.policy.documents import MAX_FILES
 from bridge.policy.project_policy import read
@@ -162,7 +162,8 @@ def test_project_that_is_made_to_take_long_does_not(files: list[bytes]) -> None:
 
 def test_rules_that_are_made_to_take_long_do_not() -> None:
     begun = time.thread_time()
-    rewrite(["-p", "hi", "--allowedTools", "a(" * 400_000], Scope(runs_commands=True))
+    with pytest.raises(PolicyError, match="make it shorter"):
+        rewrite(["-p", "hi", "--allowedTools", "a(" * 400_000], Scope(runs_commands=True))
     assert time.thread_time() - begun < AT_ONCE_S
 
 
@@ -181,7 +182,7 @@ def test_hook_whose_fields_are_no_text_is_left_out() -> None:
     hook = b'{"type": "command", "command": "true", "if": %s}' % deep
     settings = b'.claude/settings.json\n{"hooks": {"Stop": [{"hooks": [%s]}]}}' % hook
     project = read([settings], [], WITH_COMMANDS)
-    assert "its field 'if' is of another type" in " ".join(project.notes)
+    assert "if of a hook of Stop is left out: this field is of another type" in " ".join(project.notes)
     assert dataclasses.asdict(project)["settings"] == {"hooks": {"Stop": [{"hooks": []}]}}
 
 

@@ -281,12 +281,13 @@ DIFFERENCES = (
         lambda _, value: _without_list(value),
     ),
     Difference(
-        f"These tools are not offered: {', '.join(WITHHELD)}.",
+        f"These tools are not offered: {', '.join(WITHHELD)}. Nor is the command `/list-agents`.",
         "They act outside of the call: they start programs beside the CLI, reach other sessions, or outlive the call.",
-        r"init: (tools|messaging_socket_path)|(request \d+: )?(message|tool) .*|stdout",
+        r"init: (tools|slash_commands|messaging_socket_path)|(request \d+: )?(message|tool) .*|stdout",
         in_turn(
             lambda name, value: None if name == "init: messaging_socket_path" else value,
             without_tools(*WITHHELD),
+            removed("list-agents"),
             _unmentioned,
         ),
         _unmentioned,

@@ -86,6 +86,7 @@ def play_session(screen: Screen) -> None:
     """Draw, answer, draw again in another size, leave. The terminal's settings must be the same afterwards."""
     before = screen.settings()
     begin(screen)
+    assert "⚠" not in screen.text, "the CLI finds nothing to warn of"
     ask(screen, "hello there")
     screen.wait("heard: hello there")
     for columns in (60, 90):

@@ -10,10 +10,10 @@ import pytest
 
 from bridge.client.copies import MAX_BACK
 from bridge.client.copies import Copies as Client
-from bridge.protocol.frames import WINDOW, Event, Fields, Frame
+from bridge.protocol.frames import OF_SERVER, WINDOW, Event, Fields, Frame, frame
 from bridge.protocol.link import CLIENT, Link
 from bridge.server.channel import Channel
-from bridge.server.copies import Copies, Told
+from bridge.server.copies import MAX_WAITING, Copies, Told
 from tests.bridge.test_namespace import shim_names
 from tests.unit.test_bridge_calls import Connection
 
@@ -255,11 +255,41 @@ def test_number_of_a_descriptor_that_is_used_again_meanwhile_brings_no_other_fil
 
 
 def test_end_of_a_call_closes_what_was_on_the_way(tmp_path: Path) -> None:
-    made, _ = copies()
-    (tmp_path / "a.jsonl").write_text("a")
+    made, connection = copies()
+    (tmp_path / "a.jsonl").write_text("a" * 100_000)
     descriptor = os.open(tmp_path / "a.jsonl", os.O_RDONLY)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names
     made.renew([Told(b"/claude/projects/a.jsonl", descriptor), Told(b"/claude/projects/b.jsonl", descriptor)])
     made.close()
-    assert len(os.listdir("/proc/self/fd")) - before <= 1, "one file is on the way, and its transfer ends by itself"  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - names
+    opened = bytes(connection.sent)
+    assert opened.endswith(frame(Frame.CANCEL, OF_SERVER)), "the client is told"
+    os.close(descriptor)
+
+
+def test_command_that_has_ended_waits_no_longer(tmp_path: Path) -> None:
+    """The container answers no copy, and the commands that wait for one are killed meanwhile."""
+    made, _ = copies()
+    (tmp_path / "a").write_text("a")
+    ended: list[bool] = []
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    for number in range(3):
+        told = [Told(b"/claude/projects/%d" % number, descriptor)]
+        wait = made.bring(told, lambda: None, lambda: ended.append(True))
+        assert made.is_waiting(wait)
+        made.forget(wait)
+    assert ended == [True] * 3
+    made.close()
+    os.close(descriptor)
+
+
+def test_commands_that_wait_are_bounded(tmp_path: Path) -> None:
+    made, _ = copies()
+    (tmp_path / "a").write_text("a")
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    for _ in range(MAX_WAITING):
+        assert not made.is_full
+        made.bring([Told(b"/claude/projects/a", descriptor)], lambda: None, lambda: None)
+    assert made.is_full
+    made.close()
     os.close(descriptor)
