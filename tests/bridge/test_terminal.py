@@ -11,7 +11,7 @@ import pytest
 from tests.support.bridge_host import Place
 from tests.support.fake_messages_api import Say, Use, in_turn
 from tests.support.real_host import RealHost
-from tests.support.screen import SHELL, Screen, ask, begin, play_session
+from tests.support.screen import SHELL, Screen, ask, begin, leave, play_session
 from tests.support.tool_calls import FREE
 from tests.support.waiting import wait_until
 
@@ -55,13 +55,6 @@ def test_ctrl_z_and_fg(screen: Screen) -> None:
     screen.wait("hello")
     ask(screen, " again")
     screen.wait("heard: hello again")
-
-
-def leave(screen: Screen) -> None:
-    screen.type("", "C-c")
-    screen.wait("again to exit")
-    screen.type("", "C-c")
-    screen.wait_for_shell()
 
 
 def search(screen: Screen) -> None:

@@ -56,7 +56,10 @@ class Screen:
 
     def wait_for_shell(self) -> None:
         """Wait until the shell has the terminal."""
-        wait_until(lambda: self.text.rstrip().endswith("shell>"), DRAWN_WITHIN_S, "the shell's prompt")
+        try:
+            wait_until(lambda: self.text.rstrip().endswith("shell>"), DRAWN_WITHIN_S, "the shell's prompt")
+        finally:
+            print(self.text)
 
     def settings(self) -> str:
         """Return the terminal's settings as the shell's stty shows them."""
@@ -82,6 +85,14 @@ def ask(screen: Screen, text: str) -> None:
     screen.type("", "Enter")
 
 
+def leave(screen: Screen) -> None:
+    """Leave the CLI with Ctrl-C twice. It forgets the first one after 0.8 s, so on a busy machine it takes three."""
+    screen.type("", "C-c")
+    screen.wait("again to exit")
+    screen.tell("send-keys", "C-c", "C-c")
+    screen.wait_for_shell()
+
+
 def play_session(screen: Screen) -> None:
     """Draw, answer, draw again in another size, leave. The terminal's settings must be the same afterwards."""
     before = screen.settings()
@@ -93,8 +104,5 @@ def play_session(screen: Screen) -> None:
         screen.resize(columns)
         wait_until(lambda c=columns: screen.rules() == {c}, DRAWN_WITHIN_S, f"lines of {columns}")  # type: ignore[misc]
     screen.resize(100)
-    screen.type("", "C-c")
-    screen.wait("again to exit")
-    screen.type("", "C-c")
-    screen.wait_for_shell()
+    leave(screen)
     assert screen.settings() == before
