@@ -119,7 +119,7 @@ head -c 1000000 /dev/urandom > a.bin
 git add . && git cat-file -s :a.bin
 git lfs install --local > /dev/null
 git -c user.name=a -c user.email=b commit -qm first
-git push -q "file://$PWD/../there" HEAD:main
+git push -q "file://$PWD/../there" HEAD:main > /dev/null
 git clone -q --branch main "file://$PWD/../there" ../back
 cmp a.bin ../back/a.bin
 """
