@@ -36,8 +36,14 @@ PYTHON_FILES = [
     "bin/make-venv",
 ]
 PROGRAMS = ["docker/init-volumes", "docker/build/write-manifest"]
-STEPS = ["step", "apt-install", "make-user", "compile-code"]
-SHELL_FILES = ["bin/invoke", *(f"docker/build/{name}" for name in STEPS), "docker/profile-path.sh", ".ci/run"]
+STEPS = ["step", "apt-install", "install-pip", "make-user", "compile-code"]
+SHELL_FILES = [
+    "bin/invoke",
+    *(f"docker/build/{name}" for name in STEPS),
+    "docker/profile-path.sh",
+    "docker/bin/corepack",
+    ".ci/run",
+]
 PARITY = "tests/image/test_task_master_parity.py"
 LOCKS = ["tools", "lint", "tests", "types", "agent-sdk"]
 NPM_LOCKS = [

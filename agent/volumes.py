@@ -25,6 +25,9 @@ VOLUMES = (AGENT, WORKSPACE, SHARED)
 
 MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700}
 
+INSTALLED = Path(AGENT, "home/.local/lib")
+"""Where npm's global packages go. `npm ls -g` fails while it is missing."""
+
 NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 """Errors of file systems without O_TMPFILE: NFS, 9p and other shares of a desktop's host."""
 
@@ -73,6 +76,8 @@ def prepare(home: str) -> list[str]:
         _clear_the_way_for_tmux(Path(home), lines.append)
     except OSError as error:
         lines.append(f"{error.filename} is in tmux's way and cannot be moved: {error.strerror}; {remedy(AGENT)}")
+    with contextlib.suppress(OSError):  # ignored because the first installation makes it, or says why it cannot
+        INSTALLED.mkdir(parents=True, exist_ok=True)
     _share()
     return lines
 

@@ -1,6 +1,5 @@
 # shellcheck shell=sh
-# Read by login shells. /etc/profile resets PATH; in the agent's session this restores the container's PATH.
-if [ -n "${AGENT_PATH:-}" ]; then
-    PATH=$AGENT_PATH
-    export PATH
-fi
+# Read by login shells. /etc/profile resets PATH. In the agent's session this restores the container's PATH. Elsewhere it
+# adds the folder into which npm, pnpm, yarn and pip install programs.
+PATH=${AGENT_PATH:-/agent/home/.local/bin:$PATH}
+export PATH

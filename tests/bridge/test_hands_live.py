@@ -46,6 +46,8 @@ def test_commands_run_in_the_container(real_host: RealHost, box: Box) -> None:
         "hostname; id -u; ls -d /agent /shared; test ! -e /claude",
         "head -c 5000000 /dev/zero | tr '\\0' x; exit 7",
         "(sleep 0.5; touch /workspace/late) & sleep 1; ls /workspace/late",
+        'mkdir tool && cd tool && echo \'{"name":"made","version":"1.0.0","bin":"made.js"}\' > package.json'
+        " && printf '#!/usr/bin/env node\nconsole.log(45)' > made.js && npm install -g --silent . && made",
     ]
     uses = [Use("Bash", {"command": command, "description": "x"}) for command in commands]
     real_host.api.part = in_turn(*uses, Say("done"))
@@ -58,6 +60,7 @@ def test_commands_run_in_the_container(real_host: RealHost, box: Box) -> None:
     assert told[3].split() == [box.agent.id[:12], str(OWNER), "/agent", "/shared"]
     assert told[4].startswith("Exit code 7")
     assert told[5] == "/workspace/late"
+    assert told[6] == "45"
 
 
 def test_interrupt_in_the_middle_of_a_command(real_host: RealHost, box: Box) -> None:
@@ -78,7 +81,8 @@ def test_interrupt_in_the_middle_of_a_command(real_host: RealHost, box: Box) -> 
 
 def test_project_s_hook_and_server_run_in_the_container(real_host: RealHost, agents: Agents) -> None:
     box = Box(agents, real_host.place())
-    hook = {"type": "command", "command": "hostname > hooked.txt; id -u >> hooked.txt"}
+    box.agent.sh("mkdir -p ~/.local/bin && cp /usr/bin/hostname ~/.local/bin/installed")
+    hook = {"type": "command", "command": "installed > hooked.txt; id -u >> hooked.txt"}
     write(box.place, ".claude/settings.json", {"hooks": {"PreToolUse": [{"matcher": "*", "hooks": [hook]}]}})
     write(box.place, "server.py", SERVER.replace('os.environ["GREETING"]', "os.uname().nodename"))
     write(box.place, ".mcp.json", {"mcpServers": {"here": {"command": "python3", "args": ["server.py"]}}})

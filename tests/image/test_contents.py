@@ -13,6 +13,9 @@ from testinfra.host import Host
 
 from pipeline.build import source
 from tests.support import budgets
+from tests.support.containers import Agents
+
+pytest_plugins = ("tests.support.fixtures",)
 
 ROOT = Path(__file__).resolve().parents[2]
 # How each tool prints its version, and its name in the manifest.
@@ -31,6 +34,17 @@ TOOLS = {
     "g++": "g++ -dumpfullversion",
     "tini": "tini --version",
     "task-master": "task-master --version",
+    "pip": "python3 -m pip --version",
+    "rg": "rg --version",
+    "jq": "jq --version",
+    "less": "less --version",
+    "patch": "patch --version",
+    "file": "file --version",
+    "zip": "zip -v",
+    "unzip": "unzip -v",
+    "xz": "xz --version",
+    "rsync": "rsync --version",
+    "git-lfs": "git lfs version",
 }
 DEV_TOOLS = {
     "vim": "vim --version",
@@ -39,7 +53,6 @@ DEV_TOOLS = {
     "tcpdump": "tcpdump --version",
     "gdb": "gdb --version",
     "ss": "ss --version",
-    "jq": "jq --version",
 }
 SAME_PACKAGE = {"npx": "npm"}
 
@@ -89,6 +102,39 @@ def test_native_addon_can_be_built(host: Host) -> None:
     code = "#include <node_api.h>\\nint main(){return NAPI_VERSION > 0 ? 0 : 1;}"
     compiled = f"printf '{code}' > /tmp/a.cc && g++ -I/usr/local/include/node -o /tmp/a /tmp/a.cc && /tmp/a"
     assert host.run(compiled).rc == 0
+
+
+def test_virtual_environment_needs_no_network(agents: Agents) -> None:
+    make = "python3 -m venv /workspace/.venv && /workspace/.venv/bin/pip --version"
+    code, out, err = agents.once("bash", "-c", make, network_mode="none", ports={}, read_only=True, user="4242:4242")
+    assert (code, "/workspace/.venv/" in out) == (0, True), err
+
+
+LARGE_FILES = """
+set -e
+cd "$(mktemp -d)"
+git init -q --bare there && git init -q here && cd here
+echo '*.bin filter=lfs diff=lfs merge=lfs -text' > .gitattributes
+head -c 1000000 /dev/urandom > a.bin
+git add . && git cat-file -s :a.bin
+git lfs install --local > /dev/null
+git -c user.name=a -c user.email=b commit -qm first
+git push -q "file://$PWD/../there" HEAD:main > /dev/null
+git clone -q --branch main "file://$PWD/../there" ../back
+cmp a.bin ../back/a.bin
+"""
+
+
+def test_large_files_are_stored_as_pointers_and_arrive_whole(host: Host) -> None:
+    """Also with the hooks that `git lfs install` leaves in a repository."""
+    done = host.run("bash -c %s", LARGE_FILES)
+    assert done.rc == 0, done.stderr
+    assert int(done.stdout) < 200, "bytes of what was added"
+
+
+def test_git_s_pager_is_less(host: Host) -> None:
+    pager = printed(host, "readlink -f $(command -v $(git var GIT_PAGER))")
+    assert pager.strip() == "/usr/bin/less"
 
 
 # The user and its directories
