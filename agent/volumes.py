@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
 VOLUMES = (AGENT, WORKSPACE, SHARED)
 
-MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700}
+MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700, "home/.ssh": 0o700}
 
 NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 """Errors of file systems without O_TMPFILE: NFS, 9p and other shares of a desktop's host."""

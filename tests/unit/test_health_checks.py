@@ -21,7 +21,7 @@ from healthcheck.checks.bridge import BridgeCheck
 from healthcheck.checks.disk import DiskCheck
 from healthcheck.checks.tmux import TmuxCheck
 from healthcheck.checks.volumes import VolumesCheck
-from healthcheck.facts import RUNNING, AgentFacts, Pane, Sources, VolumeStatus
+from healthcheck.facts import RUNNING, AgentFacts, Certificates, Pane, Sources, VolumeStatus
 from healthcheck.metrics import exposition
 from healthcheck.pages import Reporter
 from healthcheck.probe import Observation, Probe, ProbeError
@@ -78,7 +78,7 @@ async def hung() -> list[Pane]:
 
 
 def sources() -> Sources:
-    return Sources(panes(PANE), {"/agent": lambda: GOOD}, "/nowhere/claude-bridge.sock", "1.2.3")
+    return Sources(panes(PANE), {"/agent": lambda: GOOD}, "/nowhere/claude-bridge.sock", Certificates, "1.2.3")
 
 
 # -- the table --------------------------------------------------------------------------------------------
