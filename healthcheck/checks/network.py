@@ -43,9 +43,9 @@ class NetworkCheck(Check):
         if problems:
             return Finding(WARN, "; ".join(problems), seen.age_s)
         used = {place(value): None for name, value in proxies(os.environ).items() if name != "NO_PROXY"}
-        words = [f"{seen.value.added} certificates of the host's" if seen.value.added else "the system's certificates"]
-        words += [f"proxy {', '.join(used)}" if used else "no proxy"]
-        return Finding(PASS, ", ".join(words), seen.age_s)
+        added = seen.value.added
+        words = f"{added} certificate{'s' * (added != 1)} of the host's" if added else "the system's certificates"
+        return Finding(PASS, f"{words}, {'proxy ' + ', '.join(used) if used else 'no proxy'}", seen.age_s)
 
     def details(self) -> dict[str, Any]:
         """Return the proxies, without names and passwords, and the number of the host's certificates."""
@@ -98,4 +98,5 @@ def is_loopback(proxy: str) -> bool:
     """Say whether a proxy's address means the container itself."""
     address = place(proxy).rpartition("://")[2].lower()
     host = address[1:].partition("]")[0] if address.startswith("[") else address.partition(":")[0]
-    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")  # noqa: S104 - a name, not a listener
+    is_own = host.startswith("127.") and host.replace(".", "").isdigit()
+    return is_own or host in ("localhost", "::1", "0.0.0.0")  # noqa: S104 - a name, not a listener
