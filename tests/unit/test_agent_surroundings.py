@@ -10,6 +10,7 @@ import pytest
 
 from agent import certificates, git
 from healthcheck.checks import network
+from healthcheck.facts import Certificates
 from tests.support import certificate
 
 
@@ -41,7 +42,7 @@ def test_host_s_certificates_are_added_and_nothing_else_of_the_file(files: Path)
 def test_host_s_certificates_that_change_in_place_are_taken_over(files: Path) -> None:
     certificate.make(files)
     (files / "host").write_bytes(b"")
-    assert certificates.renew(pytest.fail) == certificates.Certificates(0)
+    assert certificates.renew(pytest.fail) == Certificates(0)
     before = (files / "trusted").stat().st_ino
     certificates.renew(pytest.fail)
     assert (files / "trusted").stat().st_ino == before, "nothing is written where nothing changed"
@@ -51,7 +52,7 @@ def test_host_s_certificates_that_change_in_place_are_taken_over(files: Path) ->
 
 
 def test_container_without_the_mount_is_left_alone(files: Path) -> None:
-    assert certificates.renew(pytest.fail) == certificates.Certificates(0)
+    assert certificates.renew(pytest.fail) == Certificates(0)
     assert not (files / "trusted").exists()
 
 
