@@ -34,7 +34,7 @@ def introduce(home: str, report: Report) -> str | None:
     if known is not None and known.pw_name != _name(uid):
         if known.pw_dir == home:
             return None
-        return f"user {known.pw_name} ({uid}): ssh reads {known.pw_dir}/.ssh/config, not {home}/.ssh/config"
+        return f"user {known.pw_name} ({uid}): ssh looks for keys in {known.pw_dir}/.ssh, not in {home}/.ssh"
     if uid < LEAST_ID:
         return (
             f"user {uid}:{gid} has no name, as ids below {LEAST_ID} cannot be given one: whoami, ssh and "
