@@ -87,4 +87,5 @@ def _write(path: Path, found: list[str], report: Report) -> None:
         with os.fdopen(fd, encoding="latin-1") as file:
             if file.read() == text:
                 return
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, text, report)

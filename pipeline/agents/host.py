@@ -17,6 +17,7 @@ from typing import Any
 
 import docker
 from docker.models.containers import Container
+from docker.utils.config import load_general_config
 
 from pipeline.agents import ps
 from pipeline.agents.workspace import Owner
@@ -67,19 +68,31 @@ def given(workspace: Path, owner: Owner, say: Say, *, certificates: str | None, 
 def settings(service: Mapping[str, Any], host: Host, say: Say) -> dict[str, dict[str, str | None]]:
     """Return what an agent's service needs beyond the template. `service` is the template's, with all values filled in.
 
-    A variable with the value None is left out, so that proxies in Docker's own config.json still count. The label
-    changes when another file is at the path of a mounted one: the container keeps the old file until it is made anew.
+    A variable with the value None is left out. The label changes when another file is at the path of a mounted one: the
+    container keeps the old file until it is made anew.
     """
     found = service["environment"]
     environment: dict[str, str | None] = {name: value for name, value in host.identity.items() if not found.get(name)}
     if not environment and not any(found.get(name) for name in IDENTITY):
         say(NO_IDENTITY)
     if not any(found.get(name) for name in PROXIES):
-        environment |= {spelling: None for name in (*PROXIES, "NO_PROXY") for spelling in (name, name.lower())}
+        of_docker = proxies_of_docker()
+        names = (*PROXIES, "NO_PROXY")
+        environment |= {spelling: of_docker.get(name) for name in names for spelling in (name, name.lower())}
     files = {mount["target"]: file_at(mount["source"]) for mount in service["volumes"] if mount["target"] in MOUNTED}
     if not files[CERTIFICATES]:
         environment |= {name: None for name in CA_VARIABLES if not os.environ.get(name)}
     return {"environment": environment, "labels": {FILES_LABEL: " ".join(filter(None, files.values()))}}
+
+
+def proxies_of_docker() -> dict[str, str]:
+    """Return the proxies for containers in Docker's own config.json. Compose's template hides them."""
+    found = load_general_config().get("proxies", {}).get("default", {})
+    named = {name: found.get(f"{name.split('_')[0].lower()}Proxy") for name in PROXIES}
+    proxies = {name: value for name, value in named.items() if value}
+    if proxies:
+        proxies["NO_PROXY"] = ",".join(filter(None, [found.get("noProxy"), "localhost,127.0.0.1,::1"]))
+    return proxies
 
 
 def file_at(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -89,13 +90,27 @@ def test_settings_of_the_environment_win_over_git_s() -> None:
     assert said == [hosts.NO_IDENTITY]
 
 
+PROXY_NAMES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+
+
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"])
-def test_without_a_proxy_no_variable_hides_those_of_docker_s_own_settings(proxy: str) -> None:
-    with_one = hosts.settings(service({proxy: "http://p:1", "NO_PROXY": "x"}), hosts.Host(), print)["environment"]
-    without = hosts.settings(service({proxy: "", "NO_PROXY": "x"}), hosts.Host(), print)["environment"]
-    names = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
-    assert not with_one.keys() & names
-    assert {name for name, value in without.items() if value is None} >= names | {name.lower() for name in names}
+def test_proxies_of_docker_s_own_settings_count_where_there_are_no_others(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def added(value: str) -> dict[str, str | None]:
+        return hosts.settings(service({proxy: value, "NO_PROXY": "x"}), hosts.Host(), print)["environment"]
+
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert not added("http://p:1").keys() & PROXY_NAMES
+    assert {name for name, value in added("").items() if value is None} >= PROXY_NAMES
+    key = proxy.split("_")[0].lower() + "Proxy"
+    (tmp_path / "config.json").write_text(
+        json.dumps({"proxies": {"default": {key: "http://d:2", "noProxy": "inside"}}})
+    )
+    assert not added("http://p:1").keys() & PROXY_NAMES
+    found = added("")
+    assert found[proxy] == found[proxy.lower()] == "http://d:2"
+    assert found["NO_PROXY"] == found["no_proxy"] == "inside,localhost,127.0.0.1,::1"
 
 
 def test_container_is_made_anew_when_another_file_is_at_the_path_of_a_mounted_one(tmp_path: Path) -> None:
