@@ -88,7 +88,7 @@ def test_table_has_the_contracts_checks_in_their_order() -> None:
     async def main() -> list[tuple[str, bool]]:
         return [(check.name, check.required) for check in all_checks(sources())]
 
-    required, optional = ("tmux", "agent", "volumes"), ("bridge", "task-master", "disk", "memory")
+    required, optional = ("tmux", "agent", "volumes"), ("bridge", "task-master", "network", "disk", "memory")
     assert run(main()) == [(name, True) for name in required] + [(name, False) for name in optional]
 
 
