@@ -80,7 +80,9 @@ def settings(service: Mapping[str, Any], host: Host, say: Say) -> dict[str, dict
         names = (*PROXIES, "NO_PROXY")
         environment |= {spelling: of_docker.get(name) for name in names for spelling in (name, name.lower())}
     files = {mount["target"]: file_at(mount["source"]) for mount in service["volumes"] if mount["target"] in MOUNTED}
-    if not files[CERTIFICATES]:
+    if files[CERTIFICATES]:
+        _refuse_private_keys(next(mount["source"] for mount in service["volumes"] if mount["target"] == CERTIFICATES))
+    else:
         environment |= {name: None for name in CA_VARIABLES if not os.environ.get(name)}
     return {"environment": environment, "labels": {FILES_LABEL: " ".join(filter(None, files.values()))}}
 
@@ -104,6 +106,15 @@ def file_at(path: str) -> str:
     except OSError as error:
         raise Problem(f"{path} is to be handed to the agent, but: {error.strerror}; name another file", 64) from None
     return f"{found.st_dev}:{found.st_ino}"
+
+
+def _refuse_private_keys(path: str) -> None:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise Problem(f"the certificates in {path} cannot be read: {error.strerror}; name another file", 64) from None
+    if b"PRIVATE KEY-----" in content:
+        raise Problem(f"{path} holds a private key, which the agent could read; name a file of certificates alone", 64)
 
 
 def identity(workspace: Path) -> dict[str, str]:

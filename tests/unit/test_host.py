@@ -132,6 +132,17 @@ def test_container_is_made_anew_when_another_file_is_at_the_path_of_a_mounted_on
         label()
 
 
+@pytest.mark.parametrize("kind", ["folder", "private key"])
+def test_file_that_must_not_go_to_the_agent_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("-----BEGIN EC PRIVATE KEY-----\n")
+    with pytest.raises(Problem, match=f"{path} .*; name a"):
+        hosts.settings(service({}, {"source": str(path), "target": hosts.CERTIFICATES}, NONE[1]), hosts.Host(), print)
+
+
 # The ssh agent
 
 
