@@ -183,12 +183,12 @@ def findings(client: docker.DockerClient) -> Iterator[Finding]:
     needed = [name for name in PROXIES if _value(os.environ, name)]
     words = [f"certificates in {bundle}" if bundle else "no certificates of its own", *needed]
     yield Finding("network", "ok", f"{', '.join(words)}{'' if needed else ', no proxy'}")
-    for container in client.containers.list(filters={"label": IMAGE_LABEL}):
+    for container in client.containers.list(filters={"label": IMAGE_LABEL}, ignore_removed=True):
         lacks = [name for name in needed if not _value(_environment(container), name)]
         lacks += _certificates_lacking(container, bundle)
         if lacks:
             remedy = "bin/invoke up" if ps.LABEL in container.labels else "start it anew with compose.yaml"
-            yield Finding(f"{container.name}", "warning", f"has not what this host has: {', '.join(lacks)}", remedy)
+            yield Finding(str(container.name), "warning", f"has not what this host has: {', '.join(lacks)}", remedy)
 
 
 def _certificates_lacking(container: Container, bundle: Path | None) -> list[str]:

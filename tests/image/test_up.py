@@ -18,8 +18,9 @@ import pytest
 from docker.models.containers import Container
 
 from pipeline.agents import compose, ps
-from pipeline.agents.host import NO_IDENTITY, PROXIES, Host
+from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
 from pipeline.agents.workspace import Owner
+from pipeline.bootstrap import engine
 from pipeline.build.image import CA_VARIABLES, Variant
 from pipeline.errors import Problem
 from tests.support import certificate
@@ -200,6 +201,12 @@ def renewed(container: Container) -> str:
     return str(container.exec_run(["python3", "-IS", "-c", ask]).output.decode())
 
 
+def lacking(container: Container) -> str:
+    """Return what `engine.doctor` says of an agent."""
+    with engine.connected() as client:
+        return next((found.detail for found in findings(client) if found.what == container.name), "")
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host has neither certificates of its own nor proxies."""
@@ -224,8 +231,9 @@ def test_host_s_certificates_come_along_and_follow_its_changes(
     assert person.up().id == first.id, "the running agent has them already"
     os.replace(other, bundle)  # noqa: PTH105 - as update-ca-certificates does it
     assert "was replaced since this container started; run `bin/invoke up`" in renewed(first)
+    assert lacking(first) == "has not what this host has: its present certificates"
     second = person.up()
-    assert second.id != first.id
+    assert (second.id != first.id, lacking(second)) == (True, "")
     assert second.exec_run(["sh", "-c", "cat $NODE_EXTRA_CA_CERTS"]).output == bundle.read_bytes()
     bundle.unlink()
     with pytest.raises(Problem, match=f"^{bundle} is to be handed to the agent"):
@@ -235,13 +243,16 @@ def test_host_s_certificates_come_along_and_follow_its_changes(
 def test_proxy_on_this_machine_s_loopback_is_told_without_its_password(
     person: Person, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not {name.upper() for name in variables(person.up())} & {*CA_VARIABLES, *PROXIES, "NO_PROXY"}
+    before = person.up()
+    assert not {name.upper() for name in variables(before)} & {*CA_VARIABLES, *PROXIES, "NO_PROXY"}
     proxy = "http://someone:secret@127.0.0.1:3128"
     monkeypatch.setenv("https_proxy", proxy)
-    found = variables(person.up())
+    assert lacking(before) == "has not what this host has: HTTPS_PROXY"
+    now = person.up()
+    found = variables(now)
     assert found["HTTPS_PROXY"] == found["https_proxy"] == proxy
     (line,) = [line for line in person.told if "HTTPS_PROXY is http://127.0.0.1:3128, which is this container" in line]
-    assert "secret" not in line
+    assert ("secret" in line, lacking(now)) == (False, "")
 
 
 def test_identity_and_ssh_agent_of_the_person_are_handed_over(person: Person, ssh_agent: Path) -> None:
