@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -145,13 +146,13 @@ def answering_ssh_agent(owner: Owner, say: Say) -> Path:
     path = Path(named).resolve()
     try:
         keys = _count_keys(path)
-        uid = path.stat().st_uid
+        found = path.stat()
     except OSError as error:
         raise Problem(f"no ssh agent answers at {named} ({error.strerror or error}); {start}") from None
-    if uid != owner.uid:
+    if found.st_uid != owner.uid and not found.st_mode & stat.S_IWOTH:
         raise Problem(
-            f"the ssh agent at {named} belongs to uid {uid} and refuses uid {owner.uid}, which the agent runs as; "
-            f"start an ssh agent as uid {owner.uid}, or use a workspace of uid {uid}"
+            f"the ssh agent at {named} belongs to uid {found.st_uid} and refuses uid {owner.uid}, which the agent runs "
+            f"as; start an ssh agent as uid {owner.uid}, or use a workspace of uid {found.st_uid}"
         )
     if not keys:
         say("the ssh agent holds no key, so it opens nothing; run `ssh-add`")
