@@ -7,7 +7,7 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent import volumes
+from agent import certificates, volumes
 from agent.tmux import TmuxError
 from agent.waiting import new_future, set_once
 from healthcheck.check import FAIL, PASS
@@ -52,6 +52,7 @@ class Monitor:
                 panes=None if run_state.is_command else self._panes,
                 volumes={path: partial(volumes.observe, path, mount) for path, mount in volumes.mounts().items()},
                 bridge_socket=run_state.settings.bridge_socket,
+                certificates=partial(certificates.renew, lambda line: events.warning("certificates", line)),
                 task_master_version=str(manifest.get("tools", {}).get("task-master", "unknown version")),
             )
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agent import scrollback, users, volumes
+from agent import certificates, git, scrollback, users, volumes
 from agent.command import CannotRunError, Command
 from agent.monitor import Monitor
 from agent.persistence import StateWriter
@@ -133,6 +133,9 @@ class Supervisor:
         problem = await worker.call(partial(users.introduce, home, lines.append))
         self._note(*lines, problem)
         self._run_state.user = await worker.call(users.own_name)
+        await worker.call(partial(certificates.renew, lines.append))
+        with contextlib.suppress(OSError):  # ignored because `prepare` has reported what is wrong with /agent
+            await worker.call(partial(git.configure, os.environ, lines.append))
         if self._run_state.is_command:
             return None
         if not await self._state_writer.open():

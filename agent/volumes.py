@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
 VOLUMES = (AGENT, WORKSPACE, SHARED)
 
-MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700}
+MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700, "home/.ssh": 0o700}
 
 INSTALLED = Path(AGENT, "home/.local/lib")
 """Where npm's global packages go. `npm ls -g` fails while it is missing."""

@@ -24,6 +24,7 @@ UP_HELP = {
     "variant": "prod or dev",
     "chown": "give a workspace that belongs to root to uid 1000",
     "as-root": "run the agent as root on a workspace that belongs to root",
+    "ssh-agent": "let the agent use the keys of your ssh agent (SSH_AUTH_SOCK)",
     **BUILD_HELP,
 }
 NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
@@ -38,12 +39,15 @@ def up(
     variant: str = "prod",
     chown: bool = False,
     as_root: bool = False,
+    ssh_agent: bool = False,
 ) -> None:
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
     with problems_as_exit():
         folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
-        running = from_bare_machine(folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root)
+        running = from_bare_machine(
+            folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root, ssh_agent=ssh_agent
+        )
     print_facts(
         ("agent", f"{running.name} ({running.image}) is {running.status}"),
         ("workspace", f"{running.workspace} as uid {running.owner.uid}"),

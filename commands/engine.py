@@ -5,7 +5,8 @@ from __future__ import annotations
 from invoke import Context, Exit, task
 
 from commands.output import print_table, problems_as_exit, table
-from pipeline.bootstrap import doctor, engine_setup
+from pipeline.agents import host as hosts
+from pipeline.bootstrap import doctor, engine, engine_setup
 from pipeline.reporting import say_on_stderr
 
 COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
@@ -30,6 +31,9 @@ def examine(_: Context) -> None:
     """Say what is there, what is missing, and what to type."""
     with problems_as_exit():
         findings = doctor.examine()
+        if not any(finding.state == "missing" for finding in findings):
+            with engine.connected() as client:
+                findings += hosts.findings(client)
     rows = table("part", "state", "detail", "type this")
     for finding in findings:
         colour = COLOURS[finding.state]

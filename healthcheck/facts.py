@@ -70,14 +70,24 @@ class VolumeStatus:
 
 
 @dataclass(frozen=True)
+class Certificates:
+    """What the host adds to the system's certificates. `problem` is empty when all is well."""
+
+    added: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class Sources:
     """The sources of the checks.
 
     `panes` lists the panes of tmux and raises ProbeError; it is None where a command runs in place of the session.
     `volumes` holds one function for each path, which may block.
+    `certificates` may block too.
     """
 
     panes: Callable[[], Awaitable[list[Pane]]] | None
     volumes: Mapping[str, Callable[[], VolumeStatus]]
     bridge_socket: str
+    certificates: Callable[[], Certificates]
     task_master_version: str

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import bridge
 from pipeline.agents import compose
+from pipeline.agents import host as hosts
 from pipeline.agents.ps import DEFAULT_NAME
 from pipeline.agents.workspace import owner_of
 from pipeline.bootstrap import engine, engine_setup
@@ -14,16 +15,25 @@ from pipeline.reporting import Say
 
 
 def from_bare_machine(
-    workspace: Path, variant: image.Variant, options: image.Options, say: Say, *, chown: bool, as_root: bool
+    workspace: Path,
+    variant: image.Variant,
+    options: image.Options,
+    say: Say,
+    *,
+    chown: bool,
+    as_root: bool,
+    ssh_agent: bool = False,
 ) -> compose.Running:
     """Provide an engine, the image, the bridge and one agent on `workspace`.
 
-    `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`).
+    `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`). `ssh_agent`
+    hands over this person's ssh agent.
     """
     owner = owner_of(workspace, chown=chown, as_root=as_root)
+    host = hosts.given(workspace, owner, say, certificates=options.ca_bundle, ssh_agent=ssh_agent)
     say(engine_setup.up(say))
     with engine.connected() as client:
         image.build(client, variant, options, say)
         user = str(owner.uid) if chown or as_root else None
         mount = bridge.for_agent(DEFAULT_NAME, workspace, say, user)
-        return compose.up(client, variant, DEFAULT_NAME, workspace, owner, say, mount)
+        return compose.up(client, variant, DEFAULT_NAME, workspace, owner, say, mount, host)

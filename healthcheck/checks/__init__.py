@@ -8,6 +8,7 @@ from healthcheck.checks.agent import AgentCheck
 from healthcheck.checks.bridge import BridgeCheck
 from healthcheck.checks.disk import DiskCheck
 from healthcheck.checks.memory import MemoryCheck
+from healthcheck.checks.network import NetworkCheck
 from healthcheck.checks.task_master import TaskMasterCheck
 from healthcheck.checks.tmux import TmuxCheck
 from healthcheck.checks.volumes import VolumesCheck
@@ -26,6 +27,7 @@ def all_checks(sources: Sources) -> tuple[Check, ...]:
         volumes,
         BridgeCheck(sources.bridge_socket),
         TaskMasterCheck(sources.task_master_version),
+        NetworkCheck(sources.certificates),
         DiskCheck(volumes),
         MemoryCheck(),
     )

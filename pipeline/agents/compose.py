@@ -17,10 +17,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.models.containers import Container
 
+from pipeline.agents import host as hosts
 from pipeline.agents import ps
 from pipeline.agents.logs import plain
 from pipeline.agents.workspace import Owner
@@ -75,7 +77,7 @@ class Project:
 
     Compose takes all others from the environment and from .env beside the template.
     """
-    service: Mapping[str, object] = field(default_factory=dict)
+    service: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the agent's service beyond the template, in Compose's format."""
     volumes: Mapping[str, str] = field(default_factory=dict)
     """Volumes that outlive the project and must exist already: the engine's name by the template's name."""
@@ -100,6 +102,11 @@ class Project:
         """Say whether Compose would keep the container unchanged. The image is not compared."""
         answer = self._compose("config", "--hash", self.part.agent).split()
         return answer == [self.part.agent, container.labels.get(HASH_LABEL)]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the agent's service with all values filled in, in Compose's format."""
+        service: dict[str, Any] = json.loads(self._compose("config", "--format", "json"))["services"][self.part.agent]
+        return service
 
     def remove(self) -> None:
         """Remove the containers at once, and the volumes that belong to the project."""
@@ -178,14 +185,15 @@ def up(
     owner: Owner,
     say: Say,
     bridge: Path | None = None,
+    host: hosts.Host | None = None,
 ) -> Running:
     """Make sure that the agent `name` runs and is healthy on `workspace`. An agent that already fits is not restarted.
 
-    `bridge` is the directory of the agent's grant for the host's Claude Code.
+    `bridge` is the directory of the agent's grant for the host's Claude Code. `host` is what else the host gives.
     """
     image.require(client, variant)
     before = ps.find(client, name)
-    project = _project(variant, name, workspace, owner, bridge, _port(before))
+    project = _with_host(_project(variant, name, workspace, owner, bridge, _port(before)), host or hosts.Host(), say)
     if before and _fits(client, before, project):
         say(f"agent {name} runs already")
     else:
@@ -194,10 +202,12 @@ def up(
             client.volumes.create(volume)
         _start(client, project, name)
         if before and before.id != ps.require(client, name).id:
-            say(f"agent {name} was replaced, since its image, workspace, user, bridge or limits changed; volumes stay")
+            say(f"agent {name} was replaced, since its image, workspace, user or settings changed; volumes stay")
         for line in project.remarks(client):
             say(line)
     container = ps.require(client, name)
+    if warning := ps.warning(container, "network"):
+        say(warning)
     status = str(container.attrs["State"]["Health"]["Status"])
     port = ps.published_port(container)
     return Running(name, ps.container_name(name), variant.reference, workspace, owner, port, status)
@@ -251,6 +261,13 @@ def _project(
         },
         volumes={"shared": SHARED_VOLUME, PARTS[variant.name].agent: f"{ps.container_name(name)}-agent"},
     )
+
+
+def _with_host(project: Project, host: hosts.Host, say: Say) -> Project:
+    project = dataclasses.replace(project, values={**project.values, **host.values()})
+    added = hosts.settings(project.resolved(), host, say)
+    both = {key: {**project.service[key], **more} for key, more in added.items()}
+    return dataclasses.replace(project, service={**project.service, **both})
 
 
 def _port(before: Container | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import docker
@@ -79,6 +80,16 @@ def _listed(container: Container) -> Listed:
         workspace=labels[f"{LABEL}.workspace"],
         health=f"http://127.0.0.1:{published_port(container)}/health" if is_running else "",
     )
+
+
+def warning(container: Container, check: str) -> str:
+    """Return what a health check of a running container warns of; empty where it passed or was not seen yet."""
+    probes = container.attrs["State"].get("Health", {}).get("Log") or [{}]
+    try:
+        found = json.loads(probes[-1].get("Output", ""))["checks"][check]
+    except (ValueError, KeyError):
+        return ""  # ignored because an image of another version may have no such check
+    return str(found["detail"]) if found["status"] == "warn" and found["detail"] != "not seen yet" else ""
 
 
 def published_port(container: Container) -> int:

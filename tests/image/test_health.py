@@ -59,7 +59,7 @@ def test_health_has_the_shape_of_the_contract(agents: Agents) -> None:
     assert code == 200
     assert set(health) == {"status", "agent", "checks", "uptime_s", "version", "phase"}
     assert health["agent"] == {"name": "alpha", "state": "running", "session": "agent", "restarts": 0}
-    assert list(health["checks"]) == ["tmux", "agent", "volumes", "bridge", "task-master", "disk", "memory"]
+    assert list(health["checks"]) == ["tmux", "agent", "volumes", "bridge", "task-master", "network", "disk", "memory"]
     assert [name for name, check in health["checks"].items() if check["required"]] == ["tmux", "agent", "volumes"]
     assert all(set(check) == {"status", "required", "detail", "age_s"} for check in health["checks"].values())
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +18,12 @@ import pytest
 from docker.models.containers import Container
 
 from pipeline.agents import compose, ps
+from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
 from pipeline.agents.workspace import Owner
-from pipeline.build.image import Variant
+from pipeline.bootstrap import engine
+from pipeline.build.image import CA_VARIABLES, Variant
 from pipeline.errors import Problem
+from tests.support import certificate
 
 UID = 1000
 OWN = ("Binds", "Mounts", "NetworkMode", "PortBindings", "ContainerIDFile")
@@ -49,10 +55,11 @@ class Person:
         os.chown(made, UID, UID)
         return made
 
-    def up(self, workspace: Path | None = None) -> Container:
+    def up(self, workspace: Path | None = None, host: Host | None = None) -> Container:
         self.told.clear()
         folder = workspace or self.workspace()
-        running = compose.up(self.client, self.variant, self.name, folder, Owner(UID, UID), self.told.append)
+        owner = Owner(UID, UID)
+        running = compose.up(self.client, self.variant, self.name, folder, owner, self.told.append, host=host)
         assert running.status == "healthy"
         return self.client.containers.get(running.container)
 
@@ -178,3 +185,98 @@ def test_port_that_another_took_in_the_meantime_is_no_obstacle(person: Person, m
         port = other.getsockname()[1]
         monkeypatch.setattr(compose, "_port", lambda _before: str(port))
         assert ps.published_port(person.up()) not in {0, port}
+
+
+def variables(container: Container) -> dict[str, str]:
+    lines = container.exec_run(["env"]).output.decode().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def renewed(container: Container) -> str:
+    """Return what the agent says when it looks at the host's certificates, which it does every 30 s by itself."""
+    ask = (
+        "import sys; sys.path.insert(0, '/usr/lib/magents'); from agent import certificates; "
+        "print(certificates.renew(print))"
+    )
+    return str(container.exec_run(["python3", "-IS", "-c", ask]).output.decode())
+
+
+def lacking(container: Container) -> str:
+    """Return what `engine.doctor` says of an agent."""
+    with engine.connected() as client:
+        return next((found.detail for found in findings(client) if found.what == container.name), "")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host has neither certificates of its own nor proxies."""
+    for name in (*CA_VARIABLES, *PROXIES, "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def test_host_s_certificates_come_along_and_follow_its_changes(
+    person: Person, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bundle", "other"):
+        (person.folder / name).mkdir()
+        certificate.make(person.folder / name)
+    bundle, other = (person.folder / name / "certificate.pem" for name in ("bundle", "other"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    first = person.up()
+    assert first.exec_run(["sh", "-c", "cat $NODE_EXTRA_CA_CERTS"]).output == bundle.read_bytes()
+    with bundle.open("ab") as file:
+        file.write(other.read_bytes())
+    assert "added=2, problem=''" in renewed(first)
+    assert person.up().id == first.id, "the running agent has them already"
+    os.replace(other, bundle)  # noqa: PTH105 - as update-ca-certificates does it
+    assert "was replaced since this container started; run `bin/invoke up`" in renewed(first)
+    assert lacking(first) == "has not what this host has: its present certificates"
+    second = person.up()
+    assert (second.id != first.id, lacking(second)) == (True, "")
+    assert second.exec_run(["sh", "-c", "cat $NODE_EXTRA_CA_CERTS"]).output == bundle.read_bytes()
+    bundle.unlink()
+    with pytest.raises(Problem, match=f"^{bundle} is to be handed to the agent"):
+        person.up()
+
+
+def test_proxy_on_this_machine_s_loopback_is_told_without_its_password(
+    person: Person, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = person.up()
+    assert not {name.upper() for name in variables(before)} & {*CA_VARIABLES, *PROXIES, "NO_PROXY"}
+    proxy = "http://someone:secret@127.0.0.1:3128"
+    monkeypatch.setenv("https_proxy", proxy)
+    assert lacking(before) == "has not what this host has: HTTPS_PROXY"
+    now = person.up()
+    found = variables(now)
+    assert found["HTTPS_PROXY"] == found["https_proxy"] == proxy
+    (line,) = [line for line in person.told if "HTTPS_PROXY is http://127.0.0.1:3128, which is this container" in line]
+    assert ("secret" in line, lacking(now)) == (False, "")
+
+
+def test_identity_and_ssh_agent_of_the_person_are_handed_over(person: Person, ssh_agent: Path) -> None:
+    assert person.up().exec_run(["git", "config", "user.name"]).exit_code == 1
+    assert NO_IDENTITY in person.told
+    given = Host(ssh_agent=ssh_agent, identity={"AGENT_GIT_NAME": "A $B", "AGENT_GIT_EMAIL": "a@b"})
+    container = person.up(host=given)
+    assert container.exec_run(["git", "config", "user.name"]).output == b"A $B\n"
+    assert container.exec_run(["ssh-add", "-l"]).output == b"The agent has no identities.\n", "it answers"
+    assert person.up().exec_run(["ssh-add", "-l"]).exit_code == 2, "only on request"
+
+
+@pytest.fixture
+def ssh_agent() -> Iterator[Path]:
+    """A real ssh agent of the workspace's owner."""
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are root's
+    os.chown(folder, UID, UID)
+    command = ["ssh-agent", "-D", "-a", str(folder / "socket")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, user=UID, group=UID)
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        yield folder / "socket"
+    finally:
+        process.terminate()
+        process.communicate()
+        shutil.rmtree(folder)

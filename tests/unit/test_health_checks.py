@@ -21,7 +21,7 @@ from healthcheck.checks.bridge import BridgeCheck
 from healthcheck.checks.disk import DiskCheck
 from healthcheck.checks.tmux import TmuxCheck
 from healthcheck.checks.volumes import VolumesCheck
-from healthcheck.facts import RUNNING, AgentFacts, Pane, Sources, VolumeStatus
+from healthcheck.facts import RUNNING, AgentFacts, Certificates, Pane, Sources, VolumeStatus
 from healthcheck.metrics import exposition
 from healthcheck.pages import Reporter
 from healthcheck.probe import Observation, Probe, ProbeError
@@ -78,7 +78,7 @@ async def hung() -> list[Pane]:
 
 
 def sources() -> Sources:
-    return Sources(panes(PANE), {"/agent": lambda: GOOD}, "/nowhere/claude-bridge.sock", "1.2.3")
+    return Sources(panes(PANE), {"/agent": lambda: GOOD}, "/nowhere/claude-bridge.sock", Certificates, "1.2.3")
 
 
 # -- the table --------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_table_has_the_contracts_checks_in_their_order() -> None:
     async def main() -> list[tuple[str, bool]]:
         return [(check.name, check.required) for check in all_checks(sources())]
 
-    required, optional = ("tmux", "agent", "volumes"), ("bridge", "task-master", "disk", "memory")
+    required, optional = ("tmux", "agent", "volumes"), ("bridge", "task-master", "network", "disk", "memory")
     assert run(main()) == [(name, True) for name in required] + [(name, False) for name in optional]
 
 
