@@ -42,11 +42,12 @@ def up(
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
     with problems_as_exit():
+        engine.refuse_elsewhere()
         folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
         running = from_bare_machine(folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root)
     print_facts(
         ("agent", f"{running.name} ({running.image}) is {running.status}"),
-        ("workspace", f"{running.workspace} as uid {running.owner.uid}"),
+        ("workspace", f"{running.workspace} as {running.owner}"),
         ("attach", "bin/invoke agents.attach   (leave with Ctrl-b d)"),
         ("health", f"http://127.0.0.1:{running.port}/health"),
         ("stop", "bin/invoke agents.down"),
