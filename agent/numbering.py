@@ -7,6 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+NOBODY = 65534
+"""The kernel shows this number for each user of the host that a namespace does not have."""
+
 
 @dataclass(frozen=True)
 class Numbering:
@@ -24,6 +27,10 @@ class Numbering:
     def on_host(self, number: int) -> int | None:
         """Return the host's number for one of this container's, or None for one that the host does not know."""
         return next((number - here + host for here, host, count in self.rows if here <= number < here + count), None)
+
+    def has(self, number: int) -> bool:
+        """Say whether a file's owner, as it is seen here, is a user that this container can have."""
+        return self.on_host(number) is not None and (self.is_hosts or number != NOBODY)
 
     @property
     def is_hosts(self) -> bool:

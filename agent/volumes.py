@@ -197,7 +197,7 @@ def _remedy_for_workspace(owner: str, users: Numbering | None = None, groups: Nu
     users, groups = users or numbering.of_users(), groups or numbering.of_groups()
     if users.is_hosts and owner.startswith("0:"):
         return f"on the host run `sudo chown {_self()} DIRECTORY` on what is mounted there"
-    if owner != "unknown" and users.on_host(int(owner.partition(":")[0])) is not None:
+    if owner != "unknown" and users.has(int(owner.partition(":")[0])):
         return f"start the container with `--user {owner}`"
     if users.is_rootless:  # every other user of the container is nobody on the host
         return f"on the host run `sudo chown {users.on_host(0)} DIRECTORY`, and start the container with `--user 0:0`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from invoke import Context, task
+from rich.markup import escape
 
 from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
@@ -64,7 +65,7 @@ def list_all(_: Context) -> None:
         return
     rows = table("agent", "state", "image", "user", "workspace", "health")
     for each in found:
-        rows.add_row(each.name, each.state, each.image, each.user, each.workspace, each.health)
+        rows.add_row(each.name, each.state, each.image, each.user, escape(each.workspace), each.health)
     print_table(rows)
 
 

@@ -39,8 +39,7 @@ def owner_of(workspace: Path, kind: Kind = USUAL, *, chown: bool, as_root: bool)
 
     A folder that agents of this kind of engine could not write to is a `Problem`, too.
     """
-    if not os.path.isdir(workspace):  # noqa: PTH112 - false for a name that is too long, where Path raises
-        raise Problem(f"workspace {workspace} is no folder; make it, or name another with --workspace", 64)
+    _require_folder(workspace)
     facts = workspace.stat()
     if kind.is_podman:
         raise Problem(_what_podman_does(workspace, is_rootless=kind.person is not None))
@@ -107,8 +106,22 @@ def named(workspace: str) -> Path:
     path = Path(workspace)
     with contextlib.suppress(RuntimeError):  # ignored because a folder may be called ~x, and no user
         path = path.expanduser()
+    _require_folder(path)
     bridge.refuse_links_of_containers(path)
     return path.resolve()
+
+
+def _require_folder(path: Path) -> None:
+    if not os.path.isdir(path):  # noqa: PTH112 - false for a name that is too long, where Path raises
+        raise Problem(f"workspace {path} is no folder; make it, or name another with --workspace", 64)
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        raise Problem(
+            f"the name of workspace {str(path)!a} is not UTF-8, and the engine's API knows no other names; "
+            "rename the folder, or name another with --workspace",
+            64,
+        ) from None
 
 
 def default_workspace(root: Path) -> Path:

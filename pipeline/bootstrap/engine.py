@@ -40,6 +40,11 @@ class Engine:
     options: dict[str, object]
     way_back: str = ""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its address is on this machine."""
+        return self.where.startswith(LOCAL)
+
     def client(self, timeout: int = WORK_S) -> docker.DockerClient:
         """Connect. Raises the SDK's errors when nothing answers."""
         return docker.DockerClient(version="auto", timeout=timeout, **self.options)
@@ -115,7 +120,7 @@ def refuse_elsewhere() -> None:
     container. The engine is not asked.
     """
     found = chosen()
-    if not found.where.startswith(LOCAL):
+    if not found.is_here:
         raise Problem(
             f"the Docker engine at {found.where} is reached over the network, so it cannot mount folders of this "
             "machine, and nothing was started; run the same command on the engine's machine, or type "
