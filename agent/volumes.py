@@ -20,7 +20,6 @@ from healthcheck.facts import VolumeStatus
 
 if TYPE_CHECKING:
     from agent.files import Report
-    from agent.numbering import Numbering
 
 AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
 VOLUMES = (AGENT, WORKSPACE, SHARED)
@@ -192,9 +191,9 @@ def remedy(path: str) -> str:
     )
 
 
-def _remedy_for_workspace(owner: str, users: Numbering | None = None, groups: Numbering | None = None) -> str:
+def _remedy_for_workspace(owner: str) -> str:
     """Return what to type so that this user can write to a folder of the host. `owner` is UID:GID in this container."""
-    users, groups = users or numbering.of_users(), groups or numbering.of_groups()
+    users, groups = numbering.of_users(), numbering.of_groups()
     if users.is_hosts and owner.startswith("0:"):
         return f"on the host run `sudo chown {_self()} DIRECTORY` on what is mounted there"
     if owner != "unknown" and users.has(int(owner.partition(":")[0])):
