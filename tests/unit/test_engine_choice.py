@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import docker
 import docker.errors
 import pytest
 import requests.exceptions
@@ -159,17 +159,8 @@ PODMAN = [{"Name": "Podman Engine", "Version": "4.3.1"}, {"Name": "Conmon"}]
 def test_kind_of_an_engine_comes_from_its_own_facts(facts: str, components: object, expected: engine.Kind) -> None:
     """The facts are those of real engines; tests/image/test_other_engines.py asks some."""
 
-    class Answers(docker.DockerClient):
-        def __init__(self) -> None:
-            pass
-
-        def info(self) -> dict[str, Any]:
-            return FACTS[facts]
-
-        def version(self, api_version: bool = True) -> dict[str, Any]:
-            return {"Components": components}
-
-    assert engine.kind_of(Answers(), "unix:///nowhere.sock") == expected
+    answers: Any = SimpleNamespace(info=lambda: FACTS[facts], version=lambda: {"Components": components})
+    assert engine.kind_of(answers, "unix:///nowhere.sock") == expected
 
 
 def test_engine_elsewhere_is_never_started_here(monkeypatch: pytest.MonkeyPatch) -> None:
