@@ -71,7 +71,7 @@ def _engine(client: docker.DockerClient, chosen: engine.Engine) -> Iterator[Find
     kind = engine.kind_of(client, where)
     if kind.is_podman:
         what = f"Podman {version} at {where} cannot build our image or tell an agent's health"
-        yield Finding("engine", "missing", what, "podman run ... magents/agent")
+        yield Finding("engine", "missing", what, "bin/invoke up, which prints the podman run that works")
         return
     if int(version.split(".")[0]) < engine.MINIMUM_VERSION:
         old = f"{version} at {where} is older than {engine.MINIMUM_VERSION}: health comes late, builds may fail"
