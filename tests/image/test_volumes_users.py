@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -106,18 +105,17 @@ def test_unwritable_workspace_names_the_user_that_could(agents: Agents, tmp_path
     assert "start the container with `--user 1501:1020`" in agent.check("volumes")["detail"]
 
 
-@pytest.mark.parametrize("how", ["removed", "moved away"])
-def test_workspace_that_was_replaced_ends_no_agent(agents: Agents, tmp_path: Path, how: str) -> None:
+def test_workspace_that_was_replaced_ends_no_agent(agents: Agents, tmp_path: Path) -> None:
     """The tmux server is killed, too, so that everything starts again in the folder that is no more."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     os.chown(workspace, 1000, 1000)
     agent = agents.healthy(volumes=[f"{workspace}:/workspace"], environment={"AGENT_UNHEALTHY_LIMIT": "2"})
     agent.expect("health: volumes", "tmux")
-    shutil.rmtree(workspace) if how == "removed" else workspace.rename(tmp_path / "earlier")
+    workspace.rmdir()
     workspace.mkdir()
     assert agent.wait_status("unhealthy")["checks"]["volumes"]["detail"] == (
-        f"/workspace was replaced on the host: this container still has the folder that was {how} there; type "
+        "/workspace was replaced on the host: this container still has the folder that was removed there; type "
         f"`bin/invoke up` on the host, or `docker restart {agent.id}`, to get the new one"
     )
     agent.container.exec_run(["pkill", "-KILL", "tmux"], workdir="/")
