@@ -13,6 +13,7 @@ import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent import numbering
 from agent.files import make_way, replace
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def introduce(home: str, report: Report) -> str | None:
             make_way(_target(EXTRA / file), report)
     known = _known(uid)
     if uid == 0:
+        if not numbering.of_users().is_hosts:
+            return None
         return "this agent runs as root (0): what it writes to /workspace will belong to root on the host"
     if known is not None and known.pw_name != _name(uid):
         if known.pw_dir == home:

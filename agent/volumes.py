@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import shared
+from agent import numbering, shared
 from agent.files import make_directory, move_aside
+from agent.processes import own_container
 from healthcheck.facts import VolumeStatus
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ class Mount:
     kind: str
     read_only: bool
     is_volume: bool
+    root: str = field(default="", compare=False)
+    """Its folder, as a path in its file system. The kernel shows a new path when the folder is moved."""
+
+
+REMOVED = "//deleted"
+"""What the kernel puts behind the path of a mounted folder that was removed."""
 
 
 def mount_of(path: str, table: str) -> Mount:
@@ -51,14 +58,18 @@ def mount_of(path: str, table: str) -> Mount:
         inside = path == point or point == "/" or path.startswith(point + "/")
         if inside and len(point) >= len(best):
             flags = {*fields[5].split(","), *kind_fields[2].split(",")}
-            best, found = point, Mount(kind_fields[0], "ro" in flags, point == path)
+            best, found = point, Mount(kind_fields[0], "ro" in flags, point == path, fields[3])
     return found
 
 
 def mounts() -> dict[str, Mount]:
     """Return how the volumes are mounted now."""
-    table = Path("/proc/self/mountinfo").read_text()
+    table = _mount_table()
     return {path: mount_of(path, table) for path in VOLUMES}
+
+
+def _mount_table() -> str:
+    return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
 
 
 def prepare(home: str) -> list[str]:
@@ -109,7 +120,7 @@ def _share() -> None:
 
 def observe(path: str, mount: Mount) -> VolumeStatus:
     """Find out whether a volume can be read and, unless it was mounted read-only, written."""
-    problem, total, free, files, free_files = "", 0, 0, 0, 0
+    problem, total, free, files, free_files = replacement(path, mount, _mount_table()), 0, 0, 0, 0
     try:
         with os.scandir(path) as entries:
             next(entries, None)
@@ -119,8 +130,27 @@ def observe(path: str, mount: Mount) -> VolumeStatus:
         if path == AGENT or not mount.read_only:
             write_nameless(path)
     except OSError as error:
-        problem = sentence(path, error, mount)
+        problem = problem or sentence(path, error, mount)
     return VolumeStatus(path, mount.kind, mount.read_only, problem, total, free, files, free_files)
+
+
+def replacement(path: str, mount: Mount, table: str) -> str:
+    """Describe what happened to the mounted folder on the host. Returns an empty text if it is where it was.
+
+    A container keeps the folder that was mounted, also when another one is put in its place. `table` is the text of
+    /proc/self/mountinfo.
+    """
+    now = mount_of(path, table).root
+    if now.endswith(REMOVED):
+        return _replaced(path, "removed")
+    return _replaced(path, "moved away") if mount.root and now != mount.root else ""
+
+
+def _replaced(path: str, what: str) -> str:
+    return (
+        f"{path} was replaced on the host: this container still has the folder that was {what} there; type "
+        f"`bin/invoke up` on the host, or `docker restart {own_container()}`, to get the new one"
+    )
 
 
 def write_nameless(path: str) -> None:
@@ -148,16 +178,15 @@ def sentence(path: str, error: OSError, mount: Mount) -> str:
         return f"{path} turned read-only, which file systems do after an error; see the host's kernel log"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{path} cannot be used by {_self()}, its owner is {_owner(path)}; {remedy(path)}"
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return _replaced(path, "removed")
     return f"{path} is broken: {error.strerror}; see the volume's driver and the host's kernel log"
 
 
 def remedy(path: str) -> str:
     """Return what to type so that this user can write to a volume."""
     if path == WORKSPACE:
-        owner = _owner(path)
-        if not owner.startswith("0:"):
-            return f"start the container with `--user {owner}`"
-        return f"on the host run `sudo chown {_self()} DIRECTORY` on what is mounted there"
+        return _remedy_for_workspace(_owner(path))
     if path == SHARED and _owner(path).endswith(f":{shared.GROUP}") and shared.GROUP not in os.getgroups():
         return f"start the container with `--group-add {shared.GROUP}`, the group of all agents"
     host = os.uname().nodename
@@ -165,6 +194,19 @@ def remedy(path: str) -> str:
         f"run `docker run --rm --user 0 --volumes-from {host} --entrypoint init-volumes magents/agent {_self()}` "
         "and start again"
     )
+
+
+def _remedy_for_workspace(owner: str) -> str:
+    """Return what to type so that this user can write to a folder of the host. `owner` is UID:GID in this container."""
+    users, groups = numbering.of_users(), numbering.of_groups()
+    if users.is_hosts and owner.startswith("0:"):
+        return f"on the host run `sudo chown {_self()} DIRECTORY` on what is mounted there"
+    if owner != "unknown" and users.has(int(owner.partition(":")[0])):
+        return f"start the container with `--user {owner}`"
+    if users.is_rootless:  # every other user of the container is nobody on the host
+        return f"on the host run `sudo chown {users.on_host(0)} DIRECTORY`, and start the container with `--user 0:0`"
+    ids = f"{users.on_host(os.getuid())}:{groups.on_host(os.getgid())}"
+    return f"on the host run `sudo chown {ids} DIRECTORY`: the engine gives this user these numbers there"
 
 
 def _check_without_writing(path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from invoke import Context, task
+from rich.markup import escape
 
 from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
@@ -44,13 +45,14 @@ def up(
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
     with problems_as_exit():
+        engine.refuse_elsewhere()
         folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
         running = from_bare_machine(
             folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root, ssh_agent=ssh_agent
         )
     print_facts(
         ("agent", f"{running.name} ({running.image}) is {running.status}"),
-        ("workspace", f"{running.workspace} as uid {running.owner.uid}"),
+        ("workspace", f"{running.workspace} as {running.owner}"),
         ("attach", "bin/invoke agents.attach   (leave with Ctrl-b d)"),
         ("health", f"http://127.0.0.1:{running.port}/health"),
         ("stop", "bin/invoke agents.down"),
@@ -67,7 +69,7 @@ def list_all(_: Context) -> None:
         return
     rows = table("agent", "state", "image", "user", "workspace", "health")
     for each in found:
-        rows.add_row(each.name, each.state, each.image, each.user, each.workspace, each.health)
+        rows.add_row(each.name, each.state, each.image, each.user, escape(each.workspace), each.health)
     print_table(rows)
 
 

@@ -10,6 +10,7 @@ from invoke import Exit
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.agents.logs import plain
 from pipeline.errors import Problem
 
 
@@ -40,12 +41,11 @@ def table(*headings: str) -> Table:
 
 def print_table(rows: Table) -> None:
     """Print a table: wrapped to the terminal's width, and without wrapping when the output is no terminal."""
-    Console(soft_wrap=not sys.stdout.isatty()).print(rows)
+    Console(soft_wrap=not sys.stdout.isatty(), emoji=False).print(rows)
 
 
 def print_facts(*facts: tuple[str, str]) -> None:
     """Print names and values, one pair a line."""
-    grid = Table.grid(padding=(0, 2))
-    for fact in facts:
-        grid.add_row(*fact)
-    Console(soft_wrap=True).print(grid)
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        print(plain(f"{name:<{width}}  {value}").replace("\n", "?"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipeline import bridge
@@ -29,11 +30,19 @@ def from_bare_machine(
     `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`). `ssh_agent`
     hands over this person's ssh agent.
     """
-    owner = owner_of(workspace, chown=chown, as_root=as_root)
+    kind = engine.kind()
+    owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
     host = hosts.given(workspace, owner, say, certificates=options.ca_bundle, ssh_agent=ssh_agent)
     say(engine_setup.up(say))
     with engine.connected() as client:
         image.build(client, variant, options, say)
-        user = str(owner.uid) if chown or as_root else None
-        mount = bridge.for_agent(DEFAULT_NAME, workspace, say, user)
+        user = str(workspace.stat().st_uid) if chown or as_root else None
+        mount = None
+        if kind.person in (None, os.geteuid()):
+            mount = bridge.for_agent(DEFAULT_NAME, workspace, say, user)
+        else:
+            say(
+                f"this engine is that of uid {kind.person} and cannot mount another user's grant, so the agent does "
+                "without the host's Claude Code; run the same command as that user to have it"
+            )
         return compose.up(client, variant, DEFAULT_NAME, workspace, owner, say, mount, host)

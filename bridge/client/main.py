@@ -389,10 +389,18 @@ _JSON = frozenset((b"json", b"stream-json", b"--output-format=json", b"--output-
 
 
 def _directory() -> bytes:
+    """Return the working directory. One that was removed has no name, unless the whole workspace was removed."""
     try:
         return os.getcwdb()
     except OSError:
-        return b"/"
+        return b"/" if _has_workspace() else b"/workspace"
+
+
+def _has_workspace() -> bool:
+    try:
+        return os.stat("/workspace").st_nlink > 0  # noqa: PTH116 - pathlib costs the start 5 ms
+    except OSError:
+        return False
 
 
 def _texts_of_flags(argv: list[bytes]) -> list[tuple[str, bytes]]:

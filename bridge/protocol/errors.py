@@ -32,7 +32,10 @@ STEPS = {
     "version": (SAME_VERSION,),
     "protocol": (SAME_VERSION,),
     "stuck": ("in the container: `find /workspace -type p` lists the pipes",),
-    "changed": ("on the host: `invoke up` for this agent, or `claude-bridge-server grant` with its folder",),
+    "changed": (
+        "on the host: `invoke up` for this agent, or `claude-bridge-server grant` with its folder and then "
+        "`docker restart` of this container",
+    ),
     "workspace": ("mount the grant that belongs to this container's /workspace",),
     "full": (LOOK,),
     "timeout": (LOOK,),

@@ -12,6 +12,7 @@ from bridge.protocol.frames import MAX_CALL, VERSION, WINDOW, Fields
 from bridge.server.guess_limit import GuessLimit
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.grants import Grant
+from bridge.server.host.places import Identity
 
 MAX_HELP = 48_000
 """Largest help text of the CLI in a hello, bytes. A record has 64 KiB."""
@@ -45,20 +46,22 @@ class Hello:
             theirs = fields.text("protocol", "none")[:20]
             text = f"the client speaks protocol {theirs} and the server {VERSION}; bring both to one version"
             return "version", text
-        if not self._is_elsewhere(fields):
-            return None
-        self.guesses.count_wrong()
-        text = f"this socket belongs to another workspace; grant {self.grant.name} mounts its own"
-        if changed := self.grant.changed:
-            text = f"on the host, {changed}"
+        theirs = fields.text("workspace")
+        if not theirs or theirs == _text(self.grant.place.identity):
+            return None  # without a workspace it may send a hello; the connection refuses its calls
+        if theirs in map(_text, self.grant.earlier):
+            kind, text = "changed", f"on the host, the workspace of grant {self.grant.name} was replaced"
+            text += ", and this container still has the earlier folder"
+        else:
+            self.guesses.count_wrong()
+            kind, text = (
+                "workspace",
+                f"this socket belongs to another workspace; grant {self.grant.name} mounts its own",
+            )
+            if changed := self.grant.changed:
+                kind, text = "changed", f"on the host, {changed}"
         self.note("refused", **client, why=text)
-        return "changed" if changed else "workspace", text
-
-    def _is_elsewhere(self, fields: Fields) -> bool:
-        """Return whether the client's /workspace is not the granted directory."""
-        if not fields.get("workspace"):
-            return False  # it may send a hello; the connection refuses its calls
-        return fields.text("workspace") != "{}:{}".format(*self.grant.place.identity)
+        return kind, text
 
     def answer(self, fields: Fields) -> dict[str, bytes | str | int | None]:
         """Return the fields of the server's hello."""
@@ -74,3 +77,8 @@ class Hello:
             "window": WINDOW,
             "idle": self.idle(),
         }
+
+
+def _text(identity: Identity) -> str:
+    """Return device and inode as a client's hello has them."""
+    return "{}:{}".format(*identity)

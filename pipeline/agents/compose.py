@@ -38,6 +38,8 @@ HASH_LABEL = "com.docker.compose.config-hash"
 SHARED_VOLUME = "magents-shared"
 HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start together need longer
 PORT_TAKEN = re.compile("port is already allocated|address already in use")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+ANSWER_S = 5  # a disk that needs longer hangs
 STOP_S = 30  # as the template's stop_grace_period
 
 
@@ -194,12 +196,16 @@ def up(
     image.require(client, variant)
     before = ps.find(client, name)
     project = _with_host(_project(variant, name, workspace, owner, bridge, _port(before)), host or hosts.Host(), say)
-    if before and _fits(client, before, project):
+    is_left_behind = before is not None and _has_another_folder(before, workspace)
+    if before and not is_left_behind and _fits(client, before, project):
         say(f"agent {name} runs already")
     else:
         before = _replaceable(client, before, project, say)
         for volume in project.volumes.values():
             client.volumes.create(volume)
+        if before and is_left_behind and project.matches(before):
+            say(f"{workspace} was replaced under agent {name}, which is restarted to get the new folder")
+            before.restart(timeout=STOP_S)
         _start(client, project, name)
         if before and before.id != ps.require(client, name).id:
             say(f"agent {name} was replaced, since its image, workspace, user or settings changed; volumes stay")
@@ -217,6 +223,20 @@ def _fits(client: docker.DockerClient, container: Container, project: Project) -
     is_healthy = container.status == "running" and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
     same_image = container.attrs["Image"] == client.images.get(project.image).id
     return is_healthy and same_image and project.matches(container)
+
+
+def _has_another_folder(container: Container, workspace: Path) -> bool:
+    """Say whether a running agent still has a folder that was removed or moved away on this machine.
+
+    The folders are compared by device and inode, which a virtual machine between this one and the agent would change.
+    """
+    if container.status != "running" or not BOOT_ID.exists():
+        return False
+    ask = ["sh", "-c", f"cat {BOOT_ID}; timeout {ANSWER_S} stat -c %d:%i /workspace"]
+    said = container.exec_run(ask, workdir="/").output.decode(errors="replace").split()  # /workspace may be dead
+    found = workspace.stat()
+    same_kernel = said[:1] == [BOOT_ID.read_text().strip()]
+    return same_kernel and len(said) == 2 and said[1] != f"{found.st_dev}:{found.st_ino}"
 
 
 def _replaceable(

@@ -17,6 +17,7 @@ from docker.models.containers import Container
 from pipeline import bridge
 from pipeline.agents.compose import Project, folder_at
 from pipeline.agents.workspace import AGENT_UID
+from pipeline.bootstrap import engine
 from pipeline.build import image
 from pipeline.errors import Problem
 from pipeline.reporting import Say
@@ -50,6 +51,9 @@ class Fixture:
         """Make a temporary workspace on this machine and grant it. A grant needs a folder, so a volume does not do."""
         if os.geteuid() not in (0, AGENT_UID):
             say(f"the image's user {AGENT_UID} cannot use folders of uid {os.geteuid()}; going on without the bridge")
+            return
+        if engine.kind() != engine.USUAL:
+            say("this engine numbers users in its own way; going on without the bridge")
             return
         self.workspace = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         os.chown(self.workspace, AGENT_UID, AGENT_UID)
@@ -92,7 +96,8 @@ PLACES = ("workspace", "shared", "agent")
 
 
 def run_lifecycle(client: docker.DockerClient, variant: image.Variant, say: Say) -> Generator[Step, None, None]:
-    """Run all steps, and yield each one when it has ended."""
+    """Run all steps, and yield each one when it has ended. An engine that is elsewhere is a `Problem`."""
+    engine.refuse_elsewhere()
     image.require(client, variant)
     fixture = Fixture(client, variant)
     try:

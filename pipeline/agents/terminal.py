@@ -11,8 +11,9 @@ from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
 def attach(name: str) -> None:
     """Replace this process by the command that shows the agent's tmux session and handles the terminal."""
+    at_root = ["--workdir", "/"]  # a workspace that was removed cannot be entered; the session has its own directory
     try:
-        os.execvp("docker", ["docker", "exec", "-it", container_name(name), "tmux", "attach", "-t", "agent"])
+        os.execvp("docker", ["docker", "exec", "-it", *at_root, container_name(name), "tmux", "attach", "-t", "agent"])
     except FileNotFoundError:
         raise Problem(NO_DOCKER_COMMAND) from None
 

@@ -33,17 +33,17 @@ def examine() -> list[Finding]:
     """Check everything that building and running needs. Nothing is changed."""
     findings = [_command(), *(_plugin(name) for name in ("buildx", "compose"))]
     try:
-        where = engine.chosen().where
-        client = engine.chosen().client(timeout=engine.ANSWER_S)
+        chosen = engine.chosen()
+        client = chosen.client(timeout=engine.ANSWER_S)
     except Problem as problem:
         return [*findings, Finding("engine", "missing", str(problem))]
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         return [
             *findings,
-            Finding("engine", "missing", f"none answers at {where}{_why(error)}", "bin/invoke engine.up"),
+            Finding("engine", "missing", f"none answers at {chosen.where}{_why(error)}", "bin/invoke engine.up"),
         ]
     with closing(client):
-        return [*findings, *_engine(client, where)]
+        return [*findings, *_engine(client, chosen)]
 
 
 def _why(error: Exception) -> str:
@@ -66,13 +66,21 @@ def _plugin(name: str) -> Finding:
     return Finding(f"docker {name}", "ok", version)
 
 
-def _engine(client: docker.DockerClient, where: str) -> Iterator[Finding]:
-    version = str(client.version()["Version"])
+def _engine(client: docker.DockerClient, chosen: engine.Engine) -> Iterator[Finding]:
+    version, where = str(client.version()["Version"]), chosen.where
+    kind = engine.kind_of(client, where)
+    if kind.is_podman:
+        what = f"Podman {version} at {where} cannot build our image or tell an agent's health"
+        yield Finding("engine", "missing", what, "bin/invoke up, which prints the podman run that works")
+        return
     if int(version.split(".")[0]) < engine.MINIMUM_VERSION:
         old = f"{version} at {where} is older than {engine.MINIMUM_VERSION}: health comes late, builds may fail"
         yield Finding("engine", "warning", old, "install a newer Docker Engine")
     else:
         yield Finding("engine", "ok", f"{version} at {where}")
+    if not chosen.is_here:
+        yield Finding("folders", "warning", "reached over the network: agents cannot mount them", chosen.way_back)
+    yield from _users(kind)
     info = client.info()
     yield Finding("storage", "ok", f"{info['Driver']} in {info['DockerRootDir']}")
     yield from _room(info["DockerRootDir"])
@@ -83,6 +91,15 @@ def _engine(client: docker.DockerClient, where: str) -> Iterator[Finding]:
         yield Finding("base", "ok", f"{made[0]}, made here because no registry answered (`build --pull` asks again)")
     else:
         yield Finding("base", "ok", "none yet; the first build pulls or makes one")
+
+
+def _users(kind: engine.Kind) -> Iterator[Finding]:
+    if kind.person is not None:
+        yield Finding("users", "ok", f"rootless: root in containers is uid {kind.person} here, who owns workspaces")
+    elif kind.first:
+        agent = kind.first + 1000
+        what = f"userns-remap: uid 1000 in containers is uid {agent} here, who must own workspaces"
+        yield Finding("users", "warning", what, f"sudo chown -R {agent}:{agent} WORKSPACE")
 
 
 def _room(root: str) -> Iterator[Finding]:

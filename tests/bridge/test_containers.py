@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_no_secret_is_in_the_container(box: Box) -> None:
     box.run("claude-code", "-p", "hello there")
     found = box.run("sh", "-c", f"grep -rsl {SECRET} /workspace /agent /shared /tmp /run /proc/[0-9]*/environ; true")
     assert found.stdout == b""
+
+
+def test_agent_in_a_workspace_that_was_replaced_is_told_the_cause(newest_host: RealHost, agents: Agents) -> None:
+    """Its working directory has no name any more."""
+    place = newest_host.place()
+    box = Box(agents, place)
+    box.agent.expect("health: volumes")
+    place.workspace.rename(place.workspace.with_name("earlier"))
+    shutil.rmtree(place.workspace.with_name("earlier"))
+    place.workspace.mkdir()
+    done = box.agent.container.exec_run(["sh", "-c", "cd /workspace && claude-code -p hi"], workdir="/")
+    assert done.exit_code == 125
+    assert b"the workspace of grant " in done.output
+    assert b" was replaced by another directory" in done.output
+    assert b"and then `docker restart` of this container" in done.output
 
 
 def test_conversation_is_resumed_in_a_container_made_anew(newest_host: RealHost, agents: Agents) -> None:

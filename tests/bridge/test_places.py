@@ -219,6 +219,42 @@ def links_out(vault: Path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+def test_container_that_was_not_restarted_is_told_that_its_workspace_was_replaced(
+    host_per_test: HostMaker, tmp_path: Path, how: str
+) -> None:
+    """Its grant is renewed with each new folder, as `up` and `grant` do, and it asks as often as health does."""
+    host = host_per_test()
+    place = grant(host, "one", folder(tmp_path / "ws"))
+    held = os.open(place.workspace, os.O_PATH)  # as the container's mount holds it
+    old = f"{place.workspace.stat().st_dev}:{place.workspace.stat().st_ino}"
+    for number in range(2):
+        if how == "removed":
+            place.workspace.rmdir()
+        else:
+            place.workspace.rename(tmp_path / f"earlier-{number}")
+        grant(host, "one", folder(place.workspace))
+        with RawClient(place) as now:
+            assert now.call("-p", "out x").stdout == b"x"
+        for _ in range(3):
+            with RawClient(place, old) as left_behind:
+                heard = left_behind.call("-p", "out x")
+            assert (heard.code, heard.kind) == (125, "changed")
+            assert "the workspace of grant one was replaced, and this container still has the earlier" in heard.text
+    with RawClient(place, "1:1") as stranger:
+        assert stranger.call("-p", "out x").kind == "workspace"
+    os.close(held)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a:/x", "c,d $e 'f\" é ", "x:ro"])
+def test_share_has_any_name(host_per_test: HostMaker, tmp_path: Path, name: str) -> None:
+    host = host_per_test()
+    share = folder(tmp_path / "shares" / name)
+    (share / "file").touch()
+    place = grant(host, "one", folder(tmp_path / "ws: é,"), "--share", f"{share}:/data:ro")
+    assert RawClient(place).call("-p", "list /data").stdout == b'["file"]'
+
+
 def test_directory_of_a_call_leads_nowhere_else(host_per_test: HostMaker, tmp_path: Path, vault: Path) -> None:
     """No link leads out: the descriptors that the server opens for the namespace must not be a way out of it."""
     vault.chmod(0o777)

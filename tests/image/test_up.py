@@ -18,12 +18,15 @@ import pytest
 from docker.models.containers import Container
 
 from pipeline.agents import compose, ps
+from pipeline.agents import workspace as workspaces
 from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
 from pipeline.agents.workspace import Owner
 from pipeline.bootstrap import engine
 from pipeline.build.image import CA_VARIABLES, Variant
 from pipeline.errors import Problem
 from tests.support import certificate
+from tests.support.containers import Agent
+from tests.support.waiting import wait_until
 
 UID = 1000
 OWN = ("Binds", "Mounts", "NetworkMode", "PortBindings", "ContainerIDFile")
@@ -119,9 +122,37 @@ def test_up_with_another_workspace_replaces_the_container_and_keeps_the_data(per
 
 
 def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:
-    folder = person.workspace("a:b $c ${AGENT_NAME}")
-    assert person.up(folder).exec_run(["touch", "/workspace/made"]).exit_code == 0
+    odd = "a:b, $c ${AGENT_NAME} é '\"` \\ [x] #~\t "
+    folder = person.workspace(odd)
+    for name in (" :ro", "x" * 250):
+        folder = person.workspace(f"{folder.relative_to(person.folder)}/{name}")
+    (person.folder / "link").symlink_to(folder)
+    container = person.up(workspaces.named(str(person.folder / "link")))
+    assert container.exec_run(["touch", "/workspace/made"]).exit_code == 0
     assert (folder / "made").exists()
+
+
+def test_workspace_that_was_replaced_is_told_by_health_and_mended_by_up(person: Person) -> None:
+    """It is moved away with its parent. tests/image/test_volumes_users.py removes one."""
+    folder = person.workspace("parent") / "ws"
+    folder.mkdir()
+    os.chown(folder, UID, UID)
+    (folder / "old").touch()
+    first = person.up(folder)
+    folder.parent.rename(person.folder / "elsewhere")
+    folder.mkdir(parents=True)
+    os.chown(folder, UID, UID)
+    (folder / "new").touch()
+
+    agent = Agent(first)
+    wait_until(lambda: "was replaced on the host" in agent.check("volumes")["detail"], 10, "health to say so")
+    second = person.up(folder)
+    assert second.id == first.id
+    assert second.attrs["State"]["StartedAt"] != first.attrs["State"]["StartedAt"]
+    assert f"{folder} was replaced under agent {person.name}, which is restarted to get the new folder" in person.told
+    assert second.exec_run(["ls", "/workspace"]).output == b"new\n"
+    third = person.up(folder)
+    assert third.attrs["State"]["StartedAt"] == second.attrs["State"]["StartedAt"]
 
 
 def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person) -> None:

@@ -19,7 +19,7 @@ from pipeline.agents import compose, ps
 from pipeline.agents.workspace import Owner
 from pipeline.build.image import Variant
 from tests.support.containers import Agent, Agents
-from tests.support.waiting import wait_until
+from tests.support.waiting import stays, wait_until
 
 pytest_plugins = ("tests.support.fixtures",)
 
@@ -103,6 +103,25 @@ def test_unwritable_workspace_names_the_user_that_could(agents: Agents, tmp_path
     agent = agents.start(volumes=[f"{tmp_path}:/workspace"]).expect("health: volumes")
     agent.wait_status("unhealthy")
     assert "start the container with `--user 1501:1020`" in agent.check("volumes")["detail"]
+
+
+def test_workspace_that_was_replaced_ends_no_agent(agents: Agents, tmp_path: Path) -> None:
+    """The tmux server is killed, too, so that everything starts again in the folder that is no more."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    os.chown(workspace, 1000, 1000)
+    agent = agents.healthy(volumes=[f"{workspace}:/workspace"], environment={"AGENT_UNHEALTHY_LIMIT": "2"})
+    agent.expect("health: volumes", "tmux")
+    workspace.rmdir()
+    workspace.mkdir()
+    assert agent.wait_status("unhealthy")["checks"]["volumes"]["detail"] == (
+        "/workspace was replaced on the host: this container still has the folder that was removed there; type "
+        f"`bin/invoke up` on the host, or `docker restart {agent.id}`, to get the new one"
+    )
+    agent.container.exec_run(["pkill", "-KILL", "tmux"], workdir="/")
+    wait_until(lambda: agent.health()["agent"]["restarts"] == 1, 10, "a new session")
+    stays(lambda: agent.state()["Status"] == "running", 3, "the container")
+    assert [agent.check(name)["status"] for name in ("tmux", "agent")] == ["pass", "pass"]
 
 
 @pytest.mark.parametrize("path", ["/shared", "/workspace"])

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import children, processes, scrollback, state_file, tmux, volumes
+from agent import children, numbering, processes, scrollback, state_file, tmux, users, volumes
 from agent.events import LONGEST_LINE, Events
 from agent.pause_clock import PauseClockLoop
 from agent.processes import own_container
@@ -435,6 +435,66 @@ def test_looking_leaves_no_name(tmp_path: Path) -> None:
     assert found.problem == ""
     assert found.free > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "words"),
+    [
+        ("/w", ""),
+        ("/w//deleted", "the folder that was removed there; type `bin/invoke up`"),
+        ("/w.old", "the folder that was moved away there; type `bin/invoke up`"),
+        ("/new\\040parent/w", "moved away"),
+    ],
+)
+def test_folder_that_is_no_longer_where_it_was_is_noticed(moved_to: str, words: str) -> None:
+    mount = volumes.mount_of("/workspace", MOUNTS)
+    said = volumes.replacement("/workspace", mount, MOUNTS.replace("8:1 /w ", f"8:1 {moved_to} "))
+    assert words in said
+    assert bool(said) == bool(words)
+    assert not said or "/workspace was replaced on the host" in said
+
+
+# -- user namespaces --------------------------------------------------------------------------------------
+
+HOSTS = "         0          0 4294967295\n"
+ROOTLESS = "         0       1500          1\n         1     200000      65536\n"
+REMAPPED = "         0     165536      65536\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "owner", "remedy"),
+    [
+        (HOSTS, "0:0", "on the host run `sudo chown {me} DIRECTORY`"),
+        (HOSTS, "1501:1020", "start the container with `--user 1501:1020`"),
+        (HOSTS, "65534:65534", "start the container with `--user 65534:65534`"),
+        (ROOTLESS, "0:0", "start the container with `--user 0:0`"),
+        (
+            ROOTLESS,
+            "65534:65534",
+            "on the host run `sudo chown 1500 DIRECTORY`, and start the container with `--user 0:",
+        ),
+        (REMAPPED, "1501:1020", "start the container with `--user 1501:1020`"),
+        (REMAPPED, "65534:65534", "on the host run `sudo chown {mapped} DIRECTORY`"),
+    ],
+)
+def test_workspace_of_another_user_has_a_remedy_that_helps(
+    table: str, owner: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "_owner", lambda _path: owner)
+    for name in ("of_users", "of_groups"):
+        monkeypatch.setattr(numbering, name, lambda: numbering.Numbering.of(table))
+    me = f"{os.getuid()}:{os.getgid()}"
+    mapped = f"{165536 + os.getuid()}:{165536 + os.getgid()}"
+    assert volumes.remedy("/workspace").startswith(remedy.format(me=me, mapped=mapped))
+
+
+@pytest.mark.parametrize(("table", "warns"), [(HOSTS, True), (ROOTLESS, False), (REMAPPED, False)])
+def test_root_is_warned_of_only_where_it_is_the_hosts(table: str, warns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.setattr(numbering, "of_users", lambda: numbering.Numbering.of(table))
+    monkeypatch.setattr(users, "_target", lambda _link: Path("/nowhere/at/all"))
+    said = users.introduce("/agent/home", print)
+    assert bool(said) == warns
 
 
 FREE_SPACE = "free space in it, or give it a larger volume"

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from agent.shared import GROUP
+from commands.output import print_facts
 from pipeline.agents import logs
 from pipeline.agents import workspace as workspaces
+from pipeline.bootstrap.engine import Kind
 from pipeline.errors import Problem
 from pipeline.files import ROOT
 
@@ -46,6 +48,67 @@ def test_chown_gives_the_tree_but_not_what_links_point_at(tmp_path: Path) -> Non
     assert workspaces.owner_of(workspace, chown=True, as_root=False) == workspaces.Owner(1000, 1000)
     owners = {path.name: path.lstat().st_uid for path in [workspace, *workspace.rglob("*"), outside]}
     assert owners == {"workspace": 1000, "deep": 1000, "file": 1000, "link": 1000, "outside": 0}
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("kind", "owner", "expected"),
+    [
+        (Kind(person=1500), (1500, 1500), workspaces.Owner(0, 0, 1500)),
+        (Kind(person=1500), (1000, 1000), r"sudo chown -R 1500: '.*/a folder'` and run the same command again"),
+        (Kind(person=1500), (0, 0), r"of uid 1500, so its agents could not write there"),
+        (Kind(first=165536), (166536, 166537), workspaces.Owner(1000, 1001, 166536)),
+        (Kind(first=165536), (166536, 1000), workspaces.Owner(1000, 1000, 166536)),
+        (Kind(first=165536), (1000, 1000), r"sudo chown -R 166536:166536 '.*/a folder'` to give it to uid 1000"),
+        (Kind(first=165536), (300000, 300000), r"\(userns-remap\), so agents could not write"),
+        (Kind(is_podman=True), (1234, 4321), r"`podman run --detach --user 1234:4321 .* --volume '.*/a folder:/work"),
+        (Kind(person=1500, is_podman=True), (1500, 1500), r"`podman run --detach --userns keep-id:uid=1000,gid=1000 "),
+    ],
+)
+def test_engines_of_other_kinds_get_the_owner_as_they_number_it_or_one_line(
+    kind: Kind, owner: tuple[int, int], expected: workspaces.Owner | str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    os.chown(folder, *owner)
+    if isinstance(expected, workspaces.Owner):
+        assert workspaces.owner_of(folder, kind, chown=False, as_root=False) == expected
+        return
+    with pytest.raises(Problem, match=expected) as caught:
+        workspaces.owner_of(folder, kind, chown=False, as_root=True)
+    assert "\n" not in str(caught.value)
+    assert folder.stat().st_uid == owner[0]
+
+
+@needs_root
+def test_chown_for_a_rootless_engine_gives_to_the_person(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert workspaces.owner_of(tmp_path, Kind(person=1500), chown=True, as_root=False) == workspaces.Owner(0, 0, 1500)
+    assert (tmp_path.stat().st_uid, (tmp_path / "file").stat().st_uid) == (1500, 1500)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nowhere"])
+def test_name_of_no_folder_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="no folder; make it"):
+        workspaces.named(str(tmp_path / name))
+
+
+def test_name_that_the_engine_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)  # noqa: PTH102 - a name that is no text
+    with pytest.raises(Problem, match=r"/\\udcff' is not UTF-8, .*; rename the folder"):
+        workspaces.named(os.fsdecode(folder))
+
+
+def test_folder_with_a_tilde_is_no_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nobody-of-this-name").mkdir()
+    assert workspaces.named("~nobody-of-this-name") == (tmp_path / "~nobody-of-this-name").resolve()
+
+
+def test_facts_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts(("a", f"[/x] :bug: {'y' * 300}"), ("longer", "z\x1b[2J\nend"))
+    assert capsys.readouterr().out == f"a       [/x] :bug: {'y' * 300}\nlonger  z?[2J?end\n"
 
 
 def test_missing_workspace_is_told(tmp_path: Path) -> None:

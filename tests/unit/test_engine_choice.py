@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import docker.errors
 import pytest
@@ -50,12 +53,17 @@ def test_engine_away_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
         assert engine.version() is None
 
 
-def test_current_context_counts(bare: Path) -> None:
-    host = "tcp://127.0.0.1:2376"
+def make_context(bare: Path, host: str) -> None:
+    """Make `far` the current context of Docker's command."""
     kept = bare / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest() / "meta.json"
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({"Name": "far", "Metadata": {}, "Endpoints": {"docker": {"Host": host}}}))
     (bare / "config.json").write_text(json.dumps({"currentContext": "far"}))
+
+
+def test_current_context_counts(bare: Path) -> None:
+    host = "tcp://127.0.0.1:2376"
+    make_context(bare, host)
     found = subprocess.run(
         [sys.executable, "-c", "from pipeline.bootstrap import engine; print(engine.chosen().where)"],
         cwd=ROOT,
@@ -90,6 +98,69 @@ def test_task_without_an_engine_says_so_in_one_line(task: str, monkeypatch: pyte
         "no Docker engine answers at unix:///nowhere.sock; run `bin/invoke engine.up`, "
         "or `bin/invoke engine.doctor` for why"
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "way_back"),
+    [
+        ({"DOCKER_HOST": "tcp://{here}"}, "unset DOCKER_HOST"),
+        ({"DOCKER_HOST": "ssh://somebody@{here}"}, "unset DOCKER_HOST"),
+        ({"DOCKER_CONTEXT": "far"}, "unset DOCKER_CONTEXT"),
+        ({}, "docker context use default"),
+    ],
+    ids=["tcp", "ssh", "context", "current-context"],
+)
+def test_engine_elsewhere_gets_no_agent_and_no_connection(
+    variables: dict[str, str], way_back: str, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as far:
+        far.setblocking(False)
+        here = f"127.0.0.1:{far.getsockname()[1]}"
+        make_context(bare, f"tcp://{here}")
+        monkeypatch.setenv("CLAUDE_BRIDGE_STATE", str(bare / "bridge"))
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(here=here))
+        done = subprocess.run([sys.executable, "-m", "invoke", "up"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+        assert f"{here} is reached over the network, so it cannot mount folders of this machine" in done.stderr
+        assert f"type `{way_back}`" in done.stderr
+        with pytest.raises(BlockingIOError):
+            far.accept()
+    assert not (bare / "bridge").exists()
+
+
+FACTS: dict[str, dict[str, Any]] = {
+    "usual": {"SecurityOptions": ["name=seccomp,profile=builtin"], "DockerRootDir": "/var/lib/docker"},
+    "old": {"SecurityOptions": None, "DockerRootDir": "/var/lib/docker"},
+    "rootless": {
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
+        "DockerRootDir": "/home/me/.local/share/docker",
+    },
+    "remapped": {
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=userns"],
+        "DockerRootDir": "/var/lib/docker/165536.165536",
+    },
+}
+PODMAN = [{"Name": "Podman Engine", "Version": "4.3.1"}, {"Name": "Conmon"}]
+
+
+@pytest.mark.parametrize(
+    ("facts", "components", "expected"),
+    [
+        ("usual", [{"Name": "Engine"}], engine.USUAL),
+        ("old", None, engine.USUAL),
+        ("rootless", [{"Name": "Engine"}], engine.Kind(person=os.geteuid())),
+        ("remapped", [{"Name": "Engine"}], engine.Kind(first=165536)),
+        ("usual", PODMAN, engine.Kind(is_podman=True)),
+        ("rootless", PODMAN, engine.Kind(person=os.geteuid(), is_podman=True)),
+    ],
+)
+def test_kind_of_an_engine_comes_from_its_own_facts(facts: str, components: object, expected: engine.Kind) -> None:
+    """The facts are those of real engines; tests/image/test_other_engines.py asks some."""
+
+    answers: Any = SimpleNamespace(info=lambda: FACTS[facts], version=lambda: {"Components": components})
+    assert engine.kind_of(answers, "unix:///nowhere.sock") == expected
 
 
 def test_engine_elsewhere_is_never_started_here(monkeypatch: pytest.MonkeyPatch) -> None:

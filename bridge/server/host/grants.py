@@ -11,12 +11,15 @@ import re
 from pathlib import Path
 
 from bridge.policy.terms import WORKSPACE
-from bridge.server.host.places import Place, PlaceError
+from bridge.server.host.places import Identity, Place, PlaceError
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 """The number of a user or group. It is well below the numbers with a special meaning for the kernel."""
 
 SOCKET_NAME = "claude-bridge.sock"
+
+MAX_EARLIER = 8
+"""Replaced workspaces that a grant remembers."""
 
 RESERVED = (
     "/usr",
@@ -54,10 +57,7 @@ class Share:
     @classmethod
     def parse(cls, text: str) -> Share:
         """Parse HOSTDIR:CONTAINERDIR[:ro]. Raises StateError."""
-        source, colon, rest = text.partition(":")
-        target, _, mode = rest.partition(":")
-        if not colon or mode not in ("", "ro", "rw") or not source.startswith("/") or not target.startswith("/"):
-            raise StateError(f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed")
+        source, target, mode = parts_of_share(text)
         target = os.path.normpath("/" + target.lstrip("/"))
         if target == "/" or any((target + "/").startswith(taken + "/") for taken in (*RESERVED, WORKSPACE)):
             raise StateError(f"--share {text!r}: {target} belongs to the namespace itself; choose another directory")
@@ -74,6 +74,9 @@ class Grant:
     """User and group that the CLI runs as. The operator chooses them; a later change of the workspace's owner has
     no effect."""
     shares: tuple[Share, ...] = ()
+    earlier: tuple[Identity, ...] = ()
+    """The directories that were granted at the workspace's path before, newest first. A container that was not
+    restarted still has one of them."""
 
     @classmethod
     def of(
@@ -85,6 +88,14 @@ class Grant:
         """
         place = pinned(workspace)
         return cls(name, place, _user(place, user), shares)
+
+    def after(self, known: Grant) -> Grant:
+        """Return this grant with the memory of the one that it renews."""
+        if known.workspace != self.workspace:
+            return self
+        before = dict.fromkeys((known.place.identity, *known.earlier))
+        before.pop(self.place.identity, None)
+        return dataclasses.replace(self, earlier=tuple(before)[:MAX_EARLIER])
 
     @property
     def workspace(self) -> str:
@@ -107,6 +118,14 @@ class Grant:
         named = [(self.place, f"the workspace of grant {self.name}")]
         named += [(share.source, f"the share {share.target} of grant {self.name}") for share in self.shares]
         return next((f"{name} {error.what}" for place, name in named if (error := place.error())), "")
+
+
+def parts_of_share(text: str) -> tuple[str, str, str | None]:
+    """Return HOSTDIR, CONTAINERDIR and the mode. HOSTDIR may hold colons, CONTAINERDIR may not. Raises StateError."""
+    found = re.fullmatch(r"(/.*):(/[^:]*)(?::(ro|rw))?", text, re.DOTALL)
+    if not found:
+        raise StateError(f"--share {text!r}: HOSTDIR:CONTAINERDIR[:ro] with two absolute paths is allowed")
+    return found[1], found[2], found[3]
 
 
 def pinned(path: str | os.PathLike[str]) -> Place:

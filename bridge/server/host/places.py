@@ -68,7 +68,7 @@ class Place:
             return descriptor
         os.close(descriptor)
         if (found.st_dev, found.st_ino) != self.identity:
-            raise PlaceError(self.path, "is another directory than the one that was granted")
+            raise PlaceError(self.path, "was replaced by another directory than the one that was granted")
         raise PlaceError(self.path, f"belonged to user {self.owner} when it was granted, and to {found.st_uid} now")
 
     def error(self) -> PlaceError | None:

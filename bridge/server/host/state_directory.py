@@ -27,7 +27,16 @@ from pathlib import Path
 from bridge.protocol.frames import MAX_SOCKET_PATH
 from bridge.server.host import conversations, places, trees
 from bridge.server.host.files import own_directory, replace_file
-from bridge.server.host.grants import SOCKET_NAME, Grant, Share, StateError, check_against, check_shares, pinned
+from bridge.server.host.grants import (
+    SOCKET_NAME,
+    Grant,
+    Share,
+    StateError,
+    check_against,
+    check_shares,
+    parts_of_share,
+    pinned,
+)
 from bridge.server.host.places import Place
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -115,7 +124,8 @@ class StateDirectory:
             data = json.loads((self.root / "registry" / name).read_text())
             shares = tuple(Share(Place(**share.pop("source")), **share) for share in data["shares"])
             uid, gid = data["user"]
-            return Grant(name, Place(**data["place"]), (int(uid), int(gid)), shares)
+            earlier = tuple((int(device), int(inode)) for device, inode in data.get("earlier", ()))
+            return Grant(name, Place(**data["place"]), (int(uid), int(gid)), shares, earlier)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -155,7 +165,7 @@ class StateDirectory:
         Each of `shares` is HOSTDIR:CONTAINERDIR[:ro]. A known grant keeps its user. If the workspace's owner has
         changed since then, the operator must name the user, because a container may have caused the change.
         """
-        for named in (workspace, *(share.partition(":")[0] for share in shares)):
+        for named in (workspace, *(parts_of_share(share)[0] for share in shares)):
             self.refuse_links_of_containers(named)
         parsed = tuple(Share.parse(share) for share in shares)
         known = self.grants().get(name)
@@ -167,7 +177,8 @@ class StateDirectory:
                     f"name whom Claude runs as: `claude-bridge-server grant {name} --workspace {workspace} --user UID`"
                 )
             user = "{}:{}".format(*known.user)
-        return Grant.of(name, workspace, parsed, user)
+        made = Grant.of(name, workspace, parsed, user)
+        return made.after(known) if known else made
 
     def refuse_links_of_containers(self, path: str | os.PathLike[str]) -> None:
         """Refuse a path that leads through a link which a container could have made. Raises StateError."""
