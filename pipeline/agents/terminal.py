@@ -8,11 +8,22 @@ import subprocess
 from pipeline.agents.ps import container_name
 from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
+ATTACH = """infocmp >/dev/null 2>&1 || TERM=xterm
+case $COLORTERM in truecolor | 24bit) set -- -T RGB ;; esac
+exec tmux "$@" attach -t agent"""
+"""tmux learns the terminal's name, where the image knows it, and whether the terminal says that it has true colour."""
+
+
+def attaching(container: str) -> list[str]:
+    """Return the command that shows an agent's tmux session on this process' terminal."""
+    return ["docker", "exec", "-it", "--env", "TERM", "--env", "COLORTERM", container, "sh", "-c", ATTACH, "attach"]
+
 
 def attach(name: str) -> None:
     """Replace this process by the command that shows the agent's tmux session and handles the terminal."""
+    command = attaching(container_name(name))
     try:
-        os.execvp("docker", ["docker", "exec", "-it", container_name(name), "tmux", "attach", "-t", "agent"])
+        os.execvp(command[0], command)
     except FileNotFoundError:
         raise Problem(NO_DOCKER_COMMAND) from None
 

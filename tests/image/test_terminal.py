@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from pipeline.agents.terminal import attaching
 from tests.support.containers import Agent, Agents
 from tests.support.containers import agents as live_agents
 from tests.support.waiting import wait_until
@@ -31,6 +32,7 @@ SHIFT_ENTER = b"\x1b[13;2u"
 SECONDARY_ATTRIBUTES = b"\x1b[>41;388;0c"
 """What a terminal answers to tmux's first question. tmux turns its keys on after that."""
 ROWS, COLUMNS = 24, 77
+ATTACH = ("tmux", "attach")
 DETACH = b"\x02d"
 RUN = itertools.count(1)
 
@@ -82,18 +84,24 @@ class Attached:
 
 
 @contextlib.contextmanager
-def attached(agent: Agent, term: str = "", control: bool = False) -> Iterator[Attached]:
-    """Attach as people do, and leave. Without `term`, Docker chooses."""
+def attached(agent: Agent, term: str = "", command: list[str] | None = None, **variables: str) -> Iterator[Attached]:
+    """Attach as people do, and leave. Without `term`, Docker chooses the terminal's name."""
     ours, theirs = os.openpty()
     os.set_blocking(ours, False)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    command = ["docker", "exec", "-it", *(["--env", f"TERM={term}"] if term else []), agent.id, "tmux"]
-    command += ["-CC", "attach"] if control else ["attach"]
-    client = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    command = command or ["docker", "exec", "-it", *(["--env", f"TERM={term}"] if term else []), agent.id, *ATTACH]
+    client = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, **variables},
+    )
     os.close(theirs)
     made = Attached(ours, client)
     try:
-        made.wait("%session-changed" if control else " UTC")
+        made.wait("%session-changed" if "-CC" in command else " UTC")
         yield made
     finally:
         wait_until(made.has_left, 10, "the client to leave")
@@ -142,6 +150,17 @@ def test_client_gets_what_its_terminal_can_do(agent: Agent, term: str, colours: 
         assert terminal.sees(LARGE) == clipboard
 
 
+@pytest.mark.parametrize(
+    ("term", "colorterm", "colours"),
+    [("xterm-256color", "", True), ("a-new-terminal", "", True), ("linux", "", False), ("screen", "truecolor", True)],
+)
+def test_attach_says_what_terminal_it_is(agent: Agent, term: str, colorterm: str, colours: bool) -> None:
+    """`agents.attach` knows the terminal's own name and COLORTERM. Plain `docker exec` does not."""
+    with attached(agent, command=attaching(agent.id), TERM=term, COLORTERM=colorterm) as terminal:
+        terminal.run("colour")
+        assert terminal.sees(TRUE_COLOUR) == colours
+
+
 @pytest.mark.parametrize("term", ["", "xterm-256color", "tmux-256color"])
 def test_program_that_asks_gets_shift_enter(agent: Agent, term: str) -> None:
     """Terminals send it in two forms. A program that does not ask gets plain keys as before."""
@@ -187,7 +206,7 @@ def test_control_mode_attaches_and_leaves_and_the_size_comes_back(agent: Agent) 
 
     with attached(agent):
         wait_for_size(COLUMNS, ROWS - 1)
-    with attached(agent, control=True) as control:
+    with attached(agent, command=["docker", "exec", "-it", agent.id, "tmux", "-CC", "attach"]) as control:
         control.wait("\x1bP1000p%begin")
         control.type(b"refresh-client -C 120,40\n")
         wait_for_size(120, 40)
