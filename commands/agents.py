@@ -22,6 +22,7 @@ from pipeline.up import from_bare_machine
 UP_HELP = {
     "workspace": "folder that the agent works in; workspace/ beside compose.yaml when left out",
     "variant": "prod or dev",
+    "image": "run this image, made FROM magents/agent, as it is; nothing is built",
     "chown": "give a workspace that belongs to root to uid 1000",
     "as-root": "run the agent as root on a workspace that belongs to root",
     **BUILD_HELP,
@@ -38,12 +39,15 @@ def up(
     variant: str = "prod",
     chown: bool = False,
     as_root: bool = False,
+    image: str | None = None,
 ) -> None:
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
     with problems_as_exit():
         folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
-        running = from_bare_machine(folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root)
+        running = from_bare_machine(
+            folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root, reference=image
+        )
     print_facts(
         ("agent", f"{running.name} ({running.image}) is {running.status}"),
         ("workspace", f"{running.workspace} as uid {running.owner.uid}"),

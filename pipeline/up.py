@@ -9,21 +9,32 @@ from pipeline.agents import compose
 from pipeline.agents.ps import DEFAULT_NAME
 from pipeline.agents.workspace import owner_of
 from pipeline.bootstrap import engine, engine_setup
-from pipeline.build import image
+from pipeline.build import derived, image
 from pipeline.reporting import Say
 
 
 def from_bare_machine(
-    workspace: Path, variant: image.Variant, options: image.Options, say: Say, *, chown: bool, as_root: bool
+    workspace: Path,
+    variant: image.Variant,
+    options: image.Options,
+    say: Say,
+    *,
+    chown: bool,
+    as_root: bool,
+    reference: str | None = None,
 ) -> compose.Running:
     """Provide an engine, the image, the bridge and one agent on `workspace`.
 
-    `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`).
+    `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`). `reference`
+    names an image made FROM one of ours, which is run in place of the variant's own.
     """
     owner = owner_of(workspace, chown=chown, as_root=as_root)
     say(engine_setup.up(say))
     with engine.connected() as client:
-        image.build(client, variant, options, say)
+        if reference:
+            variant = derived.require(client, reference, variant)
+        else:
+            image.build(client, variant, options, say)
         user = str(owner.uid) if chown or as_root else None
         mount = bridge.for_agent(DEFAULT_NAME, workspace, say, user)
         return compose.up(client, variant, DEFAULT_NAME, workspace, owner, say, mount)
