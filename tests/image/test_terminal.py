@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import itertools
-import os
 import random
-import struct
-import subprocess
-import termios
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from pipeline.agents.terminal import attaching
+from tests.support.attached import COLUMNS, KEYS_ARE_ON, ROWS, SECONDARY_ATTRIBUTES, SHIFT_ENTER, attached
 from tests.support.containers import Agent, Agents
 from tests.support.containers import agents as live_agents
 from tests.support.waiting import wait_until
@@ -28,13 +23,7 @@ LARGE = base64.b64encode(random.Random(16).randbytes(75 * 1024)).decode()
 OWN_CONFIGURATION = "set -s set-clipboard on\nset -g allow-passthrough on\n"
 TRUE_COLOUR = "38;2;11;22;33"
 PROGRESS_AND_NOTIFICATION = "\x1b]9;4;1;50\x07\x1b]9;all-done\x07"
-SHIFT_ENTER = b"\x1b[13;2u"
-SECONDARY_ATTRIBUTES = b"\x1b[>41;388;0c"
-"""What a terminal answers to tmux's first question. tmux turns its keys on after that."""
-ROWS, COLUMNS = 24, 77
-ATTACH = ("tmux", "attach")
-DETACH = b"\x02d"
-RUN = itertools.count(1)
+KEYS = itertools.count(1)
 
 PROGRAMS = {
     "copy": f"printf '\\033]52;c;{MARK}\\007'",
@@ -45,67 +34,6 @@ PROGRAMS = {
     "titles": "for number in 0 1 2; do printf '\\033]%d;title-of-a-program\\007' $number; done",
     "read-key": 'stty raw -echo; printf "$2asks:$1"; got=$(head -c $3 | od -A n -t x1); stty sane; echo "got:$1$got"',
 }
-
-
-@dataclass
-class Attached:
-    """A terminal that is attached to the agent's session."""
-
-    terminal: int
-    client: subprocess.Popen[bytes]
-    shown: bytes = b""
-
-    def sees(self, text: str) -> bool:
-        """Read new output. Say whether the whole output so far holds the text."""
-        with contextlib.suppress(BlockingIOError, OSError):  # ignored because there is no more output
-            while chunk := os.read(self.terminal, 65536):
-                self.shown += chunk
-        return text.encode() in self.shown
-
-    def wait(self, text: str) -> None:
-        wait_until(lambda: self.sees(text), 10, f"{text[:50]!r} on the terminal")
-
-    def type(self, data: bytes) -> None:
-        os.write(self.terminal, data)
-
-    def has_left(self) -> bool:
-        """Ask the client to leave. tmux takes keys that come together with others as pasted, so it is asked again."""
-        with contextlib.suppress(OSError):  # ignored because it has left already
-            self.type(DETACH)
-        return self.client.poll() is not None
-
-    def run(self, *programs: str) -> None:
-        """Run programs in the pane to their end."""
-        number = next(RUN)
-        for program in programs:
-            self.type(f"clear; sh /tmp/{program}; ".encode())
-        self.type(f"echo ended''-{number}\r".encode())
-        self.wait(f"ended-{number}")
-
-
-@contextlib.contextmanager
-def attached(agent: Agent, term: str = "", command: list[str] | None = None, **variables: str) -> Iterator[Attached]:
-    """Attach as people do, and leave. Without `term`, Docker chooses the terminal's name."""
-    ours, theirs = os.openpty()
-    os.set_blocking(ours, False)
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    command = command or ["docker", "exec", "-it", *(["--env", f"TERM={term}"] if term else []), agent.id, *ATTACH]
-    client = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        env={**os.environ, **variables},
-    )
-    os.close(theirs)
-    made = Attached(ours, client)
-    try:
-        made.wait("%session-changed" if "-CC" in command else " UTC")
-        yield made
-    finally:
-        wait_until(made.has_left, 10, "the client to leave")
-        os.close(ours)
 
 
 @contextlib.contextmanager
@@ -142,11 +70,11 @@ def agent(image: str) -> Iterator[Agent]:
 def test_client_gets_what_its_terminal_can_do(agent: Agent, term: str, colours: bool, clipboard: bool) -> None:
     """The clipboard is set from the alternate screen, with 100 KB, whole. Programs may use true colour for each."""
     with attached(agent, term) as terminal:
-        terminal.run("notify", "colour")
+        terminal.run("sh /tmp/notify", "sh /tmp/colour")
         terminal.wait(PROGRESS_AND_NOTIFICATION)
         assert terminal.sees("tmux-256color, truecolor")
         assert terminal.sees(TRUE_COLOUR) == colours
-        terminal.run("copy-large")
+        terminal.run("sh /tmp/copy-large")
         assert terminal.sees(LARGE) == clipboard
 
 
@@ -157,7 +85,7 @@ def test_client_gets_what_its_terminal_can_do(agent: Agent, term: str, colours: 
 def test_attach_says_what_terminal_it_is(agent: Agent, term: str, colorterm: str, colours: bool) -> None:
     """`agents.attach` knows the terminal's own name and COLORTERM. Plain `docker exec` does not."""
     with attached(agent, command=attaching(agent.id), TERM=term, COLORTERM=colorterm) as terminal:
-        terminal.run("colour")
+        terminal.run("sh /tmp/colour")
         assert terminal.sees(TRUE_COLOUR) == colours
 
 
@@ -166,13 +94,13 @@ def test_program_that_asks_gets_shift_enter(agent: Agent, term: str) -> None:
     """Terminals send it in two forms. A program that does not ask gets plain keys as before."""
     with attached(agent, term) as terminal:
         terminal.type(SECONDARY_ATTRIBUTES)
-        terminal.wait("\x1b[>4;1m")
+        terminal.wait(KEYS_ARE_ON)
         for asks, key, got in (
             ("\\033[>4;2m", SHIFT_ENTER, SHIFT_ENTER),
             ("\\033[>4;1m", b"\x1b[27;2;13~", SHIFT_ENTER),
             ("\\033[>4m", b"\r", b"\r"),
         ):
-            number = next(RUN)
+            number = next(KEYS)
             terminal.type(f"sh /tmp/read-key {number} '{asks}' {len(got)}\r".encode())
             terminal.wait(f"asks:{number}")
             terminal.type(key)
@@ -181,7 +109,7 @@ def test_program_that_asks_gets_shift_enter(agent: Agent, term: str) -> None:
 
 def test_titles_of_programs_do_not_reach_the_terminal(agent: Agent) -> None:
     with attached(agent) as terminal:
-        terminal.run("titles")
+        terminal.run("sh /tmp/titles")
         assert not terminal.sees("title-of-a-program")
 
 
@@ -192,7 +120,7 @@ def test_nothing_of_a_program_reaches_the_terminal_where_the_clipboard_is_off(ag
     started = agents.healthy(environment={"AGENT_CLIPBOARD": "off"}, volumes=[f"{volume}:/agent"])
     with with_programs(started) as agent, attached(agent) as terminal:
         for program in ("copy", "copy-wrapped", "notify", "copy-large"):
-            terminal.run(program)
+            terminal.run(f"sh /tmp/{program}")
         assert not [text for text in (MARK, LARGE, PROGRESS_AND_NOTIFICATION) if terminal.sees(text)]
 
 
