@@ -44,6 +44,7 @@ SHELL_FILES = [
     "docker/bin/corepack",
     ".ci/run",
 ]
+DOCKERFILES = ["docker/Dockerfile", "docker/base/Dockerfile", "docs/examples/browser/Dockerfile"]
 PARITY = "tests/image/test_task_master_parity.py"
 LOCKS = ["tools", "lint", "tests", "types", "agent-sdk"]
 NPM_LOCKS = [
@@ -53,6 +54,7 @@ NPM_LOCKS = [
     "docker/task-master",
     "docker/task-master/bundler",
     "tests/support/agent_sdk",
+    "tests/support/npm_tools",
 ]
 
 
@@ -63,7 +65,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *PYTHON_FILES, *PROGRAMS)
     session.run("ruff", "format", "--check", *PYTHON_FILES, *PROGRAMS)
     session.run("lint-imports", "--no-cache", "--no-logo")
-    session.run("hadolint", "docker/Dockerfile", "docker/base/Dockerfile")
+    session.run("hadolint", *DOCKERFILES)
     session.run("shellcheck", *SHELL_FILES)
     session.run("yamllint", "--strict", ".")
     session.run("zizmor", "--offline", "--no-progress", "--pedantic", ".github")

@@ -34,8 +34,9 @@ KEEP_CLIPBOARD = (
 )
 """Programs' output cannot set the clipboard of attached people.
 
-This holds for OSC 52 and for sequences wrapped for the outer terminal. What a person copies in tmux does reach the
-clipboard. These options are set after the user's own configuration was read.
+This holds for OSC 52 and for all sequences wrapped for the outer terminal, since tmux cannot tell which of them set the
+clipboard: notifications are lost too. What a person copies in tmux does reach the clipboard. These options are set
+after the user's own configuration was read.
 """
 
 HUNG_UP = 129

@@ -23,6 +23,7 @@ from pipeline.up import from_bare_machine
 UP_HELP = {
     "workspace": "folder that the agent works in; workspace/ beside compose.yaml when left out",
     "variant": "prod or dev",
+    "image": "run this image, made FROM magents/agent, as it is; nothing is built",
     "chown": "give a workspace that belongs to root to uid 1000",
     "as-root": "run the agent as root on a workspace that belongs to root",
     "ssh-agent": "let the agent use the keys of your ssh agent (SSH_AUTH_SOCK)",
@@ -41,6 +42,7 @@ def up(
     chown: bool = False,
     as_root: bool = False,
     ssh_agent: bool = False,
+    image: str | None = None,
 ) -> None:
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
@@ -48,7 +50,14 @@ def up(
         engine.refuse_elsewhere()
         folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
         running = from_bare_machine(
-            folder, chosen, options, say_on_stderr, chown=chown, as_root=as_root, ssh_agent=ssh_agent
+            folder,
+            chosen,
+            options,
+            say_on_stderr,
+            chown=chown,
+            as_root=as_root,
+            ssh_agent=ssh_agent,
+            reference=image,
         )
     print_facts(
         ("agent", f"{running.name} ({running.image}) is {running.status}"),

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from healthcheck.address import own_address
+from healthcheck.supervisor import why_missing
 from healthcheck.table import page
 
 DEADLINE_S = 2.0
@@ -64,7 +65,7 @@ def ask(host: str, port: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
     except TimeoutError:
         raise NoAnswerError(f"{where} gave no answer in {deadline_s:g} s: the supervisor hangs") from None
     except OSError as error:
-        raise NoAnswerError(f"{where} does not answer ({error.strerror}): no supervisor runs here") from None
+        raise NoAnswerError(f"{where} does not answer ({error.strerror})") from None
     try:
         found = json.loads(data.partition(b"\r\n\r\n")[2])
     except ValueError:
@@ -86,7 +87,7 @@ def _show(*, as_json: bool, clear: bool) -> int:
     try:
         status = ask(*own_address(os.environ))
     except (NoAnswerError, ValueError) as error:
-        print(f"agent-status: {error}; see `docker logs`", file=sys.stderr)
+        print(f"agent-status: {why_missing() or f'{error}; see `docker logs`'}", file=sys.stderr)
         return NO_ANSWER
     text = json.dumps(status, indent=2) + "\n" if as_json else page(status, colour=sys.stdout.isatty())
     sys.stdout.write((CLEAR if clear else "") + text)

@@ -11,7 +11,7 @@ from pipeline.agents import host as hosts
 from pipeline.agents.ps import DEFAULT_NAME
 from pipeline.agents.workspace import owner_of
 from pipeline.bootstrap import engine, engine_setup
-from pipeline.build import image
+from pipeline.build import derived, image
 from pipeline.reporting import Say
 
 
@@ -24,18 +24,23 @@ def from_bare_machine(
     chown: bool,
     as_root: bool,
     ssh_agent: bool = False,
+    reference: str | None = None,
 ) -> compose.Running:
     """Provide an engine, the image, the bridge and one agent on `workspace`.
 
     `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`). `ssh_agent`
-    hands over this person's ssh agent.
+    hands over this person's ssh agent. `reference` names an image made FROM one of ours, which is run in place of the
+    variant's own.
     """
     kind = engine.kind()
     owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
     host = hosts.given(workspace, owner, say, certificates=options.ca_bundle, ssh_agent=ssh_agent)
     say(engine_setup.up(say))
     with engine.connected() as client:
-        image.build(client, variant, options, say)
+        if reference:
+            variant = derived.require(client, reference, variant)
+        else:
+            image.build(client, variant, options, say)
         user = str(workspace.stat().st_uid) if chown or as_root else None
         mount = None
         if kind.person in (None, os.geteuid()):

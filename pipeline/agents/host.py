@@ -151,8 +151,8 @@ def answering_ssh_agent(owner: Owner, say: Say) -> Path:
         raise Problem(f"no ssh agent answers at {named} ({error.strerror or error}); {start}") from None
     if found.st_uid != owner.person and not found.st_mode & stat.S_IWOTH:
         raise Problem(
-            f"the ssh agent at {named} belongs to uid {found.st_uid} and refuses uid {owner.person}, which the agent runs "
-            f"as; start an ssh agent as uid {owner.person}, or use a workspace of uid {found.st_uid}"
+            f"the ssh agent at {named} belongs to uid {found.st_uid} and refuses uid {owner.person}, which the agent "
+            f"runs as; start an ssh agent as uid {owner.person}, or use a workspace of uid {found.st_uid}"
         )
     if not keys:
         say("the ssh agent holds no key, so it opens nothing; run `ssh-add`")

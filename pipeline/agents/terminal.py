@@ -8,12 +8,24 @@ import subprocess
 from pipeline.agents.ps import container_name
 from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
+ATTACH = """infocmp >/dev/null 2>&1 || TERM=xterm
+case $COLORTERM in truecolor | 24bit) set -- -T RGB ;; esac
+exec tmux "$@" attach -t agent"""
+"""tmux learns the terminal's name, where the image knows it, and whether the terminal says that it has true colour."""
+
+
+def attaching(container: str) -> list[str]:
+    """Return the command that shows an agent's tmux session on this process' terminal."""
+    at_root = ["--workdir", "/"]  # a workspace that was removed cannot be entered; the session has its own directory
+    terminal = ["--env", "TERM", "--env", "COLORTERM"]
+    return ["docker", "exec", "-it", *at_root, *terminal, container, "sh", "-c", ATTACH, "attach"]
+
 
 def attach(name: str) -> None:
     """Replace this process by the command that shows the agent's tmux session and handles the terminal."""
-    at_root = ["--workdir", "/"]  # a workspace that was removed cannot be entered; the session has its own directory
+    command = attaching(container_name(name))
     try:
-        os.execvp("docker", ["docker", "exec", "-it", *at_root, container_name(name), "tmux", "attach", "-t", "agent"])
+        os.execvp(command[0], command)
     except FileNotFoundError:
         raise Problem(NO_DOCKER_COMMAND) from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import docker
+import docker.errors
 
 from pipeline.bootstrap import base
 from pipeline.build import passthrough, source
@@ -123,8 +124,10 @@ def reason(output: str) -> str:
 
 def require(client: docker.DockerClient, variant: Variant) -> None:
     """Raise a `Problem` where the variant's image is missing."""
-    if not client.images.list(variant.reference):
-        raise Problem(f"image {variant.reference} is missing; run `bin/invoke build.{variant.name}`")
+    try:
+        client.images.get(variant.reference)
+    except docker.errors.ImageNotFound:
+        raise Problem(f"image {variant.reference} is missing; run `bin/invoke build.{variant.name}`") from None
 
 
 def _command(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,15 @@ from tests.fidelity.facts import facts
 from tests.fidelity.projects import PROJECTS
 from tests.fidelity.sides import Outcome, Plain, give
 from tests.support import agent_sdk
+from tests.support.attached import KEYS_ARE_ON, SECONDARY_ATTRIBUTES, SHIFT_ENTER, attached
 from tests.support.bridge_box import Box
 from tests.support.bridge_host import OWNER, SECRET, passable
 from tests.support.containers import Agents
 from tests.support.fake_messages_api import FakeMessagesApi, Say, Use, directed, echo
 from tests.support.real_host import RealHost
+from tests.support.screen import READY
 from tests.support.stream_json import STREAM, messages, user
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +203,38 @@ def test_program_for_an_sdk_says_what_it_says_on_a_host(
     )
     assert plain.code == 0, plain.stderr
     assert found == expected, done.stderr
+
+
+def test_interface_in_the_agent_s_session(box: Box, newest_host: RealHost) -> None:
+    """From a terminal through the image's tmux and the bridge: Shift+Enter, colours, and what /copy copies."""
+
+    def shows(pattern: str) -> bool:
+        return bool(re.search(pattern, box.agent.tmux("capture-pane", "-p")))
+
+    def wait_for(pattern: str) -> None:
+        wait_until(lambda: shows(pattern), 20, pattern)
+
+    def has_left() -> bool:
+        terminal.type(b"\x03")
+        return shows(r"\$\s*$")
+
+    with attached(box.agent) as terminal:
+        terminal.type(SECONDARY_ATTRIBUTES)
+        terminal.wait(KEYS_ARE_ON)
+        terminal.type(b"clear; claude-code\r")
+        wait_for(READY)
+        terminal.type(b"what are otters")
+        wait_for("otters")
+        terminal.type(SHIFT_ENTER)
+        terminal.type(b"and beavers")
+        wait_for(r"otters *\n *and beavers")
+        terminal.type(b"\r")
+        wait_for("heard: and beavers")
+        assert newest_host.api.requests[-1].heard.endswith("what are otters\nand beavers")
+        assert terminal.sees("\x1b[38;2;")
+        terminal.type(b"/copy")
+        wait_for("/copy")
+        terminal.type(b"\r")
+        terminal.wait("\x1b]52;")
+        terminal.wait(base64.b64encode(b"heard: and beavers").decode())
+        wait_until(has_left, 20, "the shell")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.support.bridge_host import Place
 from tests.support.fake_messages_api import Say, Use, in_turn
 from tests.support.real_host import RealHost
-from tests.support.screen import SHELL, Screen, ask, begin, leave, play_session
+from tests.support.screen import DRAWN_WITHIN_S, SHELL, Screen, ask, begin, leave, play_session
 from tests.support.tool_calls import FREE
 from tests.support.waiting import wait_until
 
@@ -55,6 +56,18 @@ def test_ctrl_z_and_fg(screen: Screen) -> None:
     screen.wait("hello")
     ask(screen, " again")
     screen.wait("heard: hello again")
+
+
+def test_shift_enter_makes_a_new_line_and_sends_nothing(screen: Screen) -> None:
+    begin(screen)
+    screen.type("what are otters")
+    screen.wait("what are otters")
+    screen.type("", "S-Enter")
+    screen.type("and beavers")
+    wait_until(lambda: re.search(r"otters *\n *and beavers", screen.text), DRAWN_WITHIN_S, "two lines")
+    assert "heard:" not in screen.text
+    screen.type("", "Enter")
+    screen.wait("heard: and beavers")  # the prompt's last line
 
 
 def search(screen: Screen) -> None:

@@ -60,10 +60,15 @@ def test_hanging_supervisor_is_told_of_within_2_s(agents: Agents) -> None:
     assert took < 3
 
 
-def test_no_supervisor_is_told_of(agents: Agents) -> None:
-    code, _, err = agents.once(entrypoint=["agent-status"])
-    assert code == 69
-    assert err.count("\n") == 1
+@pytest.mark.parametrize("init", [False, True])
+def test_replaced_entry_point_is_told_of(agents: Agents, init: bool) -> None:
+    agent = agents.start(entrypoint=["sleep", "1000"], user="1234:1234", init=init)
+    words = "no supervisor runs here; the entry point was replaced"
+    log = wait_until(lambda: agent.state()["Health"]["Log"], 10, "the engine's first probe")
+    assert log[0]["Output"].startswith(words)
+    code, told = agent.try_run("agent-status")
+    assert (code, told.count("\n")) == (69, 0)
+    assert told.startswith(f"agent-status: {words}")
 
 
 def test_watch_shows_it_anew(agents: Agents) -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from pipeline.agents import workspace as workspaces
 from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
 from pipeline.agents.workspace import Owner
 from pipeline.bootstrap import engine
-from pipeline.build.image import CA_VARIABLES, Variant
+from pipeline.build import derived
+from pipeline.build.derived import Derived
+from pipeline.build.image import CA_VARIABLES, VARIANTS, Variant
 from pipeline.errors import Problem
 from tests.support import certificate
 from tests.support.containers import Agent
@@ -31,15 +33,6 @@ from tests.support.waiting import wait_until
 UID = 1000
 OWN = ("Binds", "Mounts", "NetworkMode", "PortBindings", "ContainerIDFile")
 """These differ between containers. Everything else that the engine shows must come from compose.yaml."""
-
-
-@dataclass(frozen=True)
-class ImageUnderTest(Variant):
-    """The image under test, in whatever repository it is."""
-
-    @property
-    def reference(self) -> str:
-        return self.tag
 
 
 @dataclass
@@ -76,7 +69,7 @@ def person(
 ) -> Iterator[Person]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     monkeypatch.setattr(compose, "SHARED_VOLUME", f"magents-{name}-shared")
-    yield Person(client, ImageUnderTest(variant, image), name, tmp_path, [])
+    yield Person(client, Derived(variant, image), name, tmp_path, [])
     for container in client.containers.list(all=True, filters={"name": f"magents-{name}"}):
         container.remove(force=True)
     for volume in client.volumes.list(filters={"name": f"magents-{name}"}):
@@ -93,7 +86,7 @@ def test_up_is_as_tight_as_the_template(person: Person, shared_agent: Container,
     found = settings(person.up())
     assert found == settings(shared_agent)
     assert (found["ReadonlyRootfs"], found["CapDrop"], found["Memory"]) == (True, ["ALL"], 8 << 30)
-    assert (found["PidsLimit"], set(found["Tmpfs"])) == (4096, {"/tmp", "/run"})
+    assert (found["PidsLimit"], set(found["Tmpfs"]), found["ShmSize"]) == (4096, {"/tmp", "/run"}, 1 << 30)
     assert found["SecurityOpt"] == (None if variant == "dev" else ["no-new-privileges:true"])
     assert found["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
 
@@ -186,7 +179,9 @@ def test_down_leaves_the_volumes_and_no_container(person: Person) -> None:
 
 def test_limits_come_from_the_environment_as_for_compose(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENT_MEMORY", "1g")
-    assert person.up().attrs["HostConfig"]["Memory"] == 1 << 30
+    monkeypatch.setenv("AGENT_SHM_SIZE", "256m")
+    host = person.up().attrs["HostConfig"]
+    assert (host["Memory"], host["ShmSize"]) == (1 << 30, 256 << 20)
 
 
 def test_agent_that_does_not_become_healthy_is_told_with_its_last_words(
@@ -202,13 +197,74 @@ def test_agent_that_does_not_become_healthy_is_told_with_its_last_words(
 def test_agent_that_cannot_be_started_is_told_why(person: Person, broken: str) -> None:
     workspace = person.workspace()
     if broken == "image":
-        person.variant = ImageUnderTest(person.variant.name, "magents/nosuch:image")
+        person.variant = Derived(person.variant.name, "magents/nosuch:image")
         expected = "image magents/nosuch:image is missing"
     else:
         workspace = person.folder / "gone"
         expected = f"could not be started: .*{workspace}"
     with pytest.raises(Problem, match=expected):
         person.up(workspace)
+
+
+# up --image
+
+
+@pytest.fixture
+def build_from(client: docker.DockerClient, image: str) -> Iterator[Callable[[str], str]]:
+    """Builds an image of two lines and gives its name: FROM the image under test, and the given line."""
+    tags = []
+
+    def build(line: str, base: str = image) -> str:
+        tags.append(f"magents-test:{uuid.uuid4().hex[:8]}")
+        text = f"FROM {base}\n{line}\n"
+        subprocess.run(["docker", "build", "--quiet", "--tag", tags[-1], "-"], input=text, text=True, check=True)
+        return tags[-1]
+
+    yield build
+    for tag in tags:
+        client.images.remove(tag)
+
+
+def test_image_made_from_ours_is_run_and_replaced_by_ours(
+    person: Person, build_from: Callable[[str], str], image: str
+) -> None:
+    reference = build_from("ENV OF_MY_OWN=here")
+    person.variant = derived.require(person.client, reference, VARIANTS["prod"])
+    first = person.up()
+    assert first.exec_run(["printenv", "OF_MY_OWN"]).output == b"here\n"
+    assert first.exec_run(["sh", "-c", "echo kept > /agent/record"]).exit_code == 0
+    assert person.up().attrs["State"]["StartedAt"] == first.attrs["State"]["StartedAt"]
+    person.variant = derived.require(person.client, image, VARIANTS["prod"])
+    second = person.up()
+    assert [line for line in person.told if "was replaced" in line]
+    assert second.exec_run(["printenv", "OF_MY_OWN"]).exit_code == 1
+    assert second.exec_run(["cat", "/agent/record"]).output == b"kept\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('ENTRYPOINT ["bash"]', r"has its own ENTRYPOINT, .*; take that out of its Dockerfile"),
+        ('CMD ["bash"]', r"has its own CMD, .*; take that out of its Dockerfile"),
+        ("HEALTHCHECK NONE", r"has its own HEALTHCHECK, .*; take that out of its Dockerfile"),
+        ("ENV HOME=/root", r"has its own ENV HOME, .*; take that out of its Dockerfile"),
+        ("USER root", r"would run as root .*; end its Dockerfile with `USER 1000`"),
+        ("LABEL io.magents.protocol=0", r"is made FROM another version .*; run `bin/invoke build`"),
+        ("LABEL io.magents.variant=other", r"is not made FROM magents/agent .*; begin its Dockerfile with"),
+    ],
+)
+def test_image_that_is_no_agent_is_refused_with_a_line(
+    client: docker.DockerClient, build_from: Callable[[str], str], line: str, told: str
+) -> None:
+    reference = build_from(line)
+    with pytest.raises(Problem, match=rf"^image {reference} {told}.*$"):
+        derived.require(client, reference, VARIANTS["prod"])
+
+
+@pytest.mark.parametrize("reference", ["magents/nosuch:image", "No Name", "sha256:" + "0" * 64])
+def test_image_that_is_not_here_is_told(client: docker.DockerClient, reference: str) -> None:
+    with pytest.raises(Problem, match=rf"^image {reference} is not on this machine, .*$"):
+        derived.require(client, reference, VARIANTS["prod"])
 
 
 def test_port_that_another_took_in_the_meantime_is_no_obstacle(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:

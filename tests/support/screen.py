@@ -12,6 +12,8 @@ DRAWN_WITHIN_S = 20.0
 READY = "❯"  # noqa: RUF001 - the CLI's own prompt
 SHELL = ("bash", "--norc", "--noprofile")
 PROMPT = "PS1=shell> "
+OF_A_PANE = ("TERM=tmux-256color", "TERM_PROGRAM=tmux", "TERM_PROGRAM_VERSION=3.3a", "COLORTERM=truecolor")
+"""What the image's tmux gives to programs in its panes. `env -i` removes it."""
 
 
 class Screen:
@@ -20,8 +22,24 @@ class Screen:
     def __init__(self, socket: Path, shell: list[str], claude: str) -> None:
         self.claude = claude
         self._tmux = ["tmux", "-u", "-S", str(socket), "-f", "/dev/null"]
-        variables = ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TERM=screen-256color", PROMPT]
-        self.tell("new-session", "-d", "-x", "100", "-y", "30", "env", "-i", *variables, *shell)
+        variables = ["PATH=/usr/bin:/bin", "LANG=C.UTF-8", *OF_A_PANE, PROMPT]
+        self.tell(
+            "set-option",
+            "-s",
+            "extended-keys",
+            "on",
+            ";",
+            "new-session",
+            "-d",
+            "-x",
+            "100",
+            "-y",
+            "30",
+            "env",
+            "-i",
+            *variables,
+            *shell,
+        )
         self.wait_for_shell()
 
     def tell(self, *words: str) -> str:

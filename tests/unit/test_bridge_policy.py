@@ -373,6 +373,7 @@ HOSTILE = [
     b"GIT_CONFIG_COUNT=1", b"GIT_CONFIG_VALUE_0=/workspace/x", b"IS_SANDBOX=1", b"NODE_OPTIONS=--require /x",
     b"ANTHROPIC_BASE_URL=http://x", b"HTTPS_PROXY=http://x", b"HTTP_PROXY=http://x", b"OTEL_EXPORTER=x",
     b"TMPDIR=/workspace", b"ANTHROPIC_API_KEY=x", b"CLAUDECODE=1", b"NODE_EXTRA_CA_CERTS=/workspace/ca",
+    b"TMUX=/workspace/socket,1,0",
     b"LC_ALL=/x y", b"LC_x=C", b"TERM=x\ny", b"CLAUDE_CODE_ENTRYPOINT=remote", b"COLUMNS=x", b"=x", b"", b"x",
 ]  # fmt: skip
 
@@ -383,7 +384,13 @@ def test_variable_that_could_steer_the_host_does_not_get_through(entry: bytes) -
 
 
 def test_variables_of_the_terminal_and_the_sdk_get_through() -> None:
-    wanted = {b"TERM": b"xterm-256color", b"LC_ALL": b"de_DE.UTF-8", b"CLAUDE_CODE_ENTRYPOINT": b"sdk-ts"}
+    wanted = {
+        b"TERM": b"xterm-256color",
+        b"TERM_PROGRAM": b"tmux",
+        b"TERM_PROGRAM_VERSION": b"3.3a",
+        b"LC_ALL": b"de_DE.UTF-8",
+        b"CLAUDE_CODE_ENTRYPOINT": b"sdk-ts",
+    }
     built = environment.build([name + b"=" + value for name, value in wanted.items()], {})
     assert wanted.items() <= built.items()
 

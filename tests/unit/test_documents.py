@@ -16,7 +16,7 @@ from bridge.server.operator import cli
 from tests.fidelity import differences
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
 CONFIGURATION = (ROOT / "docs/bridge-configuration.md").read_text()
 PROTOCOL = (ROOT / "docs/bridge-protocol.md").read_text()
 
