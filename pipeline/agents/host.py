@@ -35,6 +35,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 FILES_LABEL = f"{ps.LABEL}.files"
 IMAGE_LABEL = "io.magents.variant"
 IDENTITY = {"AGENT_GIT_NAME": "user.name", "AGENT_GIT_EMAIL": "user.email"}
+PERSON = ["config", "--global"]
 NO_IDENTITY = (
     "git here has no user.name and user.email, so the agent cannot commit until it has its own; run "
     "`git config --global user.name NAME` and `git config --global user.email ADDRESS`, and up again"
@@ -123,18 +124,24 @@ def identity(workspace: Path) -> dict[str, str]:
 
     The workspace only decides which of the person's own files counts (`includeIf`).
     """
-    found = {}
-    for variable, key in IDENTITY.items():
-        command = ["git", "-C", str(workspace), "config", "--show-scope", "--null", "--get-all", key]
-        try:
-            said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=ANSWER_S).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            continue  # ignored because an agent works without; `up` says that it has none
-        words = said.decode(errors="replace").split("\0")
-        own = [value for scope, value in zip(words[::2], words[1::2], strict=False) if scope in ("system", "global")]
-        if own and own[-1].strip():
-            found[variable] = own[-1]
-    return found
+    found = {variable: _of_git(["-C", str(workspace), "config"], key) for variable, key in IDENTITY.items()}
+    return {variable: value for variable, value in found.items() if value}
+
+
+def _of_git(where: list[str], key: str) -> str:
+    command = ["git", *where, "--show-scope", "--null", "--get-all", key]
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=ANSWER_S)
+        broken = done.returncode not in (0, 1)  # 1: there is no such value
+    except FileNotFoundError:
+        return ""  # ignored because an agent works without; `up` says that it has none
+    except subprocess.TimeoutExpired:
+        broken = True
+    if broken:  # by the project's settings, as a pipe among them would
+        return "" if where == PERSON else _of_git(PERSON, key)
+    words = done.stdout.decode(errors="replace").split("\0")
+    own = [value for scope, value in zip(words[::2], words[1::2], strict=False) if scope in ("system", "global")]
+    return own[-1].strip() if own else ""
 
 
 def answering_ssh_agent(owner: Owner, say: Say) -> Path:

@@ -56,7 +56,7 @@ class Options:
     )
     platform: str | None = _option(None, "linux/amd64 or linux/arm64; the machine's own when left out")
     progress: str = _option("auto", "how buildx shows its progress: auto, tty, plain, quiet")
-    ca_bundle: str | None = _option(None, "PEM file of extra certificates for the build, where a proxy re-signs TLS")
+    ca_bundle: str | None = _option(None, "PEM file of extra certificates, where a proxy re-signs TLS")
     pull: bool = _option(False, "ask the registry again for the base")
 
 

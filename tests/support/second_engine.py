@@ -197,13 +197,19 @@ def _private_etc(folder: Path, *namespaces: str) -> list[str]:
 
 @contextmanager
 def second_engine(kind: type[SecondEngine] = SecondEngine) -> Iterator[SecondEngine]:
-    """Run an engine until the block ends, then remove all that it held."""
+    """Run an engine until the block ends, then remove all that it held.
+
+    Its folder is in memory, because removing an image's files from a disk takes 15 s.
+    """
     folder = Path(tempfile.mkdtemp(prefix="magents-engine-"))
-    folder.chmod(0o755)
-    engine = kind(folder)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "magents-engine", str(folder)], check=True)
     try:
-        engine.start()
-        yield engine
+        engine = kind(folder)
+        try:
+            engine.start()
+            yield engine
+        finally:
+            engine.stop()
     finally:
-        engine.stop()
-        shutil.rmtree(folder)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()

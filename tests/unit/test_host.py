@@ -70,13 +70,15 @@ def test_identity_may_depend_on_the_folder(home: Path, project: Path) -> None:
     assert hosts.identity(home)["AGENT_GIT_EMAIL"] == "at@home"
 
 
+@pytest.mark.parametrize("text", ["[include]\npath = ../pipe\n", "[user\n"])
 def test_settings_of_a_project_cannot_hold_up_the_host(
-    home: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, home: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosts, "ANSWER_S", 0.3)
     os.mkfifo(project / "pipe")
-    (project / ".git" / "config").write_text("[include]\npath = ../pipe\n")
-    assert hosts.identity(project) == {}
+    (project / ".git" / "config").write_text(text)
+    (home / ".gitconfig").write_text("[user]\nname = Ann\n")
+    assert hosts.identity(project) == {"AGENT_GIT_NAME": "Ann"}
 
 
 def test_settings_of_the_environment_win_over_git_s() -> None:
