@@ -49,17 +49,18 @@ class Hello:
         theirs = fields.text("workspace")
         if not theirs or theirs == _text(self.grant.place.identity):
             return None  # without a workspace it may send a hello; the connection refuses its calls
+        name = self.grant.name
         if theirs in map(_text, self.grant.earlier):
-            kind, text = "changed", f"on the host, the workspace of grant {self.grant.name} was replaced"
-            text += ", and this container still has the earlier folder"
+            kind = "changed"
+            text = (
+                f"on the host, the workspace of grant {name} was replaced; this container still has the earlier folder"
+            )
+        elif changed := self.grant.changed:
+            self.guesses.count_wrong()
+            kind, text = "changed", f"on the host, {changed}"
         else:
             self.guesses.count_wrong()
-            kind, text = (
-                "workspace",
-                f"this socket belongs to another workspace; grant {self.grant.name} mounts its own",
-            )
-            if changed := self.grant.changed:
-                kind, text = "changed", f"on the host, {changed}"
+            kind, text = "workspace", f"this socket belongs to another workspace; grant {name} mounts its own"
         self.note("refused", **client, why=text)
         return kind, text
 

@@ -240,7 +240,7 @@ def test_container_that_was_not_restarted_is_told_that_its_workspace_was_replace
             with RawClient(place, old) as left_behind:
                 heard = left_behind.call("-p", "out x")
             assert (heard.code, heard.kind) == (125, "changed")
-            assert "the workspace of grant one was replaced, and this container still has the earlier" in heard.text
+            assert "the workspace of grant one was replaced; this container still has the earlier" in heard.text
     with RawClient(place, "1:1") as stranger:
         assert stranger.call("-p", "out x").kind == "workspace"
     os.close(held)
