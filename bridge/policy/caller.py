@@ -45,6 +45,8 @@ class Caller:
     """One line for each thing that is left out."""
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     """Variables that --settings sets."""
+    references: set[str] = dataclasses.field(default_factory=set)
+    """Names of MCP servers that agents of --agents use."""
 
     @classmethod
     def of(cls, cwd: str, texts: Iterable[bytes], variables: Mapping[str, str]) -> Caller:

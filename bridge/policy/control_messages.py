@@ -3,7 +3,8 @@
 Each line is parsed, checked and written again. So the CLI never reads bytes that were not understood here, such as
 a duplicate key, an unusual line end, or a number that two parsers read differently. A refused control request is
 answered with an error in the CLI's place, so that the client's own library raises the error where the request was
-made. A line that is not a message ends the call, as it does in the CLI itself.
+made. A refused `initialize` ends the call as well: system prompt, agents and hooks come with it. A line that is no
+JSON ends the call, as it does in the CLI itself.
 """
 
 from __future__ import annotations
@@ -201,10 +202,14 @@ class ControlFilter:
             judged = self._judge_request(request)
         except PolicyError as refusal:
             subtype = request.get("subtype")
+            error = {"subtype": "error", "request_id": request_id, "error": f"bridge: refused: {refusal}"}
+            answer = _line({"type": "control_response", "response": error})
+            if subtype == "initialize":  # without it, the session would go on with less than was asked for
+                refusal.answer = answer
+                raise
             known = isinstance(subtype, str) and subtype in REQUESTS
             self.refusals.append((str(subtype) if known else "unknown", refusal.kind))
-            error = {"subtype": "error", "request_id": request_id, "error": f"bridge: refused: {refusal}"}
-            return b"", _line({"type": "control_response", "response": error})
+            return b"", answer
         return _line({"type": "control_request", "request_id": request_id, "request": judged}), b""
 
     def _judge_request(self, request: Json) -> Json:
@@ -222,8 +227,11 @@ class ControlFilter:
         judged = {name: value for name, value in request.items() if name in fields or name == "subtype"}
         if self.prompt_addition and isinstance(judged.get("appendSystemPrompt"), str):
             judged["appendSystemPrompt"] += "\n\n" + self.prompt_addition
-        judged = _narrow(judged, self._scope)
+        references: set[str] = set()
+        judged = _narrow(judged, self._scope, references)
         self._check_server(judged)
+        for name in sorted(references - self.servers)[:1]:
+            raise PolicyError("there is no MCP server {} in this call", name)
         return judged
 
     def _check_server(self, request: Json) -> None:
@@ -243,10 +251,11 @@ class ControlFilter:
         return isinstance(server, str) and server in self.servers
 
 
-def _narrow(request: Json, scope: Scope) -> Json:
-    """Check the fields of a known request that can contain more than text."""
+def _narrow(request: Json, scope: Scope, references: set[str]) -> Json:
+    """Check the fields of a known request that can contain more than text. The names of MCP servers that agents use
+    are added to `references`."""
     if request.get("agents"):
-        request["agents"] = agents(request["agents"])
+        request["agents"] = agents(request["agents"], scope, references)
     if request["subtype"] == "mcp_set_servers":
         request["servers"] = servers(request.get("servers"), scope)
     if request["subtype"] == "apply_flag_settings":

@@ -11,11 +11,12 @@ import dataclasses
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from bridge.policy import environment, mcp_servers
-from bridge.policy.documents import MAX_DIRECTORIES, MAX_FILE, MAX_FILES, directories, written_anew
+from bridge.policy.documents import MAX_DIRECTORIES, MAX_FILE, MAX_FILES, Check, directories, written_anew
 from bridge.policy.heads import Heads
 from bridge.policy.project_memory import Memory, compose
 from bridge.policy.terms import WORKSPACE, PolicyError, Scope, printable, shown
@@ -92,12 +93,28 @@ MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
 """Permission modes that are always allowed. The next two are allowed only if commands run in the container."""
 MODES_WITH_COMMANDS = MODES | {"bypassPermissions", "auto"}
 
+MEMORIES = ("user", "project", "local")
+"""Where the memory of an agent can be: among the CLI's own files, or in the workspace."""
+
+SHAPES: dict[str, type] = {
+    **dict.fromkeys(("$schema", "apiKeyHelper", "autoUpdatesChannel", "awsAuthRefresh", "awsCredentialExport",
+                     "gcpAuthRefresh", "otelHeadersHelper", "outputStyle", "plansDirectory"), str),
+    **dict.fromkeys(("enableAllProjectMcpServers", "skipWebFetchPreflight"), bool),
+    **dict.fromkeys(("availableModels", "claudeMdExcludes", "companyAnnouncements", "disabledMcpjsonServers",
+                     "enabledMcpjsonServers"), list),
+    **dict.fromkeys(("enabledPlugins", "env", "fileSuggestion", "modelOverrides", "permissions", "sandbox",
+                     "spinnerVerbs", "statusLine", "worktree"), dict),
+}  # fmt: skip
+OF_PERMISSIONS: dict[str, type] = dict.fromkeys((*RULES, "additionalDirectories"), list)
+"""Settings, and fields of `permissions`, of which the CLI accepts one type. If one has another type, the CLI ignores
+the whole file."""
+
 HOOKS = {
     "command": frozenset({"type", "command", "timeout", "async", "statusMessage", "once", "if"}),
     "prompt": frozenset({"type", "prompt", "timeout", "model", "statusMessage", "once", "if"}),
 }
-"""Kinds of hooks, and their fields. `args` is not among them: it would start a program without a shell, and so
-outside of the container."""
+"""Kinds of hooks, and their fields. The CLI ignores fields that it does not know, and so do we. `args` and `shell` are
+not among them: with these it would start a program itself, and so outside of the container."""
 
 OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
 """Types of a hook's fields. Fields that are not listed are text."""
@@ -130,6 +147,14 @@ class Project:
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that was left out."""
 
+    def without_modes(self, modes: frozenset[str]) -> Project:
+        """Return the project without its `defaultMode` if that is one of these."""
+        rules = self.settings.get("permissions", {})
+        if rules.get("defaultMode") not in modes:
+            return self
+        rules = {name: value for name, value in rules.items() if name != "defaultMode"}
+        return dataclasses.replace(self, settings={**self.settings, "permissions": rules})
+
 
 def read(
     files: Iterable[bytes],
@@ -141,12 +166,13 @@ def read(
     omitted: Iterable[bytes] = (),
     cwd: str = WORKSPACE,
     asks: bool = False,
+    named: Iterable[str] = (),
 ) -> Project:
     """Return the project from what a client sent.
 
     Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. For `memory` see `compose`.
     `omitted` are sentences about what the client did not send. `asks` says whether the CLI would ask a person about MCP
-    servers. What is not allowed is left out with a note.
+    servers. `named` are the MCP servers that the client names itself. What is not allowed is left out with a note.
     """
     heads = Heads()
     project = Project()
@@ -156,7 +182,7 @@ def read(
         project.files |= project.memory.rules
         project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
-        _configuration(files, env, scope, chosen, cwd, asks, project, heads)
+        _configuration(files, env, scope, chosen, cwd, asks, named, project, heads)
     _bound_directories(project)
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
@@ -184,6 +210,7 @@ def _configuration(
     chosen: list[str],
     cwd: str,
     asks: bool,
+    named: Iterable[str],
     project: Project,
     heads: Heads,
 ) -> None:
@@ -205,26 +232,75 @@ def _configuration(
         project.servers = mcp_servers.of_project(
             entries, layers, variables, scope, asks, lambda note: project.notes.append(f".mcp.json: {note}")
         )
+        checks = _checks(scope, {*project.servers, *named}, variables)
         for path, text in texts.items():
-            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
+            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project, checks)
 
 
-def _hooks_of_head(value: Any, complain: Any) -> Json | None:
-    return _hooks(value, complain) if isinstance(value, dict) else None
+def _hooks_of_head(value: Any, complain: Complain) -> Json | None:
+    return hooks_of(value, complain) if isinstance(value, dict) else None
 
 
-def _mode_of_head(value: Any, _complain: Any) -> str | None:
+def _mode_of_head(value: Any, _complain: Complain) -> str | None:
     return value if isinstance(value, str) and value in MODES_WITH_COMMANDS else None
 
 
-def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
+def _memory_of_head(value: Any, _complain: Complain) -> str | None:
+    return value if isinstance(value, str) and value in MEMORIES else None
+
+
+def isolation_of_agent(value: Any, complain: Complain) -> str | None:
+    """Return where an agent works. The CLI makes a worktree with git, and says that it could not: only questions to
+    git are passed on. So the agent never works in the main checkout instead."""
+    if value == "worktree":
+        return "worktree"
+    complain("isolation", "it acts with the host's account elsewhere", True)
+    return None
+
+
+def servers_of_agent(
+    value: Any, complain: Complain, scope: Scope, known: Container[str], variables: Mapping[str, str] | None
+) -> list[Any] | None:
+    """Return the MCP servers of an agent: names of the call's servers (those in `known`), and entries of its own.
+    Raises PolicyError."""
+    kept: list[Any] = []
+    for one in value if isinstance(value, list) else []:
+        if isinstance(one, str) and one not in known:
+            complain(f"the MCP server {shown(one, 40)}", "there is none of this name in this call", True)
+        elif isinstance(one, str):
+            kept.append(one)
+        elif isinstance(one, dict):
+            if variables is not None:
+                one = {name: mcp_servers.expanded(name, entry, variables) for name, entry in one.items()}
+            kept.append(mcp_servers.servers(one, scope))
+    return kept or None
+
+
+def _checks(scope: Scope, known: Container[str], variables: Mapping[str, str]) -> dict[str, Check]:
+    """Return the checks for the fields of heads."""
+
+    def of_servers(value: Any, complain: Complain) -> list[Any] | None:
+        try:
+            return servers_of_agent(value, complain, scope, known, variables)
+        except PolicyError as refusal:
+            complain("mcpServers", str(refusal), True)
+            return None
+
+    return {
+        "hooks": _hooks_of_head,
+        "isolation": isolation_of_agent,
+        "mcpServers": of_servers,
+        "memory": _memory_of_head,
+        "permissionMode": _mode_of_head,
+    }
+
+
+def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project, checks: Mapping[str, Check]) -> None:
     """Add an agent, a command or a skill."""
     if not name.endswith(".md"):
         return
     try:
-        path, whole, notes = written_anew(
-            name, text, cwd, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head}
-        )
+        path, whole, notes = written_anew(name, text, cwd, heads, checks)
     except ValueError as error:
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return
@@ -277,7 +353,7 @@ def settings(value: Json, scope: Scope, complain: Complain, cwd: str = WORKSPACE
         elif name == "permissions" and scope.runs_commands and isinstance(entry, dict):
             kept[name] = _permissions(entry, scope, complain, cwd)
         elif name == "hooks" and scope.runs_commands and isinstance(entry, dict):
-            kept[name] = _hooks(entry, complain)
+            kept[name] = hooks_of(entry, complain)
         elif name == "env" and isinstance(entry, dict):
             kept[name] = _variables(entry, scope, complain)
         elif name in WITHOUT_EFFECT:
@@ -329,7 +405,21 @@ def _settings(value: Json, name: str, scope: Scope, project: Project, cwd: str) 
     def complain(what: str, why: str, matters: bool) -> None:
         project.notes.append(f"{name}: {what} is left out: {why}")
 
+    if wrong := _misshapen(value):
+        project.notes.append(f"{name} is left out: {wrong} is of a type that Claude Code does not accept")
+        return {}
     return settings(value, scope, complain, cwd)
+
+
+def _misshapen(value: Json) -> str:
+    """Return the name of a setting for which the CLI ignores the whole file; nothing if there is none."""
+    rules = value.get("permissions", {})
+    for entries, types, place in ((value, SHAPES, ""), (rules, OF_PERMISSIONS, "permissions.")):
+        for name, kind in types.items():
+            if isinstance(entries, dict) and name in entries and not isinstance(entries[name], kind):
+                return place + name
+    mode = rules.get("defaultMode", "default")
+    return "" if mode in MODES_WITH_COMMANDS else "permissions.defaultMode"
 
 
 def _permissions(value: Json, scope: Scope, complain: Complain, cwd: str) -> Json:
@@ -351,7 +441,8 @@ def _permissions(value: Json, scope: Scope, complain: Complain, cwd: str) -> Jso
     return kept
 
 
-def _hooks(value: Json, complain: Complain) -> Json:
+def hooks_of(value: Json, complain: Complain) -> Json:
+    """Return the hooks that run in the container."""
     kept: Json = {}
     left = MAX_HOOKS
     for event, groups in value.items():
@@ -359,15 +450,15 @@ def _hooks(value: Json, complain: Complain) -> Json:
             if not isinstance(group, dict):
                 continue
             hooks = group.get("hooks")
-            if not isinstance(hooks, list):
-                complain(f"a group of {event[:40]}", "its hooks are no list", True)
+            if not isinstance(hooks, list) or not isinstance(group.get("matcher", ""), str):
+                complain(f"a group of {event[:40]}", "its hooks are no list, or its matcher is no text", True)
                 continue
             mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
             if len(mine) > left:
                 complain(f"a group of {event[:40]}", f"more than {MAX_HOOKS} hooks, and each is a process", True)
                 continue
             left -= len(mine)
-            matcher = {"matcher": group["matcher"]} if isinstance(group.get("matcher"), str) else {}
+            matcher = {"matcher": group["matcher"]} if "matcher" in group else {}
             kept.setdefault(event, []).append({**matcher, "hooks": mine})
     return kept
 
@@ -378,15 +469,24 @@ def _hook(hook: Any, event: str, complain: Complain) -> Json | None:
     if not fields:
         complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container", True)
         return None
-    unknown = sorted(set(hook) - fields)
-    if unknown:
-        complain(f"{unknown[0][:30]} of a hook of {event[:40]}", "the bridge does not know this field", True)
-        return None
-    wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
+    hook = _through_shell(hook)
+    kept = {field: value for field, value in hook.items() if field in fields}
+    wrong = sorted(field for field, value in kept.items() if not isinstance(value, OF_HOOK.get(field, str)))
     if wrong:
         complain(f"{wrong[0][:30]} of a hook of {event[:40]}", "this field is of another type", True)
         return None
-    return dict(hook)
+    return kept
+
+
+def _through_shell(hook: Json) -> Json:
+    """Return a hook that starts a program with `args`, or a command with another shell, as one command. The CLI would
+    start these itself, and so outside of the container."""
+    command, args = hook.get("command"), hook.get("args")
+    if not isinstance(command, str):
+        return hook
+    if isinstance(args, list) and all(isinstance(word, str) for word in args):
+        return {**hook, "command": shlex.join([command, *args])}
+    return {**hook, "command": shlex.join(["bash", "-c", command])} if hook.get("shell") == "bash" else hook
 
 
 def _merge(project: Project, layers: list[Json]) -> None:

@@ -102,6 +102,8 @@ class PolicyError(Exception):
     def __init__(self, text: str, *words: object) -> None:
         super().__init__(printable(text.format(*map(shown, words)) if words else text))
         self.kind: str = printable(_QUOTED.sub("'...'", text.replace("{}", "'...'") if words else text), 200)
+        self.answer = b""
+        """What the client gets on its standard output first, in the CLI's place."""
 
     def of(self, flag: str) -> PolicyError:
         """Return the same refusal, for a value of this flag."""
