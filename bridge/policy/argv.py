@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from bridge.policy.caller import Caller
 from bridge.policy.flags import (
@@ -121,12 +120,9 @@ def rewrite(
     # As in the CLI, .mcp.json sees variables of --settings, and none of the project's own settings.
     known = [*env, *(f"{name}={value}".encode() for name, value in caller.env.items())]
     asks = interactive and not plan.prints and not plan.bypasses
-    more: dict[str, Any] = {"memory": memory, "omitted": omitted, "named": plan.servers}
-    plan.project = read(files, known, scope, plan.sources, cwd=cwd, asks=asks, **more)
+    plan.project = read(files, known, scope, plan.sources, memory=memory, omitted=omitted, cwd=cwd, asks=asks)
     if "--strict-mcp-config" in plan.flags:
         plan.project.servers = {}
-    for name in sorted(caller.references - plan.servers)[:1]:
-        raise PolicyError("--agents: there is no MCP server {} in this call", name)
     plan.env = plan.project.env | caller.env
     plan.notes = [printable(note, 400) for note in caller.notes[:MAX_NOTES]] + plan.project.notes
     _add_own(plan, scope, interactive, is_large)

@@ -45,8 +45,6 @@ class Caller:
     """One line for each thing that is left out."""
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     """Variables that --settings sets."""
-    references: set[str] = dataclasses.field(default_factory=set)
-    """Names of MCP servers that agents of --agents use."""
 
     @classmethod
     def of(cls, cwd: str, texts: Iterable[bytes], variables: Mapping[str, str]) -> Caller:
@@ -75,7 +73,7 @@ class Caller:
             raise PolicyError(f"the file {{}} is longer than {MAX_TEXT} bytes; make it shorter", name)
         if error:
             raise Unreadable(error, self.path(name))
-        return text.removeprefix("\ufeff")
+        return text
 
 
 def parsed(text: str) -> Any:

@@ -111,16 +111,12 @@ OWN = {
 """Variables that the bridge sets. They override the client's, and the operator's override them."""
 
 
-STARTUP_WAIT = b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS"
-
-
 def without_long_wait(env: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return the environment of a call whose MCP servers are the project's.
 
-    The CLI waits 30 s for servers of the command line, where the bridge names them, but 5 s for those of .mcp.json.
+    The CLI waits 30 s for servers of the command line, where the bridge names them, but 2 s for those of .mcp.json.
     """
-    asked = env.get(b"MCP_CONNECT_TIMEOUT_MS", b"")
-    return {STARTUP_WAIT: asked if asked.strip(b"0") else b"5000", **env}
+    return {b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS": b"2000", **env}
 
 
 PROXIES = (b"HTTP_PROXY", b"HTTPS_PROXY", b"http_proxy", b"https_proxy", b"ALL_PROXY", b"all_proxy", b"NO_PROXY",

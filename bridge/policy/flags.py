@@ -136,7 +136,7 @@ def permission_mode(values: list[str], scope: Scope, caller: Caller) -> list[str
 def harmless_agents(values: list[str], scope: Scope, caller: Caller) -> list[str]:
     """Accept agents whose hooks and servers run in the container, and whose permissions do no harm to the host."""
     found = [agents_of(value, caller) for value in values if value]
-    return [written(agents(one, scope, caller.references, caller.variables)) for one in found]
+    return [written(agents(one, scope, caller.variables)) for one in found]
 
 
 def harmless_settings(values: list[str], scope: Scope, caller: Caller) -> list[str]:
@@ -159,25 +159,21 @@ AGENT_FIELDS = frozenset({
 })  # fmt: skip
 
 
-def agents(
-    definitions: object, scope: Scope, references: set[str], variables: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Return the agents. Fields that the CLI does not know are left out. The names of MCP servers that they use are
-    added to `references`. Raises PolicyError if one has a field that could act on the host."""
+def agents(definitions: object, scope: Scope, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the agents. Fields that the CLI does not know are left out. `variables` are for their MCP servers. Raises
+    PolicyError if one has a field that could act on the host."""
     if not isinstance(definitions, dict) or not all(isinstance(a, dict) for a in definitions.values()):
         raise PolicyError("agents are given as an object of objects")
-    return {name: _agent(name, agent, scope, references, variables) for name, agent in definitions.items()}
+    return {name: _agent(name, agent, scope, variables) for name, agent in definitions.items()}
 
 
-def _agent(
-    name: str, agent: dict[str, Any], scope: Scope, references: set[str], variables: Mapping[str, str] | None
-) -> dict[str, Any]:
+def _agent(name: str, agent: dict[str, Any], scope: Scope, variables: Mapping[str, str] | None) -> dict[str, Any]:
     def complain(what: str, why: str, matters: bool) -> None:
         raise PolicyError("the agent {} has {}: " + why.replace("{", "{{").replace("}", "}}"), name, what)
 
     kept = {field: value for field, value in agent.items() if field in AGENT_FIELDS}
     mode, hooks, servers_ = agent.get("permissionMode"), agent.get("hooks"), agent.get("mcpServers")
-    if mode in MODES or (mode is not None and scope.runs_commands):
+    if isinstance(mode, str) and (mode in MODES or scope.runs_commands):
         kept["permissionMode"] = mode  # no mode allows more than bypassPermissions does
     elif mode is not None:
         complain("permissionMode", "it lets the model do anything without being asked", True)
@@ -188,8 +184,7 @@ def _agent(
     if agent.get("isolation"):
         kept["isolation"] = isolation_of_agent(agent["isolation"], complain)
     if isinstance(servers_, list):
-        references |= {one for one in servers_ if isinstance(one, str)}
-        kept["mcpServers"] = servers_of_agent(servers_, complain, scope, references, variables) or []
+        kept["mcpServers"] = servers_of_agent(servers_, scope, variables)
     return kept
 
 

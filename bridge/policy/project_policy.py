@@ -12,7 +12,7 @@ import json
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge.policy import environment, mcp_servers
@@ -166,13 +166,12 @@ def read(
     omitted: Iterable[bytes] = (),
     cwd: str = WORKSPACE,
     asks: bool = False,
-    named: Iterable[str] = (),
 ) -> Project:
     """Return the project from what a client sent.
 
     Each of `files` is a name, a line feed and a text. Each of `env` is NAME=value. For `memory` see `compose`.
     `omitted` are sentences about what the client did not send. `asks` says whether the CLI would ask a person about MCP
-    servers. `named` are the MCP servers that the client names itself. What is not allowed is left out with a note.
+    servers. What is not allowed is left out with a note.
     """
     heads = Heads()
     project = Project()
@@ -182,7 +181,7 @@ def read(
         project.files |= project.memory.rules
         project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
-        _configuration(files, env, scope, chosen, cwd, asks, named, project, heads)
+        _configuration(files, env, scope, chosen, cwd, asks, project, heads)
     _bound_directories(project)
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
@@ -210,7 +209,6 @@ def _configuration(
     chosen: list[str],
     cwd: str,
     asks: bool,
-    named: Iterable[str],
     project: Project,
     heads: Heads,
 ) -> None:
@@ -232,9 +230,8 @@ def _configuration(
         project.servers = mcp_servers.of_project(
             entries, layers, variables, scope, asks, lambda note: project.notes.append(f".mcp.json: {note}")
         )
-        checks = _checks(scope, {*project.servers, *named}, variables)
         for path, text in texts.items():
-            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project, checks)
+            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
 
 
 def _hooks_of_head(value: Any, complain: Complain) -> Json | None:
@@ -258,49 +255,37 @@ def isolation_of_agent(value: Any, complain: Complain) -> str | None:
     return None
 
 
-def servers_of_agent(
-    value: Any, complain: Complain, scope: Scope, known: Container[str], variables: Mapping[str, str] | None
-) -> list[Any] | None:
-    """Return the MCP servers of an agent: names of the call's servers (those in `known`), and entries of its own.
+def servers_of_agent(value: Any, scope: Scope, variables: Mapping[str, str] | None) -> list[Json]:
+    """Return an agent's own MCP servers. Servers of the call that it names are left out: it has their tools anyway.
     Raises PolicyError."""
-    kept: list[Any] = []
-    for one in value if isinstance(value, list) else []:
-        if isinstance(one, str) and one not in known:
-            complain(f"the MCP server {shown(one, 40)}", "there is none of this name in this call", True)
-        elif isinstance(one, str):
-            kept.append(one)
-        elif isinstance(one, dict):
-            if variables is not None:
-                one = {name: mcp_servers.expanded(name, entry, variables) for name, entry in one.items()}
-            kept.append(mcp_servers.servers(one, scope))
-    return kept or None
+    found: list[Json] = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    if variables is not None:
+        env = variables
+        found = [{name: mcp_servers.expanded(name, entry, env) for name, entry in one.items()} for one in found]
+    return [mcp_servers.servers(one, scope) for one in found]
 
 
-def _checks(scope: Scope, known: Container[str], variables: Mapping[str, str]) -> dict[str, Check]:
-    """Return the checks for the fields of heads."""
-
-    def of_servers(value: Any, complain: Complain) -> list[Any] | None:
-        try:
-            return servers_of_agent(value, complain, scope, known, variables)
-        except PolicyError as refusal:
-            complain("mcpServers", str(refusal), True)
-            return None
-
-    return {
-        "hooks": _hooks_of_head,
-        "isolation": isolation_of_agent,
-        "mcpServers": of_servers,
-        "memory": _memory_of_head,
-        "permissionMode": _mode_of_head,
-    }
+def _servers_of_head(value: Any, complain: Complain) -> None:
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        complain("mcpServers", "the CLI starts none that are in a file here; name them in .mcp.json", True)
 
 
-def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project, checks: Mapping[str, Check]) -> None:
+CHECKS: dict[str, Check] = {
+    "hooks": _hooks_of_head,
+    "isolation": isolation_of_agent,
+    "mcpServers": _servers_of_head,
+    "memory": _memory_of_head,
+    "permissionMode": _mode_of_head,
+}
+"""The checks for fields of heads."""
+
+
+def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
     """Add an agent, a command or a skill."""
     if not name.endswith(".md"):
         return
     try:
-        path, whole, notes = written_anew(name, text, cwd, heads, checks)
+        path, whole, notes = written_anew(name, text, cwd, heads, CHECKS)
     except ValueError as error:
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return
@@ -419,7 +404,7 @@ def _misshapen(value: Json) -> str:
             if isinstance(entries, dict) and name in entries and not isinstance(entries[name], kind):
                 return place + name
     mode = rules.get("defaultMode", "default")
-    return "" if mode in MODES_WITH_COMMANDS else "permissions.defaultMode"
+    return "" if isinstance(mode, str) and mode in MODES_WITH_COMMANDS else "permissions.defaultMode"
 
 
 def _permissions(value: Json, scope: Scope, complain: Complain, cwd: str) -> Json:

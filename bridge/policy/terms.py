@@ -55,14 +55,14 @@ def _any_but(letters: Iterable[str]) -> str:
 
 DENIED_PATHS = (
     "Read(//proc/*/**)", "Edit(//proc/**)", "Read(//dev/fd/**)",
-    *(f"Edit(//claude/{name})" for name in all_but("plans", "projects")),
+    *(f"Edit(//claude/{name})" for name in all_but("agent-memory", "plans", "projects")),
     f"Edit(//claude/projects/{_any_but('-')}*)",
     *(f"Edit(//claude/projects/*/{name})" for name in all_but("memory")),
 )  # fmt: skip
 """Paths in the namespace that the file tools may not use. In /proc, the CLI's own process reveals facts about the
-host (mounts, variables). In the CLI's own directory, the model may write only plans and a project's memory. The
-list is as short as possible, because the CLI applies these rules to commands as well, although they run in the
-container. Files that the container would not see are mounted read-only, so they cannot be written."""
+host (mounts, variables). In the CLI's own directory, the model may write only plans, and the memory of a project or
+an agent. The list is as short as possible, because the CLI applies these rules to commands as well, although they run
+in the container. Files that the container would not see are mounted read-only, so they cannot be written."""
 
 
 MAX_SHOWN = 80
