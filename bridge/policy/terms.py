@@ -14,7 +14,8 @@ OFFERED_TOOLS = (
     "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob",
     "Grep", "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read",
     "ReadMcpResourceTool", "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate",
-    "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
+    "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch",
+    "WaitForMcpServers", "Write",
 )  # fmt: skip
 """Built-in tools that neither run commands nor use the network. This is a list of allowed tools: each version of
 the CLI adds tools (Workflow, Monitor, Cron...), and none of them may appear here automatically."""

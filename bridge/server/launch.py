@@ -121,7 +121,7 @@ class Launcher:
             env = environment.without_long_wait(env)
         login = rules.credential(credential) if rules else credential
         if "--bare" in request.plan.flags and login is not None and login.is_key:
-            env, login = _for_bare(env, login, credential), None
+            env, login = for_bare(env, login, credential), None
         spec = bubblewrap.SandboxSpec(
             request.grant,
             program,
@@ -169,7 +169,7 @@ class Launcher:
         return credentials.find(self.config.credentials, self.state.token, os.environ, self.config.environment)
 
 
-def _for_bare(env: dict[bytes, bytes], login: Credential, real: Credential | None) -> dict[bytes, bytes]:
+def for_bare(env: dict[bytes, bytes], login: Credential, real: Credential | None) -> dict[bytes, bytes]:
     """Return the environment with the key in it: with --bare, the CLI reads it from nowhere else. Raises
     NoCredentialsError if it is the real key, because other processes could read it there."""
     if login == real:
