@@ -139,9 +139,9 @@ HEADLESS = {"empty head first", "line feeds first"}
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling: str) -> None:
-    """The policy reads all front matter that the CLI reads. Otherwise hooks in it would run without any check. These
-    have a field that the policy does not know."""
-    hook = {"type": "command", "command": "touch hooked", "unknown": "x"}
+    """The policy reads all front matter that the CLI reads. Otherwise hooks in it would run without any check. The
+    policy makes these run in the container. Unread, they would start a program of the namespace, and leave nothing."""
+    hook = {"type": "command", "command": "touch", "args": ["hooked"]}
     hooks = {name: [{"hooks": [hook]}] for name in HOOKS}
     head = f"---\nname: x\ndescription: x\nhooks: {json.dumps(hooks)}\n---\nYou are x.\n"
     confined.write(".claude/agents/x.md", "")
@@ -155,7 +155,7 @@ def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling:
     knows = spelling not in HEADLESS and not (marks and VERSIONS[0] in confined.real.cli)  # which knows no mark
     confined.call("-p", "hi you", "--agent", "x", "--dangerously-skip-permissions", code=0 if knows else 1, asks=knows)
     confined.call("-p", "hi you", "--dangerously-skip-permissions")
-    assert not (confined.place.workspace / "hooked").exists()
+    assert (confined.place.workspace / "hooked").exists() == knows
 
 
 def test_git_configuration_of_the_workspace(field: Range) -> None:
@@ -675,15 +675,16 @@ def test_agent_of_a_worktree_works_nowhere_else(confined: Range, given: str) -> 
     """The CLI would make the worktree with the host's git. The agent fails, and does not work in the main checkout."""
     isolation = "isolation: worktree\n" if given == "in a file" else ""
     confined.write(".claude/agents/x.md", f"---\nname: x\ndescription: d\n{isolation}---\nP\n")
-    script = "git init -q .; git -c user.name=x -c user.email=x commit -q --allow-empty -m x"
-    subprocess.run(["/bin/sh", "-ec", script], cwd=confined.place.workspace, check=True)
+    git = ["git", "-C", str(confined.place.workspace), "-c", "safe.directory=*", "-c", "user.name=x"]
+    for words in (["init", "-q"], ["-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
     for path in confined.place.workspace.rglob("*"):
         os.chown(path, OWNER, OWNER)
     asked = {"subagent_type": "x", "prompt": "go", "description": "x", "run_in_background": False}
     asked |= {} if isolation else {"isolation": "worktree"}
     confined.real.api.part = in_turn(Use("Agent", asked), Say("done"))
     confined.call("-p", "go on", "--dangerously-skip-permissions")
-    assert "worktree" in confined.real.api.prompts[-1].results[0]
+    assert confined.real.api.prompts[-1].results[0].startswith("Failed to ")
     assert len(confined.real.api.prompts) == 2
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.policy import environment
+from bridge.policy.environment import without_long_wait
 from bridge.server.host import credentials
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.launch import for_bare
@@ -71,9 +71,9 @@ def test_call_with_bare_gets_a_placeholder_and_never_a_key() -> None:
 
 
 def test_project_has_servers_that_the_cli_waits_for_as_for_its_own() -> None:
-    assert environment.without_long_wait({})[b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS"] == b"2000"
+    assert without_long_wait({})[b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS"] == b"2000"
     asked = {b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS": b"9"}
-    assert environment.without_long_wait(asked) == asked
+    assert without_long_wait(asked) == asked
 
 
 @pytest.mark.parametrize(("version", "ignored"), [("2.1.197", {"auto"}), ("2.1.332", {"auto", "bypassPermissions"})])
