@@ -30,6 +30,10 @@ from bridge.policy.terms import MAX_SHOWN, WORKSPACE, CliError, Decision, Policy
 PROMPTS = ("--system-prompt", "--append-system-prompt")
 """Flags whose texts can also come from a file, and are joined with it."""
 
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+NOT_IF_RESTRICTED = ("Bash", "WebFetch")
+"""Tools that --restricted takes away, unless they are asked for by name."""
+
 BARE_WORD = re.compile(r"[\w:.-]+")
 MAX_ARGUMENT = 128 * 1024
 """Bytes that Linux accepts for one argument of a program."""
@@ -251,6 +255,8 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> Non
     """
     asked = plan.flags.get("--tools")
     tools = offered_tools(["default"] if asked is None else asked, scope, Caller())
+    if "--restricted" in plan.flags and (asked is None or "default" in asked):
+        tools = [",".join(name for name in tools[0].split(",") if name not in NOT_IF_RESTRICTED)]
     own = {}
     replaced, added = (_texts(plan, name) for name in PROMPTS)
     added = [text for text in added if text]
@@ -264,7 +270,8 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> Non
         own[_argument("--append-system-prompt", added)] = "tells Claude what it shares with the container"
     if not scope.runs_commands:
         own["--setting-sources=user"] = "settings, hooks and commands of the workspace would run on the host"
-        own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
+        if "--disable-slash-commands" not in plan.flags:
+            own["--disable-slash-commands"] = "skills run commands, and this client runs none in its container"
     own["--strict-mcp-config"] = "MCP servers that are configured elsewhere would run on the host"
     own[f"--tools={tools[0]}"] = _reason(scope)
     # The client's own rules are values of their own: an open parenthesis in one would swallow all that follows it.
@@ -273,12 +280,25 @@ def _add_own(plan: Plan, scope: Scope, interactive: bool, is_large: bool) -> Non
     if "--print" not in plan.flags and not interactive:
         own["--print"] = "there is no terminal for an interactive session"
     plan.argv += own
+    _add_effort(plan)
     if plan.project.servers:
         servers = f"--mcp-config={json.dumps({'mcpServers': plan.project.servers})}"
         own[servers] = "the project's MCP servers, which run in the container"
         plan.argv.insert(0, servers)  # first, because the client's own replace those of the same name
     plan.decisions += [Decision("add", what, why) for what, why in own.items()]
     plan.decisions += [Decision("drop", *_split(note)) for note in plan.notes]
+
+
+def _add_effort(plan: Plan) -> None:
+    """Move the project's `effortLevel` to the settings of the command line: some versions of the CLI ignore it in a
+    user's settings, which is what the project's are here."""
+    effort = plan.project.settings.get("effortLevel")
+    if effort not in EFFORTS:
+        return
+    del plan.project.settings["effortLevel"]
+    at = [at for at, word in enumerate(plan.argv) if word.startswith("--settings=")]
+    value = plan.argv.pop(at[-1]).partition("=")[2] if at else "{}"
+    plan.argv.append(f"--settings={json.dumps({'effortLevel': effort} | json.loads(value))}")
 
 
 def _texts(plan: Plan, name: str) -> list[str]:

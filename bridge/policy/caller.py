@@ -73,7 +73,7 @@ class Caller:
             raise PolicyError(f"the file {{}} is longer than {MAX_TEXT} bytes; make it shorter", name)
         if error:
             raise Unreadable(error, self.path(name))
-        return text.removeprefix("\ufeff")
+        return text
 
 
 def parsed(text: str) -> Any:

@@ -3,7 +3,8 @@
 Each line is parsed, checked and written again. So the CLI never reads bytes that were not understood here, such as
 a duplicate key, an unusual line end, or a number that two parsers read differently. A refused control request is
 answered with an error in the CLI's place, so that the client's own library raises the error where the request was
-made. A line that is not a message ends the call, as it does in the CLI itself.
+made. A refused `initialize` ends the call as well: system prompt, agents and hooks come with it. A line that is no
+JSON ends the call, as it does in the CLI itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 from bridge.policy.flags import agents
 from bridge.policy.mcp_servers import servers
-from bridge.policy.project_policy import MODES, MODES_WITH_COMMANDS, refusal, settings
+from bridge.policy.project_policy import MODES, refusal, settings
 from bridge.policy.terms import PolicyError, Scope
 
 MAX_LINE = 16 * 1024 * 1024
@@ -46,10 +47,15 @@ MESSAGES = {
     "control_cancel_request": frozenset({"type", "request_id"}),
     "keep_alive": frozenset({"type"}),
 }  # fmt: skip
-"""Messages that are not requests, with their fields that are passed on. Other fields are left out."""
+"""Messages that are not requests, with their fields that are passed on. Other fields are left out. Other messages are
+ignored, as by the CLI, except for those that it acts on."""
+
+ACTING = frozenset({"assistant", "system", "update_environment_variables"})
+"""Messages that the CLI acts on, and that are refused."""
 
 REQUESTS = {
     "interrupt": frozenset(),
+    "end_session": frozenset({"reason"}),
     "set_model": frozenset({"model"}),
     "set_max_thinking_tokens": frozenset({"max_thinking_tokens", "thinking_display"}),
     "set_permission_mode": frozenset({"mode"}),
@@ -175,22 +181,28 @@ class ControlFilter:
         if not line.strip():
             return b"", b""
         message = self._parse(line)
-        kind = message.get("type")
+        kind = message.get("type") if isinstance(message, dict) else None
+        if not isinstance(message, dict) or not isinstance(kind, str):
+            return b"", b""
         if kind == "control_request":
             return self._request(message)
-        if not isinstance(kind, str) or kind not in MESSAGES:
+        if kind in ACTING:
             raise PolicyError(f"message {self.lines} on stdin is of type {{}}, which is not passed on", kind)
-        return _line({name: value for name, value in message.items() if name in MESSAGES[kind]}), b""
+        fields = MESSAGES.get(kind)
+        if fields is None:
+            return b"", b""
+        return _line({name: value for name, value in message.items() if name in fields}), b""
 
-    def _parse(self, line: bytes) -> Json:
+    def _parse(self, line: bytes) -> Any:
+        """Return the value of a line. Raises PolicyError."""
         if len(line) > MAX_UNCOUNTED and any(itertools.islice(_TOKEN.finditer(line), MAX_TOKENS, None)):
             raise PolicyError(f"message {self.lines} on stdin holds more than {MAX_TOKENS} values and signs")
         try:
-            message = json.loads(line.decode(), parse_constant=_no_constant)
+            message = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
         except (ValueError, RecursionError):
             message = None
-        if not isinstance(message, dict):
-            raise PolicyError(f"line {self.lines} on stdin is no JSON object")
+        if message is None:
+            raise PolicyError(f"line {self.lines} on stdin is no JSON")
         return message
 
     def _request(self, message: Json) -> tuple[bytes, bytes]:
@@ -201,10 +213,14 @@ class ControlFilter:
             judged = self._judge_request(request)
         except PolicyError as refusal:
             subtype = request.get("subtype")
+            error = {"subtype": "error", "request_id": request_id, "error": f"bridge: refused: {refusal}"}
+            answer = _line({"type": "control_response", "response": error})
+            if subtype == "initialize":  # without it, the session would go on with less than was asked for
+                refusal.answer = answer
+                raise
             known = isinstance(subtype, str) and subtype in REQUESTS
             self.refusals.append((str(subtype) if known else "unknown", refusal.kind))
-            error = {"subtype": "error", "request_id": request_id, "error": f"bridge: refused: {refusal}"}
-            return b"", _line({"type": "control_response", "response": error})
+            return b"", answer
         return _line({"type": "control_request", "request_id": request_id, "request": judged}), b""
 
     def _judge_request(self, request: Json) -> Json:
@@ -246,14 +262,14 @@ class ControlFilter:
 def _narrow(request: Json, scope: Scope) -> Json:
     """Check the fields of a known request that can contain more than text."""
     if request.get("agents"):
-        request["agents"] = agents(request["agents"])
+        request["agents"] = agents(request["agents"], scope)
     if request["subtype"] == "mcp_set_servers":
         request["servers"] = servers(request.get("servers"), scope)
     if request["subtype"] == "apply_flag_settings":
         request["settings"] = _settings(request.get("settings"), scope)
-    modes = MODES_WITH_COMMANDS if scope.runs_commands else MODES
     mode = request.get("mode")
-    if request["subtype"] == "set_permission_mode" and (not isinstance(mode, str) or mode not in modes):
+    is_harmless = isinstance(mode, str) and (mode in MODES or scope.runs_commands)  # the CLI refuses unknown ones
+    if request["subtype"] == "set_permission_mode" and not is_harmless:
         raise PolicyError("the permission mode {} lets the model act unasked", mode)
     configs = request.get("sdkMcpServerConfigs") or {}
     for config in configs.values() if isinstance(configs, dict) else [configs]:

@@ -15,15 +15,15 @@ from bridge.policy.heads import Heads, split_head, written
 from bridge.policy.terms import WORKSPACE, shown
 
 OF_AGENT = frozenset({
-    "background", "color", "description", "disallowedTools", "effort", "hooks", "initialPrompt", "maxTurns", "model",
-    "name", "permissionMode", "skills", "tools",
+    "background", "color", "description", "disallowedTools", "effort", "hooks", "initialPrompt", "isolation",
+    "maxTurns", "mcpServers", "memory", "model", "name", "permissionMode", "skills", "tools",
 })  # fmt: skip
 OF_COMMAND = frozenset({
     "agent", "allowed-tools", "argument-hint", "arguments", "context", "description", "disable-model-invocation",
     "disallowed-tools", "effort", "fallback", "hooks", "model", "name", "paths", "user-invocable", "version",
     "when_to_use",
 })  # fmt: skip
-NOT_CARRIED = frozenset({"isolation", "mcpServers", "memory", "permissionMode", "shell"})
+NOT_CARRIED = frozenset({"shell"})
 """Fields that the CLI acts on, and that the bridge leaves out with a note."""
 
 MAX_FILES = 1000

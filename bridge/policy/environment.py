@@ -22,7 +22,8 @@ _NUMBERS = (
     "CLAUDE_CODE_FILE_READ_MAX_OUTPUT_TOKENS", "CLAUDE_CODE_GLOB_TIMEOUT_SECONDS", "CLAUDE_CODE_MAX_CONTEXT_TOKENS",
     "CLAUDE_CODE_MAX_MCP_DESCRIPTION_LENGTH", "CLAUDE_CODE_MAX_OUTPUT_TOKENS", "CLAUDE_CODE_MAX_RETRIES",
     "CLAUDE_CODE_MAX_SUBAGENTS_PER_SESSION", "CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY",
-    "CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS", "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT", "CLAUDE_CODE_SCROLL_SPEED",
+    "CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS", "CLAUDE_CODE_MCP_STARTUP_WAIT_MS",
+    "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT", "CLAUDE_CODE_SCROLL_SPEED",
     "CLAUDE_CODE_SDK_READS_SESSION_STATE", "CLAUDE_STREAM_FIRST_BYTE_TIMEOUT_MS", "CLAUDE_STREAM_IDLE_TIMEOUT_MS",
     "COLUMNS", "LINES", "MAX_MCP_OUTPUT_TOKENS", "MAX_STRUCTURED_OUTPUT_RETRIES", "MAX_THINKING_TOKENS",
     "MCP_CONNECT_TIMEOUT_MS", "MCP_REMOTE_SERVER_CONNECTION_BATCH_SIZE", "MCP_SERVER_CONNECTION_BATCH_SIZE",
@@ -109,6 +110,14 @@ OWN = {
     b"GIT_CONFIG_VALUE_1": b"/dev/null",
 }
 """Variables that the bridge sets. They override the client's, and the operator's override them."""
+
+
+def without_long_wait(env: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the environment of a call whose MCP servers are the project's.
+
+    The CLI waits 30 s for servers of the command line, where the bridge names them, but 2 s for those of .mcp.json.
+    """
+    return {b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS": b"2000", **env}
 
 
 PROXIES = (b"HTTP_PROXY", b"HTTPS_PROXY", b"http_proxy", b"https_proxy", b"ALL_PROXY", b"all_proxy", b"NO_PROXY",

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge.policy.caller import Caller, agents_of, prompt_of, servers_of, settings_of
 from bridge.policy.mcp_servers import servers, written
-from bridge.policy.project_policy import MODES, refusal, settings
+from bridge.policy.project_policy import (
+    MODES,
+    hooks_of,
+    isolation_of_agent,
+    refusal,
+    servers_of_agent,
+    settings,
+)
 from bridge.policy.terms import CliError, PolicyError, Scope
 
 NONE, ONE, OPTIONAL, MANY = "none", "one", "optional", "many"
@@ -127,8 +134,9 @@ def permission_mode(values: list[str], scope: Scope, caller: Caller) -> list[str
 
 
 def harmless_agents(values: list[str], scope: Scope, caller: Caller) -> list[str]:
-    """Accept agents that define no hooks, servers or permissions."""
-    return [written(agents(agents_of(value, caller))) for value in values]
+    """Accept agents whose hooks and servers run in the container, and whose permissions do no harm to the host."""
+    found = [agents_of(value, caller) for value in values if value]
+    return [written(agents(one, scope, caller.variables)) for one in found]
 
 
 def harmless_settings(values: list[str], scope: Scope, caller: Caller) -> list[str]:
@@ -147,22 +155,37 @@ def harmless_settings(values: list[str], scope: Scope, caller: Caller) -> list[s
 
 AGENT_FIELDS = frozenset({
     "background", "color", "criticalSystemReminder_EXPERIMENTAL", "description", "disallowedTools", "effort",
-    "initialPrompt", "maxTurns", "model", "observer", "prompt", "skills", "tools",
+    "initialPrompt", "maxTurns", "memory", "model", "observer", "prompt", "skills", "tools",
 })  # fmt: skip
 
 
-def agents(definitions: object) -> dict[str, Any]:
-    """Return the agents. Raises PolicyError if one has a field that could do more than affect the conversation."""
+def agents(definitions: object, scope: Scope, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the agents. Fields that the CLI does not know are left out. `variables` are for their MCP servers. Raises
+    PolicyError if one has a field that could act on the host."""
     if not isinstance(definitions, dict) or not all(isinstance(a, dict) for a in definitions.values()):
         raise PolicyError("agents are given as an object of objects")
-    for name, agent in definitions.items():
-        for field in sorted(set(agent) - AGENT_FIELDS):
-            if agent[field]:
-                raise PolicyError("the agent {} has {}, which could run commands on the host", name, field)
-    return {
-        name: {field: value for field, value in agent.items() if field in AGENT_FIELDS}
-        for name, agent in definitions.items()
-    }
+    return {name: _agent(name, agent, scope, variables) for name, agent in definitions.items()}
+
+
+def _agent(name: str, agent: dict[str, Any], scope: Scope, variables: Mapping[str, str] | None) -> dict[str, Any]:
+    def complain(what: str, why: str, matters: bool) -> None:
+        raise PolicyError("the agent {} has {}: " + why.replace("{", "{{").replace("}", "}}"), name, what)
+
+    kept = {field: value for field, value in agent.items() if field in AGENT_FIELDS}
+    mode, hooks, servers_ = agent.get("permissionMode"), agent.get("hooks"), agent.get("mcpServers")
+    if isinstance(mode, str) and (mode in MODES or scope.runs_commands):
+        kept["permissionMode"] = mode  # no mode allows more than bypassPermissions does
+    elif mode is not None:
+        complain("permissionMode", "it lets the model do anything without being asked", True)
+    if hooks and not scope.runs_commands:
+        complain("hooks", "they would run on the host", True)
+    if isinstance(hooks, dict):
+        kept["hooks"] = hooks_of(hooks, complain)
+    if agent.get("isolation"):
+        kept["isolation"] = isolation_of_agent(agent["isolation"], complain)
+    if isinstance(servers_, list):
+        kept["mcpServers"] = servers_of_agent(servers_, scope, variables)
+    return kept
 
 
 def rules_of(value: str) -> list[str]:
@@ -260,7 +283,7 @@ FLAGS = (
     Flag(("--no-chrome",), NONE, nothing),
     Flag(("--strict-mcp-config",), NONE, nothing),
     Flag(("--setting-sources",), ONE, sources),
-    Flag(("--disable-slash-commands",), NONE, nothing),
+    Flag(("--disable-slash-commands",), NONE),
 )
 
 BY_NAME = {name: flag for flag in FLAGS for name in flag.names}

@@ -11,11 +11,12 @@ import dataclasses
 import json
 import posixpath
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge.policy import environment, mcp_servers
-from bridge.policy.documents import MAX_DIRECTORIES, MAX_FILE, MAX_FILES, directories, written_anew
+from bridge.policy.documents import MAX_DIRECTORIES, MAX_FILE, MAX_FILES, Check, directories, written_anew
 from bridge.policy.heads import Heads
 from bridge.policy.project_memory import Memory, compose
 from bridge.policy.terms import WORKSPACE, PolicyError, Scope, printable, shown
@@ -92,12 +93,28 @@ MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
 """Permission modes that are always allowed. The next two are allowed only if commands run in the container."""
 MODES_WITH_COMMANDS = MODES | {"bypassPermissions", "auto"}
 
+MEMORIES = ("user", "project", "local")
+"""Where the memory of an agent can be: among the CLI's own files, or in the workspace."""
+
+SHAPES: dict[str, type] = {
+    **dict.fromkeys(("$schema", "apiKeyHelper", "autoUpdatesChannel", "awsAuthRefresh", "awsCredentialExport",
+                     "gcpAuthRefresh", "otelHeadersHelper", "outputStyle", "plansDirectory"), str),
+    **dict.fromkeys(("enableAllProjectMcpServers", "skipWebFetchPreflight"), bool),
+    **dict.fromkeys(("availableModels", "claudeMdExcludes", "companyAnnouncements", "disabledMcpjsonServers",
+                     "enabledMcpjsonServers"), list),
+    **dict.fromkeys(("enabledPlugins", "env", "fileSuggestion", "modelOverrides", "permissions", "sandbox",
+                     "spinnerVerbs", "statusLine", "worktree"), dict),
+}  # fmt: skip
+OF_PERMISSIONS: dict[str, type] = dict.fromkeys((*RULES, "additionalDirectories"), list)
+"""Settings, and fields of `permissions`, of which the CLI accepts one type. If one has another type, the CLI ignores
+the whole file."""
+
 HOOKS = {
     "command": frozenset({"type", "command", "timeout", "async", "statusMessage", "once", "if"}),
     "prompt": frozenset({"type", "prompt", "timeout", "model", "statusMessage", "once", "if"}),
 }
-"""Kinds of hooks, and their fields. `args` is not among them: it would start a program without a shell, and so
-outside of the container."""
+"""Kinds of hooks, and their fields. The CLI ignores fields that it does not know, and so do we. `args` and `shell` are
+not among them: with these it would start a program itself, and so outside of the container."""
 
 OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
 """Types of a hook's fields. Fields that are not listed are text."""
@@ -129,6 +146,14 @@ class Project:
     """Variables that its settings set."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that was left out."""
+
+    def without_modes(self, modes: frozenset[str]) -> Project:
+        """Return the project without its `defaultMode` if that is one of these."""
+        rules = self.settings.get("permissions", {})
+        if rules.get("defaultMode") not in modes:
+            return self
+        rules = {name: value for name, value in rules.items() if name != "defaultMode"}
+        return dataclasses.replace(self, settings={**self.settings, "permissions": rules})
 
 
 def read(
@@ -209,12 +234,50 @@ def _configuration(
             _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
 
 
-def _hooks_of_head(value: Any, complain: Any) -> Json | None:
-    return _hooks(value, complain) if isinstance(value, dict) else None
+def _hooks_of_head(value: Any, complain: Complain) -> Json | None:
+    return hooks_of(value, complain) if isinstance(value, dict) else None
 
 
-def _mode_of_head(value: Any, _complain: Any) -> str | None:
+def _mode_of_head(value: Any, _complain: Complain) -> str | None:
     return value if isinstance(value, str) and value in MODES_WITH_COMMANDS else None
+
+
+def _memory_of_head(value: Any, _complain: Complain) -> str | None:
+    return value if isinstance(value, str) and value in MEMORIES else None
+
+
+def isolation_of_agent(value: Any, complain: Complain) -> str | None:
+    """Return where an agent works. The CLI makes a worktree with git, and says that it could not: only questions to
+    git are passed on. So the agent never works in the main checkout instead."""
+    if value == "worktree":
+        return "worktree"
+    complain("isolation", "it acts with the host's account elsewhere", True)
+    return None
+
+
+def servers_of_agent(value: Any, scope: Scope, variables: Mapping[str, str] | None) -> list[Json]:
+    """Return an agent's own MCP servers. Servers of the call that it names are left out: it has their tools anyway.
+    Raises PolicyError."""
+    found: list[Json] = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    if variables is not None:
+        env = variables
+        found = [{name: mcp_servers.expanded(name, entry, env) for name, entry in one.items()} for one in found]
+    return [mcp_servers.servers(one, scope) for one in found]
+
+
+def _servers_of_head(value: Any, complain: Complain) -> None:
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        complain("mcpServers", "the CLI starts none that are in a file here; name them in .mcp.json", True)
+
+
+CHECKS: dict[str, Check] = {
+    "hooks": _hooks_of_head,
+    "isolation": isolation_of_agent,
+    "mcpServers": _servers_of_head,
+    "memory": _memory_of_head,
+    "permissionMode": _mode_of_head,
+}
+"""The checks for fields of heads."""
 
 
 def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
@@ -222,9 +285,7 @@ def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) 
     if not name.endswith(".md"):
         return
     try:
-        path, whole, notes = written_anew(
-            name, text, cwd, heads, {"hooks": _hooks_of_head, "permissionMode": _mode_of_head}
-        )
+        path, whole, notes = written_anew(name, text, cwd, heads, CHECKS)
     except ValueError as error:
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return
@@ -277,7 +338,7 @@ def settings(value: Json, scope: Scope, complain: Complain, cwd: str = WORKSPACE
         elif name == "permissions" and scope.runs_commands and isinstance(entry, dict):
             kept[name] = _permissions(entry, scope, complain, cwd)
         elif name == "hooks" and scope.runs_commands and isinstance(entry, dict):
-            kept[name] = _hooks(entry, complain)
+            kept[name] = hooks_of(entry, complain)
         elif name == "env" and isinstance(entry, dict):
             kept[name] = _variables(entry, scope, complain)
         elif name in WITHOUT_EFFECT:
@@ -329,7 +390,21 @@ def _settings(value: Json, name: str, scope: Scope, project: Project, cwd: str) 
     def complain(what: str, why: str, matters: bool) -> None:
         project.notes.append(f"{name}: {what} is left out: {why}")
 
+    if wrong := _misshapen(value):
+        project.notes.append(f"{name} is left out: {wrong} is of a type that Claude Code does not accept")
+        return {}
     return settings(value, scope, complain, cwd)
+
+
+def _misshapen(value: Json) -> str:
+    """Return the name of a setting for which the CLI ignores the whole file; nothing if there is none."""
+    rules = value.get("permissions", {})
+    for entries, types, place in ((value, SHAPES, ""), (rules, OF_PERMISSIONS, "permissions.")):
+        for name, kind in types.items():
+            if isinstance(entries, dict) and name in entries and not isinstance(entries[name], kind):
+                return place + name
+    mode = rules.get("defaultMode", "default")
+    return "" if isinstance(mode, str) and mode in MODES_WITH_COMMANDS else "permissions.defaultMode"
 
 
 def _permissions(value: Json, scope: Scope, complain: Complain, cwd: str) -> Json:
@@ -351,7 +426,8 @@ def _permissions(value: Json, scope: Scope, complain: Complain, cwd: str) -> Jso
     return kept
 
 
-def _hooks(value: Json, complain: Complain) -> Json:
+def hooks_of(value: Json, complain: Complain) -> Json:
+    """Return the hooks that run in the container."""
     kept: Json = {}
     left = MAX_HOOKS
     for event, groups in value.items():
@@ -359,15 +435,15 @@ def _hooks(value: Json, complain: Complain) -> Json:
             if not isinstance(group, dict):
                 continue
             hooks = group.get("hooks")
-            if not isinstance(hooks, list):
-                complain(f"a group of {event[:40]}", "its hooks are no list", True)
+            if not isinstance(hooks, list) or not isinstance(group.get("matcher", ""), str):
+                complain(f"a group of {event[:40]}", "its hooks are no list, or its matcher is no text", True)
                 continue
             mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
             if len(mine) > left:
                 complain(f"a group of {event[:40]}", f"more than {MAX_HOOKS} hooks, and each is a process", True)
                 continue
             left -= len(mine)
-            matcher = {"matcher": group["matcher"]} if isinstance(group.get("matcher"), str) else {}
+            matcher = {"matcher": group["matcher"]} if "matcher" in group else {}
             kept.setdefault(event, []).append({**matcher, "hooks": mine})
     return kept
 
@@ -378,15 +454,24 @@ def _hook(hook: Any, event: str, complain: Complain) -> Json | None:
     if not fields:
         complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container", True)
         return None
-    unknown = sorted(set(hook) - fields)
-    if unknown:
-        complain(f"{unknown[0][:30]} of a hook of {event[:40]}", "the bridge does not know this field", True)
-        return None
-    wrong = sorted(field for field, value in hook.items() if not isinstance(value, OF_HOOK.get(field, str)))
+    hook = _through_shell(hook)
+    kept = {field: value for field, value in hook.items() if field in fields}
+    wrong = sorted(field for field, value in kept.items() if not isinstance(value, OF_HOOK.get(field, str)))
     if wrong:
         complain(f"{wrong[0][:30]} of a hook of {event[:40]}", "this field is of another type", True)
         return None
-    return dict(hook)
+    return kept
+
+
+def _through_shell(hook: Json) -> Json:
+    """Return a hook that starts a program with `args`, or a command with another shell, as one command. The CLI would
+    start these itself, and so outside of the container."""
+    command, args = hook.get("command"), hook.get("args")
+    if not isinstance(command, str):
+        return hook
+    if isinstance(args, list) and all(isinstance(word, str) for word in args):
+        return {**hook, "command": shlex.join([command, *args])}
+    return {**hook, "command": shlex.join(["bash", "-c", command])} if hook.get("shell") == "bash" else hook
 
 
 def _merge(project: Project, layers: list[Json]) -> None:

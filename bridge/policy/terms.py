@@ -14,7 +14,8 @@ OFFERED_TOOLS = (
     "Agent", "AskUserQuestion", "DeferredToolPlaceholder", "Edit", "EnterPlanMode", "ExitPlanMode", "Glob",
     "Grep", "ListMcpResourcesTool", "MultiEdit", "NotebookEdit", "NotebookRead", "Read",
     "ReadMcpResourceTool", "ReportFindings", "SendUserMessage", "StructuredOutput", "Task", "TaskCreate",
-    "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch", "Write",
+    "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate", "TodoWrite", "ToolSearch",
+    "WaitForMcpServers", "Write",
 )  # fmt: skip
 """Built-in tools that neither run commands nor use the network. This is a list of allowed tools: each version of
 the CLI adds tools (Workflow, Monitor, Cron...), and none of them may appear here automatically."""
@@ -55,14 +56,14 @@ def _any_but(letters: Iterable[str]) -> str:
 
 DENIED_PATHS = (
     "Read(//proc/*/**)", "Edit(//proc/**)", "Read(//dev/fd/**)",
-    *(f"Edit(//claude/{name})" for name in all_but("plans", "projects")),
+    *(f"Edit(//claude/{name})" for name in all_but("agent-memory", "plans", "projects")),
     f"Edit(//claude/projects/{_any_but('-')}*)",
     *(f"Edit(//claude/projects/*/{name})" for name in all_but("memory")),
 )  # fmt: skip
 """Paths in the namespace that the file tools may not use. In /proc, the CLI's own process reveals facts about the
-host (mounts, variables). In the CLI's own directory, the model may write only plans and a project's memory. The
-list is as short as possible, because the CLI applies these rules to commands as well, although they run in the
-container. Files that the container would not see are mounted read-only, so they cannot be written."""
+host (mounts, variables). In the CLI's own directory, the model may write only plans, and the memory of a project or
+an agent. The list is as short as possible, because the CLI applies these rules to commands as well, although they run
+in the container. Files that the container would not see are mounted read-only, so they cannot be written."""
 
 
 MAX_SHOWN = 80
@@ -102,6 +103,8 @@ class PolicyError(Exception):
     def __init__(self, text: str, *words: object) -> None:
         super().__init__(printable(text.format(*map(shown, words)) if words else text))
         self.kind: str = printable(_QUOTED.sub("'...'", text.replace("{}", "'...'") if words else text), 200)
+        self.answer = b""
+        """What the client gets on its standard output first, in the CLI's place."""
 
     def of(self, flag: str) -> PolicyError:
         """Return the same refusal, for a value of this flag."""

@@ -115,14 +115,21 @@ class Launcher:
         if not self.cli.reads_agents_md:
             files = {name: text for name, text in project.files.items() if name not in memory.of_agents}
             project = dataclasses.replace(project, files=files)
+        project = project.without_modes(self.cli.ignored_modes)
+        env = environment.build(request.fields.all("env"), operator, request.plan.env)
+        if project.servers and "--mcp-config" not in request.plan.flags:
+            env = environment.without_long_wait(env)
+        login = rules.credential(credential) if rules else credential
+        if "--bare" in request.plan.flags and login is not None and login.is_key:
+            env, login = for_bare(env, login, credential), None
         spec = bubblewrap.SandboxSpec(
             request.grant,
             program,
             request.plan.argv,
-            environment.build(request.fields.all("env"), operator, request.plan.env),
+            env,
             request.cwd,
             memory.text_with_agents if self.cli.reads_agents_md else memory.text,
-            rules.credential(credential) if rules else credential,
+            login,
             project,
             scratch,
             request.terms.runs_commands,
@@ -160,6 +167,20 @@ class Launcher:
     def _credential(self) -> Credential | None:
         """Return the CLI's login credential. It is read for each call, so a new login is used at once."""
         return credentials.find(self.config.credentials, self.state.token, os.environ, self.config.environment)
+
+
+def for_bare(env: dict[bytes, bytes], login: Credential, real: Credential | None) -> dict[bytes, bytes]:
+    """Return the environment with the key in it: with --bare, the CLI reads it from nowhere else. Raises
+    NoCredentialsError if it is the real key, because other processes could read it there."""
+    if login == real:
+        raise NoCredentialsError(BARE)
+    return {**env, credentials.KEY.encode(): login.secret.encode()}
+
+
+BARE = (
+    "with --bare, Claude Code takes a key from its environment alone, where the bridge puts no real one; leave --bare "
+    "out, or let the host's operator set a gateway (ANTHROPIC_BASE_URL), whose key stays outside"
+)
 
 
 def failure_of(error: Exception, grant: Grant) -> tuple[str, str]:

@@ -146,6 +146,7 @@ class PolicyPool:
         if "refused" in found:
             refusal = (CliError if found.get("by_cli") else PolicyError)(str(found["refused"]))
             refusal.kind = str(found["kind"])
+            refusal.answer = str(found.get("answer", "")).encode()
             raise refusal
         return found
 

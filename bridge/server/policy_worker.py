@@ -179,7 +179,8 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
         judged.lines = question["lines"]
         passed, answered = judged.judge(material)
     except PolicyError as refusal:
-        return {"refused": str(refusal), "kind": refusal.kind, "by_cli": isinstance(refusal, CliError)}, b""
+        by_cli, first = isinstance(refusal, CliError), refusal.answer.decode()
+        return {"refused": str(refusal), "kind": refusal.kind, "by_cli": by_cli, "answer": first}, b""
     except MemoryError:
         return {"refused": "it takes more memory than a request may", "kind": "memory"}, b""
     servers = sorted(judged.servers - set(question["servers"]))

@@ -111,7 +111,7 @@ class Stdin:
                 if time.monotonic() >= until:
                     return True
         except Exception as error:
-            self._owner.reject(error)
+            self._reject(error)
         self._repay()
         return False
 
@@ -161,6 +161,12 @@ class Stdin:
         refusals.clear()
         self._owner.answer(answered)
 
+    def _reject(self, error: Exception) -> None:
+        """End the call, after the answer to the request that was refused."""
+        if isinstance(error, PolicyError):
+            self._owner.answer(error.answer)
+        self._owner.reject(error)
+
     # A long line
 
     async def _judge_long(self) -> None:
@@ -177,7 +183,7 @@ class Stdin:
                     self._pump.write(chunk)
                     await self._room.wait()
         except Exception as error:
-            self._owner.reject(error)
+            self._reject(error)
         finally:
             self._long = None
         self.go_on()

@@ -178,12 +178,17 @@ def test_name_that_flips_between_a_file_and_the_environment(confined: Range) -> 
 
 # The CLI's own directory
 
-MEANT = ["plans/p.md", "projects/-workspace/memory/MEMORY.md", "projects/-workspace/memory/a/b.md"]
+MEANT = [
+    "plans/p.md",
+    "agent-memory/x/MEMORY.md",
+    "projects/-workspace/memory/MEMORY.md",
+    "projects/-workspace/memory/a/b.md",
+]
 NOT_MEANT = [
     "CLAUDE.md", "rules/x.md", "remote-settings.json", "policy-limits.json", "plugins/x/y", "dev-mods/a/b", "hooks/h",
     "ide/x", "todos/t", "tasks/t", "sessions/x", "tmp/x", "agents/x.md", "commands/x.md", "skills/x/SKILL.md", "p",
     "plan", "plansx", "pro", "projectsx", ".credentials.json", "settings.local.json", ".x", "x y", "#x", "!x", "[x",
-    "plans/../x",
+    "plans/../x", "agent-memoryx", "agent-m/x",
     "projects/-workspace/x.jsonl", "projects/-workspace/memoryx", "projects/-workspace/mem/x", "projects/x.md", "é",
     "projects/-workspace/../../CLAUDE.md", "memory/x", "backups/x", "shell-snapshots/x.sh", "statsig/x",
     "CLAUDE.local.md",

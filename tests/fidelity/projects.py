@@ -162,6 +162,7 @@ TELLS = MCP.replace("import json, sys", "import json, os, sys").replace(
 )
 """A server that tells how it was started, in the description of its tool."""
 CONNECTED = ("--mcp-config", "{}")
+AGENT = {"description": "d", "prompt": "p", "memory": "user", "permissionMode": "plan", "mcpServers": ["x"], "other": 1}
 APPROVED = {"enableAllProjectMcpServers": True}
 
 
@@ -559,6 +560,30 @@ def _corpus() -> list[Project]:
             (does(bash("echo hi")),),
         ),
         Project(
+            "hooks with other fields",
+            settings(
+                hooks={
+                    "SessionStart": [
+                        {"name": "x", "hooks": [{"type": "command", "command": "echo ONE", "description": "d"}]},
+                    ],
+                    "UserPromptSubmit": [
+                        {"hooks": [{"type": "command", "command": "echo", "args": ["TWO", "$HOME", "a b"]}]},
+                    ],
+                }
+            ),
+            (says("hi you"),),
+        ),
+        Project(
+            "settings that switch questions off",
+            settings(permissions={"defaultMode": "bypassPermissions"}),
+            (does(bash("touch x"), argv=()),),
+        ),
+        Project(
+            "settings of a wrong type",
+            settings(model="haiku", env=[], hooks={"Stop": [{"hooks": [{"type": "command", "command": "touch ran"}]}]}),
+            (does(bash("ls"), argv=()),),
+        ),
+        Project(
             "hook that reads the transcript",
             {
                 **hooks(
@@ -637,6 +662,7 @@ def _corpus() -> list[Project]:
             settings(
                 model="sonnet",
                 outputStyle="Explanatory",
+                effortLevel="low",
                 includeCoAuthoredBy=False,
                 cleanupPeriodDays=10,
                 permissions={"allow": ["Bash(git:*)"], "deny": ["Read(./secret)"], "additionalDirectories": ["lib"]},
@@ -833,7 +859,7 @@ def _corpus() -> list[Project]:
                 Call((*HI.argv, "--settings", "/workspace/s.json")),
                 Call((*HI.argv, "--append-system-prompt-file", "p.txt")),
                 Call((*HI.argv, "--system-prompt-file", "./p.txt")),
-                Call((*HI.argv, "--agents", '{"ag": {"description": "d", "prompt": "p"}}')),
+                Call((*HI.argv, "--agents", json.dumps({"ag": AGENT}), "--agent", "ag")),
                 says("hi you", "--mcp-config", "missing.json"),
                 says("hi you", "--settings", "missing.json"),
                 says("hi you", "--append-system-prompt-file", "missing.txt"),
@@ -875,6 +901,9 @@ def _corpus() -> list[Project]:
                 Call(("-p", "with"), stdin=b"from stdin\n"),
                 says("hi you", "--allowedTools", 'Bash(node -e "f(1)"),Read'),
                 says("hi you", "--tools", "Read,Grep", "--output-format", "json"),
+                says("hi you", "--restricted"),
+                says("hi you", "--disable-slash-commands"),
+                says("hi you", "--bare"),
             ),
         ),
         Project(
@@ -883,7 +912,7 @@ def _corpus() -> list[Project]:
             (
                 says("first"),
                 says("second", "--continue"),
-                Call((*STREAM,), stdin=user("third") + user("fourth")),
+                Call((*STREAM,), stdin=b'{"type": "unheard"}\n[1]\n{}\n' + user("third") + user("fourth")),
             ),
         ),
         Project(
@@ -950,7 +979,9 @@ def _corpus() -> list[Project]:
         ),
         Project(
             "subagent",
-            agent("helper", "You help.\n", tools="Bash, Read"),
+            agent(
+                "helper", "You help.\n", tools="Bash, Read", memory="project", mcpServers="[x]", permissionMode="plan"
+            ),
             (
                 does(
                     Use(

@@ -118,9 +118,8 @@ def test_setting_names_no_file_of_the_host() -> None:
 
 
 def test_kind_of_a_refusal_holds_no_part_of_a_quoted_word() -> None:
-    hook = {"type": "command", "command": "x", "a' the client's own words 'b": 1}
     with pytest.raises(PolicyError) as refused:
-        rewrite(["-p", "x", "--settings", json.dumps({"hooks": {"Stop": [{"hooks": [hook]}]}})], SCOPE)
+        rewrite(["-p", "x", "--settings", json.dumps({"a' the client's own words 'b": 1})], SCOPE)
     assert "client" not in refused.value.kind
 
 

@@ -125,8 +125,8 @@ def test_text_of_a_file_is_judged_like_the_text_itself() -> None:
     assert values(plan("--settings", "s", s='\ufeff{"model": "opus"}'), "--settings") == ['{"model": "opus"}']
     with pytest.raises(PolicyError, match="apiKeyHelper"):
         plan("--settings", "s", s='{"apiKeyHelper": "x"}')
-    with pytest.raises(PolicyError, match="hooks"):
-        plan("--agents", "a", a='{"x": {"description": "d", "prompt": "p", "hooks": {"Stop": [1]}}}')
+    with pytest.raises(PolicyError, match="hook of Stop"):
+        plan("--agents", "a", a='{"x": {"description": "d", "prompt": "p", "hooks": {"Stop": [{"hooks": [1]}]}}}')
 
 
 def test_several_values_are_one_configuration() -> None:

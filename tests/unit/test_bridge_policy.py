@@ -16,6 +16,7 @@ from bridge.policy.control_messages import MAX_LINE, ControlFilter
 from bridge.policy.flags import BY_NAME, CLOSED, FLAGS, SUBCOMMANDS
 from bridge.policy.terms import OFFERED_TOOLS, WITHHELD_TOOLS
 
+WITH_COMMANDS = Scope(runs_commands=True)
 SCOPE = Scope(shares=("/data",))
 
 
@@ -239,14 +240,7 @@ REFUSED = {
     "hooks": ask(subtype="apply_flag_settings", settings={"hooks": HOOK}),
     "base url": ask(subtype="apply_flag_settings", settings={"env": {"ANTHROPIC_BASE_URL": "http://x"}}),
     "permissions": ask(subtype="apply_flag_settings", settings={"permissions": {"allow": ["Bash"]}}),
-    "agent with hooks": ask(subtype="initialize", agents={"a": {"prompt": "p", "hooks": HOOK}}),
-    "agent with servers": ask(subtype="initialize", agents={"a": {"prompt": "p", "mcpServers": [{"x": {}}]}}),
-    "agent that bypasses": ask(subtype="initialize", agents={"a": {"permissionMode": "bypassPermissions"}}),
     "plugins": ask(subtype="reload_plugins", add_plugins=["/workspace/p"]),
-    "initialize with settings": ask(subtype="initialize", settings={"hooks": HOOK}),
-    "initialize with servers": ask(subtype="initialize", mcpServers={"x": {"command": "sh"}}),
-    "initialize with plugins": ask(subtype="initialize", plugins=["/workspace/p"]),
-    "initialize with managed settings": ask(subtype="initialize", managedSettings={"x": 1}),
     "bypass": ask(subtype="set_permission_mode", mode="bypassPermissions"),
     "auto": ask(subtype="set_permission_mode", mode="auto"),
     "read file": ask(subtype="read_file", path="/etc/passwd"),
@@ -268,6 +262,42 @@ def test_dangerous_control_request_is_refused_with_the_reason(
     assert answered["response"]["request_id"] == "r1"
     assert answered["response"]["subtype"] == "error"
     assert answered["response"]["error"].startswith("bridge: refused: ")
+
+
+INITIALIZE: dict[str, dict[str, Any]] = {
+    "agent with hooks": {"agents": {"a": {"prompt": "p", "hooks": HOOK}}},
+    "agent with servers": {"agents": {"a": {"prompt": "p", "mcpServers": [{"x": {"command": "sh"}}]}}},
+    "agent that bypasses": {"agents": {"a": {"permissionMode": "bypassPermissions"}}},
+    "agent elsewhere": {"agents": {"a": {"isolation": "remote"}}},
+    "settings": {"settings": {"hooks": HOOK}},
+    "servers": {"mcpServers": {"x": {"command": "sh"}}},
+    "plugins": {"plugins": ["/workspace/p"]},
+    "managed settings": {"managedSettings": {"x": 1}},
+    "field of a newer SDK": {"guard": {"deny": True}},
+}
+
+
+@pytest.mark.parametrize("fields", INITIALIZE.values(), ids=INITIALIZE.keys())
+def test_refused_initialize_ends_the_call(fields: dict[str, Any]) -> None:
+    """Hooks and the system prompt come with it: without it, a session would go on with less than was asked for."""
+    with pytest.raises(PolicyError) as refused:
+        answer(ask(subtype="initialize", systemPrompt="ONLY THIS", **fields))
+    told = json.loads(refused.value.answer)["response"]
+    assert (told["subtype"], told["request_id"]) == ("error", "r1")
+    assert str(refused.value) in told["error"]
+
+
+def test_agent_of_a_program_keeps_what_runs_in_the_container() -> None:
+    """Fields that the CLI does not know are left out, and so are the names of servers that the call has anyway."""
+    agent = {
+        "prompt": "p", "memory": "project", "permissionMode": "bypassPermissions", "isolation": "worktree",
+        "hooks": HOOK, "mcpServers": [{"x": {"type": "stdio", "command": "sh", "args": []}}],
+    }  # fmt: skip
+    asked = {**agent, "mcpServers": ["mine", *agent["mcpServers"]], "unheard": 1}
+    message = ask(subtype="initialize", agents={"a": asked})
+    assert answer(message, WITH_COMMANDS)[0] == ask(subtype="initialize", agents={"a": agent})
+    argv = rewrite(["--agents", json.dumps({"a": asked})], WITH_COMMANDS).argv
+    assert json.loads(argv[0].removeprefix("--agents=")) == {"a": agent}
 
 
 PASSED = {
@@ -302,12 +332,10 @@ def test_empty_field_that_is_not_known_is_left_out() -> None:
     "line",
     [
         b"not json",
-        b"[1]",
-        b'"x"',
+        b"null",
         b'{"type": "update_environment_variables"}',
-        b'{"type": 7}',
+        b'{"type": "assistant"}',
         b"\xff\xfe",
-        b"{}",
         b'{"type": "user", "x": NaN}',
         b"".join([b'{"type":"user","message":', b"[" * 100_000]),
         b'{"type": "control_request"}',
@@ -317,6 +345,15 @@ def test_empty_field_that_is_not_known_is_left_out() -> None:
 def test_line_that_is_no_message_ends_the_call(line: bytes) -> None:
     with pytest.raises(PolicyError, match="stdin"):
         ControlFilter(SCOPE).feed(line + b"\n")
+
+
+@pytest.mark.parametrize("line", [b"[1]", b'"x"', b"5", b"{}", b'{"type": 7}', b'{"type": "unheard"}'])
+def test_line_that_means_nothing_is_ignored(line: bytes) -> None:
+    assert ControlFilter(SCOPE).feed(line + b"\n") == (b"", b"")
+
+
+def test_mark_before_a_message_is_no_part_of_it() -> None:
+    assert ControlFilter(SCOPE).feed(b'\xef\xbb\xbf{"type":"keep_alive"}\n')[0] == b'{"type":"keep_alive"}\n'
 
 
 def test_number_that_no_json_can_hold_ends_the_call() -> None:

@@ -156,7 +156,8 @@ def test_word_of_a_client_is_shown_short_and_printable(word: str) -> None:
 @pytest.mark.parametrize("argv", [
     ["-psekrit"], ["--sekrit"], ["--model", "sekrit\n"], ["--add-dir", "/sekrit"], ["--output-format", "sekrit"],
     ["--settings", '{"sekrit": 1}'], ["--mcp-config", '{"mcpServers": {"sekrit": {"type": "http", "url": "http://sekrit.invalid"}}}'],
-    ["--agents", '{"sekrit": {"sekrit": 1}}'], ["--settings", '{"hooks": {"sekrit": [{"hooks": [{"sekrit": 1}]}]}}'],
+    ["--agents", '{"sekrit": {"isolation": "x"}}'],
+    ["--settings", '{"hooks": {"sekrit": [{"hooks": [{"sekrit": 1}]}]}}'],
     ["--mcp-config", '{"mcpServers": {"sekrit": {"url": "x", "type": "http", "headersHelper": "sekrit"}}}'],
 ])  # fmt: skip
 def test_kind_of_a_refusal_holds_no_word_of_the_client(argv: list[str]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from bridge.policy.environment import without_long_wait
 from bridge.server.host import credentials
 from bridge.server.host.claude_cli import HostCli
+from bridge.server.launch import for_bare
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.bubblewrap import ConfinementError, refuse_what_could_be_read
 
@@ -56,3 +59,25 @@ def test_container_is_told_no_path_of_the_cli(tmp_path: Path) -> None:
     assert cli.find() is None
     assert str(tmp_path) in cli.problem
     assert str(tmp_path) not in cli.public_problem
+
+
+def test_call_with_bare_gets_a_placeholder_and_never_a_key() -> None:
+    """With --bare the CLI reads a key from its environment alone, where other processes could read it too."""
+    real = credentials.Credential("sk-ant-api03-real", "a test", is_key=True)
+    hidden = dataclasses.replace(real, secret="placeholder")
+    assert for_bare({b"A": b"b"}, hidden, real) == {b"A": b"b", b"ANTHROPIC_API_KEY": b"placeholder"}
+    with pytest.raises(credentials.NoCredentialsError, match="--bare"):
+        for_bare({}, real, real)
+
+
+def test_project_has_servers_that_the_cli_waits_for_as_for_its_own() -> None:
+    assert without_long_wait({})[b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS"] == b"2000"
+    asked = {b"CLAUDE_CODE_MCP_STARTUP_WAIT_MS": b"9"}
+    assert without_long_wait(asked) == asked
+
+
+@pytest.mark.parametrize(("version", "ignored"), [("2.1.197", {"auto"}), ("2.1.332", {"auto", "bypassPermissions"})])
+def test_modes_of_a_project_that_each_version_ignores(version: str, ignored: set[str]) -> None:
+    cli = HostCli(None)
+    cli.version = f"{version} (Claude Code)"
+    assert cli.ignored_modes == ignored

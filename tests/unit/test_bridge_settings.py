@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -140,3 +141,81 @@ def test_settings_over_control_messages(settings: object, passed: object) -> Non
         assert b"bridge: refused" in to_client
     else:
         assert json.loads(to_cli)["request"]["settings"] == passed
+
+
+@pytest.mark.parametrize("modes", [["acceptEdits", "bypassPermissions"], ["plan", "auto"]])
+def test_project_does_not_switch_questions_off_where_the_cli_ignores_it(modes: list[str]) -> None:
+    """The last mode counts, and is ignored then: no earlier one comes back."""
+    texts = [json.dumps({"permissions": {"defaultMode": mode, "allow": ["Read"]}}).encode() for mode in modes]
+    names = (b".claude/settings.json", b".claude/settings.local.json")
+    found = read([name + b"\n" + text for name, text in zip(names, texts, strict=True)], [], IN_CONTAINER)
+    ignored = found.without_modes(frozenset({"auto", "bypassPermissions"}))
+    assert ignored.settings["permissions"] == {"allow": ["Read", "Read"]}
+    assert found.without_modes(frozenset()).settings["permissions"]["defaultMode"] == modes[1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"env": []}, {"permissions": []}, {"permissions": {"deny": "Bash"}}, {"permissions": {"defaultMode": "none"}},
+        {"permissions": {"defaultMode": []}}, {"apiKeyHelper": 5}, {"$schema": 5}, {"statusLine": "x"},
+        {"enabledPlugins": "x"}, {"enableAllProjectMcpServers": "yes"}, {"permissions": {"additionalDirectories": "x"}},
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+def test_file_with_a_setting_of_a_wrong_type_counts_as_empty(wrong: dict[str, Any]) -> None:
+    found = read([b".claude/settings.json\n" + json.dumps({"model": "opus", **wrong}).encode()], [], IN_CONTAINER)
+    assert found.settings == {}
+    assert [note.partition(" is left out")[0] for note in found.notes] == [".claude/settings.json"]
+
+
+HOOK_SHAPES = [
+    ({"name": "x", "hooks": [{"type": "command", "command": "a", "description": "d"}]}, {"command": "a"}),
+    ({"hooks": [{"type": "command", "command": "a b", "args": ["c d", "$E"]}]}, {"command": "'a b' 'c d' '$E'"}),
+    ({"hooks": [{"type": "command", "command": "a && b", "shell": "bash"}]}, {"command": "bash -c 'a && b'"}),
+    ({"matcher": ["startup"], "hooks": [{"type": "command", "command": "a"}]}, None),
+    ({"matcher": None, "hooks": [{"type": "command", "command": "a"}]}, None),
+]
+
+
+@pytest.mark.parametrize(("group", "expected"), HOOK_SHAPES, ids=json.dumps)
+def test_hook_of_any_shape(group: dict[str, Any], expected: dict[str, str] | None) -> None:
+    text = json.dumps({"hooks": {"Stop": [group]}}).encode()
+    found = read([b".claude/settings.json\n" + text], [], IN_CONTAINER).settings.get("hooks", {})
+    assert found == ({"Stop": [{"hooks": [{"type": "command", **expected}]}]} if expected else {})
+
+
+def test_effort_of_a_project_joins_the_settings_of_the_command_line() -> None:
+    files = [b'.claude/settings.json\n{"effortLevel": "low", "model": "opus"}']
+    for given, expected in (
+        ([], {"effortLevel": "low"}),
+        (["--settings", '{"model": "haiku"}'], {"effortLevel": "low", "model": "haiku"}),
+        (["--settings", '{"effortLevel": "high"}'], {"effortLevel": "high"}),
+    ):
+        plan = rewrite(["-p", "x", *given], IN_CONTAINER, files=files)
+        (word,) = [word for word in plan.argv if word.startswith("--settings=")]
+        assert json.loads(word.removeprefix("--settings=")) == expected
+        assert plan.project.settings == {"model": "opus"}
+    plan = rewrite(["-p", "x"], IN_CONTAINER, files=[b'.claude/settings.json\n{"effortLevel": "none"}'])
+    assert not [word for word in plan.argv if word.startswith("--settings=")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "there"),
+    [
+        (["--restricted"], set()),
+        (["--restricted", "--tools", "default"], set()),
+        (["--restricted", "--tools", "Bash,Read"], {"Bash"}),
+        ([], {"Bash", "WebFetch"}),
+    ],
+)
+def test_restricted_call_is_offered_no_command(argv: list[str], there: set[str]) -> None:
+    plan = rewrite(["-p", "x", *argv], Scope(runs_commands=True, web=True))
+    (word,) = [word for word in plan.argv if word.startswith("--tools=")]
+    assert {"Bash", "WebFetch"} & set(word.removeprefix("--tools=").split(",")) == there
+
+
+@pytest.mark.parametrize("runs_commands", [True, False])
+def test_commands_are_switched_off_once(runs_commands: bool) -> None:
+    argv = rewrite(["-p", "x", "--disable-slash-commands"], Scope(runs_commands=runs_commands)).argv
+    assert argv.count("--disable-slash-commands") == 1

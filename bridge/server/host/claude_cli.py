@@ -22,6 +22,9 @@ USUAL_PLACES = (
 READS_AGENTS_MD = (2, 1, 332)
 """From this version on, the CLI reads AGENTS.md in a project that has no CLAUDE.md."""
 
+IGNORES_BYPASS = (2, 1, 198)
+"""From this version on (some version up to 2.1.332), a project's settings cannot switch all questions off."""
+
 
 class HostCli:
     """The host's CLI, its version and its help. Clients are answered from this cache; the CLI is not started for
@@ -56,7 +59,16 @@ class HostCli:
     @property
     def reads_agents_md(self) -> bool:
         """Whether the CLI reads AGENTS.md in a project that has no CLAUDE.md."""
-        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3]) >= READS_AGENTS_MD
+        return self._numbers >= READS_AGENTS_MD
+
+    @property
+    def ignored_modes(self) -> frozenset[str]:
+        """The permission modes that have no effect in a project's settings."""
+        return frozenset({"auto", "bypassPermissions"} if self._numbers >= IGNORES_BYPASS else {"auto"})
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3])
 
     @property
     def is_current(self) -> bool:

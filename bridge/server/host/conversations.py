@@ -18,7 +18,7 @@ from pathlib import Path
 from bridge.server.host.files import own_directory
 from bridge.server.host.grants import Grant, StateError
 
-KEPT = ("projects", "todos", "tasks", "plans", "file-history", "paste-cache")
+KEPT = ("projects", "todos", "tasks", "plans", "file-history", "paste-cache", "agent-memory")
 """Directories of the CLI's configuration that are kept. Nothing in them is ever executed."""
 
 HISTORY = "history.jsonl"

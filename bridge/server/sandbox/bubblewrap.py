@@ -297,8 +297,11 @@ def _settings(spec: SandboxSpec, directory: str) -> bytes:
     own: dict[str, object] = {"skipDangerousModePermissionPrompt": True} if spec.runs_commands else {}
     if spec.offer:
         own["companyAnnouncements"] = [spec.offer]
-    only = {"claudeMdExcludes": [f"!{directory}/{{CLAUDE.md,rules/**}}"]}
-    return json.dumps(own | spec.project.settings | only).encode()
+    return json.dumps(own | spec.project.settings | _only(directory)).encode()
+
+
+def _only(directory: str) -> dict[str, object]:
+    return {"claudeMdExcludes": [f"!{directory}/{{CLAUDE.md,rules/**}}"]}
 
 
 def _memory(spec: SandboxSpec) -> dict[str, bytes]:
@@ -408,7 +411,8 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
 def managed_settings(scope: Scope) -> dict[str, object]:
     """Return the settings with the highest precedence in the CLI, as a second layer behind the policy."""
     permissions: dict[str, object] = {"deny": list(scope.denials)}
-    settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []}
+    # The CLI ignores a whole file with a setting that it does not accept, and a project's settings can have one.
+    settings: dict[str, object] = {"permissions": permissions, "strictKnownMarketplaces": []} | _only(CONFIG_AT)
     if not scope.runs_commands:
         permissions["disableBypassPermissionsMode"] = "disable"
         settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
