@@ -10,7 +10,7 @@ from __future__ import annotations
 # ruff: noqa: PTH122 - pathlib costs the start of the client 5 ms
 import os
 
-from bridge.client.project_files import WORKSPACE, Omitted, read
+from bridge.client.project_files import WORKSPACE, Omitted, directories_of, main_repository, read
 from bridge.protocol.frames import MAX_MEMORY
 
 TYPE_CHECKING = False
@@ -50,12 +50,15 @@ def project_memory(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = W
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []
     found = _Found(cwd)
+    tree = directories_of(cwd, workspace)[-1]
+    repository = main_repository(tree, workspace)
     directory = workspace
     for step in [b"", *cwd[len(workspace) :].split(b"/")[1:]]:
         directory = directory + b"/" + step if step else directory
-        found.directory(directory)
+        # A worktree within its repository has the repository's files itself, except for those that are not checked in.
+        found.directory(directory, _is_in(directory, repository) and not _is_in(directory, tree))
     for directory in below:
-        found.directory(directory)
+        found.nested(directory)
     return found.fields()
 
 
@@ -73,12 +76,21 @@ class _Found:
         """Return the fields of the call."""
         return [("memory", part) for part in self._parts] + self._omitted.fields()
 
-    def directory(self, directory: bytes) -> None:
+    def directory(self, directory: bytes, only_local: bool = False) -> None:
         """Add the instructions of one directory."""
-        for name, kind in NAMES:
-            self._add(kind, directory, directory + b"/" + name, MAX_DEPTH)
-        self._rules(directory, directory + b"/" + RULES, MAX_RULES_DEPTH)
+        if not only_local:
+            for name, kind in NAMES:
+                self._add(kind, directory, directory + b"/" + name, MAX_DEPTH)
+            self._rules(directory, os.path.realpath(directory + b"/" + RULES), MAX_RULES_DEPTH)
         self._add(LOCAL[1], directory, directory + b"/" + LOCAL[0], MAX_DEPTH)
+
+    def nested(self, directory: bytes) -> None:
+        """Add the instructions of a directory below the call's. A file that another one of these has too is told with
+        both."""
+        above = self._seen
+        self._seen = set(above)
+        self.directory(directory)
+        self._seen = above
 
     def _rules(self, base: bytes, folder: bytes, depth: int) -> None:
         try:
@@ -116,11 +128,11 @@ class _Found:
         else:
             self._left -= len(part) + 16
             self._parts.append(part)
-            for imported in self._imports(text, path):
+            for imported in self._imports(text, real):
                 self._add(kind, base, imported, depth - 1)
 
     def _imports(self, text: bytes, path: bytes) -> Iterator[bytes]:
-        """Yield the paths that a file imports. Those outside of the call's directory need an approval in the CLI,
+        """Yield the paths that a file imports. `path` has no links. Those outside of the call's directory need an approval in the CLI,
         which a call cannot ask for."""
         if b"@" not in text:
             return
@@ -132,6 +144,10 @@ class _Found:
 
     def _is_within(self, path: bytes) -> bool:
         return path.startswith(self._cwd + b"/")
+
+
+def _is_in(path: bytes, directory: bytes) -> bool:
+    return (path + b"/").startswith(directory + b"/")
 
 
 def _is_text(path: bytes) -> bool:

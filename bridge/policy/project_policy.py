@@ -87,6 +87,17 @@ REFUSED = {
 OF_SERVERS = frozenset({"enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers"})
 """Settings that choose among the servers of .mcp.json. They are applied here."""
 
+LOCAL_OF_REPOSITORY = "repository/.claude/settings.local.json"
+"""Under this name, the client sends the local settings of the repository's root if it is not the call's directory."""
+READS_LOCAL_OF_REPOSITORY = (2, 1, 332)
+"""From this version on, the CLI reads them."""
+LAYERS = (
+    (".claude/settings.json", "project"),
+    (".claude/settings.local.json", "local"),
+    (LOCAL_OF_REPOSITORY, "local"),
+)
+"""Files of settings and their sources. Later ones win."""
+
 RULES = ("allow", "deny", "ask")
 MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
 """Permission modes that are always allowed. The next two are allowed only if commands run in the container."""
@@ -122,7 +133,7 @@ class Project:
     settings: Json = dataclasses.field(default_factory=dict)
     servers: Json = dataclasses.field(default_factory=dict)
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    """Agents, commands, skills and rules, by their path in the CLI's configuration directory."""
+    """Agents, commands, skills, output styles and rules, by their path in the CLI's configuration directory."""
     memory: Memory = dataclasses.field(default_factory=Memory)
     """CLAUDE.md of the CLI's configuration directory."""
     env: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -196,7 +207,9 @@ def _configuration(
         if len(text) <= MAX_FILE:
             texts[path] = text
     layers = []
-    for name, source in ((".claude/settings.json", "project"), (".claude/settings.local.json", "local")):
+    for name, source in LAYERS:
+        if name == LOCAL_OF_REPOSITORY and scope.cli and scope.cli < READS_LOCAL_OF_REPOSITORY:
+            continue
         if source in chosen and (layer := _object(texts.get(name.encode(), b""), name, project)):
             layers.append(_settings(layer, name, scope, project, cwd))
     _merge(project, layers)
@@ -218,7 +231,7 @@ def _mode_of_head(value: Any, _complain: Any) -> str | None:
 
 
 def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
-    """Add an agent, a command or a skill."""
+    """Add an agent, a command, a skill or an output style."""
     if not name.endswith(".md"):
         return
     try:

@@ -140,7 +140,7 @@ class Scope:
     `runs_commands` says whether commands run in the container. `web` says whether the public web can be reached,
     through the proxy. `shares` are the paths of the shared directories besides the workspace. `allowed` and `refused`
     are the operator's changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request
-    (`control:read_file`).
+    (`control:read_file`). `cli` are the numbers of the CLI's version; without them, it is the newest.
     """
 
     shares: tuple[str, ...] = ()
@@ -148,6 +148,7 @@ class Scope:
     refused: frozenset[str] = frozenset()
     runs_commands: bool = False
     web: bool = False
+    cli: tuple[int, ...] = ()
 
     @property
     def tools(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from bridge.client.imports import imports
 from bridge.client.project_files import MAX_FILE, MAX_NESTED, nested, project_files
 from bridge.policy.argv import rewrite
 from bridge.policy.globs import MAX_GLOBS, globs_of, moved
-from bridge.policy.heads import MAX_HEAD, Heads, split_head, written
+from bridge.policy.heads import MAX_HEAD, MAX_HEADS, Heads, split_head, written
 from bridge.policy.project_memory import compose
 from bridge.policy.project_policy import read
 from bridge.policy.terms import Scope
@@ -62,9 +62,9 @@ def test_many_plain_heads_cost_nothing() -> None:
 def test_limit_of_heads_names_itself() -> None:
     heads = Heads()
     head = f"name: [{'a' * (MAX_HEAD - 10)}]"
-    for _ in range(8):
+    for _ in range(MAX_HEADS // MAX_HEAD):
         heads.read(head)
-    with pytest.raises(ValueError, match="65536 characters together"):
+    with pytest.raises(ValueError, match="1048576 characters together"):
         heads.read(head)
     with pytest.raises(ValueError, match=f"more than {MAX_HEAD} characters"):
         heads.read("a" * (MAX_HEAD + 1))

@@ -54,9 +54,14 @@ class HostCli:
         return None
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the version; empty if it is not known."""
+        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3])
+
+    @property
     def reads_agents_md(self) -> bool:
         """Whether the CLI reads AGENTS.md in a project that has no CLAUDE.md."""
-        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3]) >= READS_AGENTS_MD
+        return self.numbers >= READS_AGENTS_MD
 
     @property
     def is_current(self) -> bool:
