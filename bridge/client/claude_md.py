@@ -15,7 +15,7 @@ from bridge.protocol.frames import MAX_MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 NAMES = ((b"CLAUDE.md", b"project"), (b".claude/CLAUDE.md", b"project"), (b"AGENTS.md", b"agents"),
          (b".claude/AGENTS.md", b"agents"))  # fmt: skip
@@ -40,16 +40,21 @@ SUFFIXES = frozenset(
 """Suffixes of the files that the CLI imports. Files without a suffix are imported, too."""
 
 
-def project_memory(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WORKSPACE) -> list[tuple[str, bytes]]:
+def project_memory(
+    cwd: bytes,
+    below: Iterable[bytes] = (),
+    workspace: bytes = WORKSPACE,
+    is_excluded: Callable[[bytes], bool] = lambda _: False,
+) -> list[tuple[str, bytes]]:
     """Return the fields of a call for the instructions that apply to `cwd` or to the directories `below` it.
 
     A field `memory` is a kind (project, local, agents or rule), the directory that it applies to, a path and a text,
     with a line feed after each of the first three. A field `omitted` is a sentence about a limit. Directories outside
-    of the workspace give nothing.
+    of the workspace give nothing, nor do files whose path `is_excluded`.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []
-    found = _Found(cwd)
+    found = _Found(cwd, is_excluded)
     tree = directories_of(cwd, workspace)[-1]
     repository = main_repository(tree, workspace)
     directory = workspace
@@ -65,8 +70,9 @@ def project_memory(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = W
 class _Found:
     """The instructions that are found, in the CLI's order."""
 
-    def __init__(self, cwd: bytes) -> None:
+    def __init__(self, cwd: bytes, is_excluded: Callable[[bytes], bool]) -> None:
         self._cwd = cwd
+        self._is_excluded = is_excluded
         self._parts: list[bytes] = []
         self._seen: set[bytes] = set()
         self._left = MAX_MEMORY
@@ -109,7 +115,7 @@ class _Found:
 
     def _add(self, kind: bytes, base: bytes, path: bytes, depth: int) -> None:
         """Add a file, and after it the files that it imports."""
-        if depth == 0 or path in self._seen or not _is_text(path) or b"\n" in path:
+        if depth == 0 or path in self._seen or not _is_text(path) or b"\n" in path or self._is_excluded(path):
             return
         real = os.path.realpath(path)
         if (real != path and real in self._seen) or (depth < MAX_DEPTH and not self._is_within(real)):
@@ -132,8 +138,8 @@ class _Found:
                 self._add(kind, base, imported, depth - 1)
 
     def _imports(self, text: bytes, path: bytes) -> Iterator[bytes]:
-        """Yield the paths that a file imports. `path` has no links. Those outside of the call's directory need an approval in the CLI,
-        which a call cannot ask for."""
+        """Yield the paths that a file imports. `path` has no links. Those outside of the call's directory need an
+        approval in the CLI, which a call cannot ask for."""
         if b"@" not in text:
             return
         from bridge.client.imports import imports

@@ -48,9 +48,9 @@ def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WO
     """Return the fields of a call for the project's files.
 
     A field `file` is the file's name within the workspace, a line feed, and its text. A field `omitted` is a sentence
-    about a limit. Settings are those of `cwd`, and the local ones of its repository, as in the CLI. Each directory's .mcp.json is sent with the directory in
-    its name, because the CLI uses them together. Of everything else, the file nearest to `cwd` is used.
-    Of the directories `below` it, only the skills count.
+    about a limit. Settings are those of `cwd`, and the local ones of its repository, as in the CLI. Each directory's
+    .mcp.json is sent with the directory in its name, because the CLI uses them together. Of everything else, the file
+    nearest to `cwd` is used. Of the directories `below` it, only the skills count.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []
@@ -242,8 +242,11 @@ class _Found:
             name = folder + b"/" + entry
             if entry.endswith(b".md") and not os.path.isdir(directory + b"/" + name):
                 self.take(directory, name, prefix + name)
-            elif depth and os.path.isdir(directory + b"/" + name):
-                self._walk(directory, name, prefix, depth - 1)
+            elif os.path.isdir(directory + b"/" + name):
+                if depth:
+                    self._walk(directory, name, prefix, depth - 1)
+                else:
+                    self._omitted.add(prefix + name, f"folders in folders may have {MAX_DEPTH} levels")
 
     def _list(self, directory: bytes) -> list[bytes]:
         try:

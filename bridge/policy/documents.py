@@ -1,4 +1,4 @@
-"""Agents, commands, skills and output styles of a project: which fields of their heads the CLI gets, and under which name.
+"""Agents, commands, skills and output styles of a project: which fields of their heads the CLI gets, and their names.
 
 A head is parsed and written again. What it starts (commands in a text) runs in the container, so it is safe for the
 host. Fields that would do more are left out with a note. Fields that the CLI does not know are left out silently.
@@ -39,7 +39,9 @@ each."""
 MAX_STEP = 255
 """Bytes of one name in a path, which is also the limit of the host's file system."""
 
-_NAME = re.compile(r"(?:(?P<place>.+)/)?\.claude/(?P<path>(?P<kind>agents|commands|output-styles|skills)/.+\.md)", re.DOTALL)
+_NAME = re.compile(
+    r"(?:(?P<place>.+)/)?\.claude/(?P<path>(?P<kind>agents|commands|output-styles|skills)/.+\.md)", re.DOTALL
+)
 _SKILL = re.compile(r"skills/[^/]+/SKILL\.md", re.DOTALL)
 
 
@@ -110,11 +112,10 @@ def written_anew(
             kept["paths"] = moved(globs_of(kept.get("paths")), base, cwd)
             kept |= _told_of_place(kept, base[len(cwd) + 1 :])
         kept, body = _with_folder(kept, folder), _with_folder(body, folder)
-        body = (
-            _told(folder) + body
-            if isinstance(kept.get("description"), str | int)
-            else f"{body.rstrip()}\n\n{_told(folder)}"
-        )
+        if isinstance(kept.get("description"), str | int):
+            body = _told(folder) + body
+        elif body.strip():
+            body = f"{body.rstrip()}\n\n{_told(folder)}"
     whole = mark + written(kept, body)
     return found["path"], whole.encode("utf-8", "replace"), notes
 
@@ -122,7 +123,7 @@ def written_anew(
 def _told(folder: str) -> str:
     """Return a line for Claude. The CLI itself names a directory that the container does not have.
 
-    It stands first, but last without a description: then the CLI takes the first line for one.
+    It stands first, but last without a description: then the CLI takes the first line for one. An empty skill has none.
     """
     return f"(The files of this skill are in {folder}.)\n\n"
 

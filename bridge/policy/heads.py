@@ -30,9 +30,7 @@ MARK = "\ufeff"
 
 _TEXT = r"[A-Za-z](?:[^:#]|:(?! )|(?<! )#)*"
 """The start of a text without quotes, up to what would end it."""
-_LINE = re.compile(
-    rf"([A-Za-z_][\w-]*):[ ]+(?:\"((?:[^\"\\]|\\[\"\\])*)\"|'([^']*)'|(true|false)|({_TEXT}(?<!:)))"
-)
+_LINE = re.compile(rf"([A-Za-z_][\w-]*):[ ]+(?:\"((?:[^\"\\]|\\[\"\\])*)\"|'([^']*)'|(true|false)|({_TEXT}(?<!:)))")
 _NO_TEXT = re.compile(r"true|false|null", re.IGNORECASE)
 _BROKEN = re.compile(rf"[A-Za-z_-]+:[ ]+{_TEXT}:[ ].*")
 """People write `description: does this: that`. It is no YAML, but the CLI accepts it."""
@@ -57,6 +55,17 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("$"), [""])
 
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What PyYAML raises for invalid heads, such as endless numbers."""
+
+
+def _untagged(loader: Any, _tag: str, node: yaml.Node) -> Any:
+    """Return the value of a node with a tag that is not known. The CLI ignores tags."""
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    make = loader.construct_sequence if isinstance(node, yaml.SequenceNode) else loader.construct_mapping
+    return make(node, deep=True)
+
+
+_Loader.add_multi_constructor("", _untagged)
 
 
 class LimitError(ValueError):
@@ -129,6 +138,7 @@ class Heads:
             raise LimitError(f"heads that are more than plain lines may have {MAX_HEADS} characters together")
         _check(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C if available
+
 
 def _plain(head: str) -> Json | None:
     """Return the fields of a head in which each line is a name and a text, or None."""

@@ -92,6 +92,11 @@ def shown(word: object, limit: int = MAX_SHOWN) -> str:
     return f"'{printable(word, limit)}'"
 
 
+def decoded(text: bytes) -> str:
+    """Return a text as the CLI reads it: UTF-8, or UTF-16 with a byte-order mark."""
+    return text.decode("utf-16" if text.startswith(b"\xff\xfe") else "utf-8", "replace")
+
+
 class PolicyError(Exception):
     """The request is refused; the text is a sentence for the person who made it.
 
