@@ -142,16 +142,16 @@ class Heads:
 
 def _plain(head: str) -> Json | None:
     """Return the fields of a head in which each line is a name and a text, or None."""
-    lines = [line.rstrip(" ") for line in head.split("\n") if line.strip()]
+    lines = [line for line in head.split("\n") if line.strip()]
     if not all(line.isprintable() for line in lines):
         return None
     if any(_BROKEN.fullmatch(line) for line in lines):
-        if not all(_BROKEN.fullmatch(line) or _LINE.fullmatch(line) for line in lines):
+        if not all(_BROKEN.fullmatch(line) or _LINE.fullmatch(line.rstrip(" ")) for line in lines):
             return None
         lines = [_quoted(line, lambda _: None) for line in lines]  # those in brackets are none of these
     fields: Json = {}
     for line in lines:
-        found = _LINE.fullmatch(line)
+        found = _LINE.fullmatch(line.rstrip(" "))
         if found is None:
             return None
         name, double, single, flag, text = found.groups()

@@ -185,6 +185,17 @@ def _without_nested_agents(_name: str, value: Any) -> Any:
     return (left[:-1] if left[-1:] == ["<system-reminder>"] else left) or None
 
 
+def _without_dependencies(_name: str, value: Any) -> Any:
+    """Leave out the instructions of a dependency. Returns None if nothing else is told."""
+    left = value
+    for at in [at for at, line in enumerate(value) if re.match(r"Contents of .*/node_modules/", str(line))][::-1]:
+        left = [*left[:at], *left[at + 2 :]]
+    return (left[:-1] if left != value and left[-1:] == ["<system-reminder>"] else left) or None
+
+
+_without_large = in_turn(removed("huge"), dropped(r"- huge: "))
+
+
 def _with_directory_of_skill(name: str, value: Any) -> Any:
     """Name both directories of a skill in one line, and leave out empty lines: the bridge's own line stands first or
     last."""
@@ -339,6 +350,19 @@ DIFFERENCES = (
         r"request \d+: message .*",
         _without_nested_agents,
         _without_nested_agents,
+    ),
+    Difference(
+        "CLAUDE.md files below `node_modules`, `venv`, `.venv` and `__pycache__` are not told.",
+        "The container sends the files of all directories with each call. Dependencies have too many directories.",
+        r"request \d+: message .*",
+        _without_dependencies,
+    ),
+    Difference(
+        "Files beyond a limit are left out, and a line on stderr names them and the limit.",
+        "The host has to bound what a container can make it read and keep.",
+        r"init: (skills|slash_commands)|request \d+: message .*|stderr",
+        _without_large,
+        dropped(r"bridge: \.claude/commands/huge\.md is left out: a file may have 131072 bytes$"),
     ),
     Difference(
         "A skill's text has one more line, which names its directory in the workspace.",

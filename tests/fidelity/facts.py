@@ -15,7 +15,8 @@ Facts = dict[str, Any]
 
 VOLATILE = frozenset({
     "backgroundTaskId", "duration_api_ms", "duration_ms", "end_time", "first_content_frame_ms", "post_tokens",
-    "request_sent_wall_ms", "runId", "run_id", "task_id", "time_to_request_ms", "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
+    "request_sent_wall_ms", "runId", "run_id", "task_id",
+    "time_to_request_ms", "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
 })  # fmt: skip
 """Fields that differ between two runs of the same call."""
 
@@ -90,7 +91,8 @@ def _stream(stdout: bytes) -> Iterator[tuple[str, Any]]:
 def _in_order(messages: list[Facts]) -> Iterator[Facts]:
     """Yield messages; those of hooks that run at the same time by what they say."""
     for of_hooks, group in itertools.groupby(messages, lambda message: str(message.get("subtype")).startswith("hook_")):
-        yield from sorted(group, key=lambda message: json.dumps(normalised(message))) if of_hooks else group
+        together = list(group)
+        yield from sorted(together, key=lambda message: json.dumps(normalised(message))) if of_hooks else together
 
 
 def _request(request: Request) -> Iterator[tuple[str, Any]]:
