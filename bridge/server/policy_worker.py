@@ -33,7 +33,7 @@ from bridge.policy.terms import WORKSPACE, CliError, PolicyError, Scope
 from bridge.protocol.frames import NUL, Fields
 
 LIMIT_S = 10
-"""Seconds for one request. The longest take half a second on an idle machine."""
+"""Seconds for one request. The longest take 4 s on an idle machine: heads that were made for it."""
 
 MEMORY = 192 * 1024 * 1024
 """Bytes that a worker may allocate after its start. A message of 16 MiB takes five times its size."""

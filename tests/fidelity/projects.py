@@ -457,8 +457,8 @@ def _corpus() -> list[Project]:
         ),
         Project(
             "AGENTS.md of a package",
-            {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/a": "a\n"},
-            (Call(HI.argv, cwd="/workspace/pkg"), does(Use("Read", {"file_path": "/workspace/pkg/a"}))),
+            {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/in/AGENTS.md": "IN\n", "pkg/in/a": "a\n"},
+            (Call(HI.argv, cwd="/workspace/pkg"), does(Use("Read", {"file_path": "/workspace/pkg/in/a"}))),
         ),
         Project(
             "AGENTS.md beside CLAUDE.md",
