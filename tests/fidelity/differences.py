@@ -109,6 +109,16 @@ def _without_list(value: Any) -> Any:
     return {**value, "tool_use_result": {**result, "bashEditDiff": none}}
 
 
+def _without_command(command: str, value: Any) -> Any:
+    """Leave out what is said of a command, in lists at any depth."""
+    if isinstance(value, list):
+        kept = [entry for entry in value if not (isinstance(entry, dict) and entry.get("name") == command)]
+        return [_without_command(command, entry) for entry in kept]
+    if isinstance(value, dict):
+        return {name: _without_command(command, entry) for name, entry in value.items()}
+    return value
+
+
 def _without_key(key: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_without_key(key, entry) for entry in value]
@@ -312,6 +322,7 @@ DIFFERENCES = (
             lambda name, value: None if name == "init: messaging_socket_path" else value,
             without_tools(*WITHHELD),
             removed("list-agents"),
+            lambda _, value: _without_command("list-agents", value),
             _unmentioned,
         ),
         _unmentioned,
