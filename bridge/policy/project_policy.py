@@ -250,9 +250,12 @@ def _configuration(
     _merge(project, layers)
     if "project" in chosen:
         entries, variables = _entries(texts, project), mcp_servers.variables(env)
-        project.servers = mcp_servers.of_project(
-            entries, layers, variables, scope, asks, lambda note: project.notes.append(f".mcp.json: {note}")
-        )
+
+        def note(text: str) -> None:
+            is_limit = text.startswith("the MCP servers ")  # from one on, or after one
+            (project.limits if is_limit else project.notes).append(f".mcp.json: {text}")
+
+        project.servers = mcp_servers.of_project(entries, layers, variables, scope, asks, note)
         for path, text in texts.items():
             _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project, limits)
 

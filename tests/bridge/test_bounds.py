@@ -20,7 +20,7 @@ import pytest
 
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
-from bridge.policy.documents import MAX_FILES
+from bridge.policy.documents import MAX_FILE, MAX_FILES
 from bridge.policy.heads import MAX_HEAD, MAX_HEADS
 from bridge.policy.project_policy import read
 from bridge.protocol.frames import Frame, record
@@ -128,6 +128,18 @@ def test_call_that_cannot_be_started_gives_its_turn_back(host_per_test: HostMake
     (host.state / "away").rename(scratch)
     assert host.status()["running"] == 0
     assert place.run("-p", "out x").stdout == b"x"
+
+
+@pytest.mark.parametrize("argv", [("-p", "out x"), ("-p", "out x", "--output-format", "json")])
+def test_limit_is_told_on_stderr_also_where_notes_are_not(host_per_test: HostMaker, argv: tuple[str, ...]) -> None:
+    place = host_per_test().grant("alpha")
+    for name, text in {"commands/large.md": "x" * (MAX_FILE + 1), "settings.json": '{"apiKeyHelper": "x"}'}.items():
+        path = place.workspace / ".claude" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    done = place.run(*argv)
+    assert done.stderr == f"bridge: .claude/commands/large.md is left out: a file may have {MAX_FILE} bytes\n".encode()
+    assert done.stdout == b"x"
 
 
 def test_container_without_a_workspace_may_not_call(host_per_test: HostMaker) -> None:
