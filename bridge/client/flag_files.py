@@ -14,6 +14,8 @@ import select
 import stat
 import time
 
+from bridge.protocol.frames import NUL
+
 FLAGS = (b"--mcp-config", b"--settings", b"--system-prompt-file", b"--append-system-prompt-file", b"--agents")
 """The flags whose values may name a file. The policy's table has the same (a test compares them)."""
 
@@ -67,7 +69,7 @@ def _words(argv: list[bytes]) -> list[bytes]:
 
 
 def _read(path: bytes) -> bytes:
-    """Return a file's text, at most one byte longer than MAX_TEXT. Raises OSError."""
+    """Return a file's text, at most one byte longer than MAX_TEXT; a NUL byte is written as NUL. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         status = os.fstat(fd)
@@ -76,8 +78,7 @@ def _read(path: bytes) -> bytes:
         is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == NULL
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode) or is_null):
             raise OSError(errno.ENXIO, "it is no file")
-        # A record cannot hold a NUL byte, and no text does.
-        return _all(fd).replace(b"\0", "\ufffd".encode())
+        return _all(fd).replace(b"\0", NUL)
     finally:
         os.close(fd)
 

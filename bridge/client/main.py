@@ -28,6 +28,7 @@ from bridge.protocol.link import CLIENT, Link
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
 
     from bridge.client.executor import Executor
     from bridge.client.terminal import Terminal
@@ -160,7 +161,7 @@ class _Call:
             below, large = nested(cwd)
             texts = project_files(cwd, below) + _texts_of_flags(argv)
             variables = _variables([*argv, *(text for _, text in texts)])
-            project = texts + project_memory(cwd, below) + large
+            project = texts + project_memory(cwd, below, is_excluded=_exclusion(argv, texts)) + large
             self._number, call = self._link.open(argv, variables, project, **asked)
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
@@ -244,8 +245,8 @@ class _Call:
         self._executor.on(event)
 
     def _report_state(self, state: Fields) -> None:
-        """Handle the call's state: print notes, take the terminal, suspend, or show the queue."""
-        for note in state.all("note") if self._prints_notes else ():
+        """Handle the call's state: print notes and limits, take the terminal, suspend, or show the queue."""
+        for note in state.all("limit") + (state.all("note") if self._prints_notes else []):
             _write_all(2, b"bridge: " + note + b"\n")
         if state.get("terminal"):
             self._take_terminal()
@@ -410,6 +411,18 @@ def _texts_of_flags(argv: list[bytes]) -> list[tuple[str, bytes]]:
     from bridge.client.flag_files import flag_files
 
     return [("text", text) for text in flag_files(argv)]
+
+
+def _exclusion(argv: list[bytes], texts: list[tuple[str, bytes]]) -> Callable[[bytes], bool]:
+    """Return a function that says whether the settings exclude a CLAUDE.md file or a rule."""
+    lines = {"file": 1, "text": 2}  # before the text of such a field
+    sent = [text.split(b"\n", lines[name])[-1] for name, text in texts if name in lines and text]
+    named = [text for text in [*sent, *argv] if b"claudeMdExcludes" in text]
+    if not named:
+        return lambda _: False
+    from bridge.client.excludes import exclusion
+
+    return exclusion(text.removeprefix(b"--settings=") for text in named)
 
 
 _FLAGS_WITH_FILES = (b"--mcp-", b"--settings", b"--system-", b"--append-", b"--agents")

@@ -1,4 +1,4 @@
-"""Reads the project's settings, MCP servers, agents, commands and skills inside the container.
+"""Reads the project's settings, MCP servers, agents, commands, skills and output styles inside the container.
 
 As with CLAUDE.md (claude_md.py), the host's Claude does not load them from the workspace itself. They are sent with
 the call as text, and the server's policy decides which of them are used. Of a skill only SKILL.md is sent: its other
@@ -19,18 +19,26 @@ if TYPE_CHECKING:
 
 WORKSPACE = b"/workspace"
 SETTINGS = (b".claude/settings.json", b".claude/settings.local.json")
+LOCAL_OF_REPOSITORY = b"repository/.claude/settings.local.json"
+"""Under this name, the local settings of the repository's root are sent if it is not the call's directory."""
 SERVERS = b".mcp.json"
-FOLDERS = (b".claude/skills", b".claude/agents", b".claude/commands")
+FOLDERS = (b".claude/skills", b".claude/agents", b".claude/commands", b".claude/output-styles")
 
 MAX_FILE = 128 * 1024
 MAX_FILES = 1000
 MAX_DEPTH = 8
+MAX_LINK = 4096
+"""Bytes of a file that only names a directory."""
 MAX_ENTRIES = 10_000
 """Names in the folders that are looked at."""
-MAX_NESTED = 200
-"""Directories below the call's directory that are searched, the uppermost first. They take 5 ms."""
-SKIPPED = frozenset({b"node_modules", b"vendor", b"venv", b"target", b"dist", b"build", b"__pycache__"})
-"""Directories with files that the project did not write. Hidden ones are skipped as well."""
+MAX_NESTED = 400
+MAX_NESTED_ENTRIES = 10_000
+"""Directories below the call's directory that are searched, the uppermost first, and names in them. They take 10 ms."""
+LATE = frozenset({b"vendor", b"target", b"dist", b"build", b"out", b"coverage"})
+"""Directories with files that the project did not write, for the most part. They are searched after the others, as are
+hidden ones and links."""
+SKIPPED = frozenset({b".git", b".hg", b".svn", b"node_modules", b"venv", b".venv", b"__pycache__"})
+"""Directories that are not searched: they hold what others wrote, in very many directories."""
 OF_NESTED = frozenset({b"CLAUDE.md", b"CLAUDE.local.md", b"AGENTS.md", b".claude"})
 MAX_NAMED = 5
 """Files that a sentence about a limit names. The others are counted."""
@@ -40,21 +48,24 @@ def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WO
     """Return the fields of a call for the project's files.
 
     A field `file` is the file's name within the workspace, a line feed, and its text. A field `omitted` is a sentence
-    about a limit. Settings are those of `cwd`, as in the CLI. Each directory's .mcp.json is sent with the directory in
-    its name, because the CLI uses them together. Of everything else, the file nearest to `cwd` is used.
-    Of the directories `below` it, only the skills count.
+    about a limit. Settings are those of `cwd`, and the local ones of its repository, as in the CLI. Each directory's
+    .mcp.json is sent with the directory in its name, because the CLI uses them together. Of everything else, the file
+    nearest to `cwd` is used. Of the directories `below` it, only the skills count.
     """
     if cwd != workspace and not cwd.startswith(workspace + b"/"):
         return []
     found = _Found(workspace)
     for name in SETTINGS:
         found.take(cwd, name, name)
+    above = directories_of(cwd, workspace)
+    root = main_repository(above[-1], workspace)
+    if root != cwd and os.path.lexists(root + b"/.git"):
+        found.take(root, SETTINGS[1], LOCAL_OF_REPOSITORY, LOCAL_OF_REPOSITORY)
     directory = cwd
     while len(directory) >= len(workspace):
         name = (directory + b"/" + SERVERS)[len(workspace) + 1 :]
         found.take(workspace, name, name)
         directory = directory.rpartition(b"/")[0]
-    above = directories_of(cwd, workspace)
     for folder in FOLDERS:
         for directory in above:
             found.walk(directory, folder)
@@ -66,28 +77,49 @@ def project_files(cwd: bytes, below: Iterable[bytes] = (), workspace: bytes = WO
 def nested(cwd: bytes, workspace: bytes = WORKSPACE) -> tuple[list[bytes], list[tuple[str, bytes]]]:
     """Return the directories below `cwd` that have instructions or skills of their own, and a field `large` if there
     are too many to search. Then Claude is told to look for them itself."""
-    waiting, found, is_large = [cwd], list[bytes](), False
-    for directory in waiting if cwd == workspace or cwd.startswith(workspace + b"/") else ():
-        try:
-            with os.scandir(directory) as listed:
-                entries = [entry for entry in listed if b"\n" not in entry.name]
-        except OSError:
-            continue
-        if directory != cwd and any(entry.name in OF_NESTED for entry in entries):
-            found.append(directory)
-        inner = [entry.path for entry in entries if _is_searched(entry)]
-        is_large = is_large or len(waiting) + len(inner) > MAX_NESTED
-        waiting += inner[: max(0, MAX_NESTED - len(waiting))]
-    return found, [("large", b"1")] if is_large else []
+    if cwd != workspace and not cwd.startswith(workspace + b"/"):
+        return [], []
+    waiting, late, found = [cwd], list[bytes](), list[bytes]()
+    left, entries = MAX_NESTED, MAX_NESTED_ENTRIES
+    for queue in (waiting, late):
+        for directory in queue:  # it grows meanwhile
+            if not left or not entries:
+                return found, [("large", b"1")]
+            left -= 1
+            entries, has_own, inner, inner_late = _searched(directory, entries, workspace)
+            if has_own and directory != cwd:
+                found.append(directory)
+            waiting += inner if queue is waiting else []
+            late += inner_late if queue is waiting else inner + inner_late
+    return found, [] if entries else [("large", b"1")]
 
 
-def _is_searched(entry: os.DirEntry[bytes]) -> bool:
-    if entry.name.startswith(b".") or entry.name in SKIPPED:
-        return False
+def _searched(directory: bytes, left: int, workspace: bytes) -> tuple[int, bool, list[bytes], list[bytes]]:
+    """Look at up to `left` names in a directory. Returns how many are left then, whether the directory has instructions
+    or skills of its own, and the directories in it that are searched, those to be searched late apart."""
+    has_own, inner, late = False, list[bytes](), list[bytes]()
     try:
-        return entry.is_dir(follow_symlinks=False)
+        with os.scandir(directory) as listed:
+            for entry in listed:
+                name = entry.name
+                has_own = has_own or name in OF_NESTED
+                if entry.is_symlink():
+                    if entry.is_dir() and _leads_aside(entry.path, workspace):
+                        late.append(entry.path)
+                elif entry.is_dir() and name not in SKIPPED and b"\n" not in name:
+                    (late if name in LATE or name.startswith(b".") else inner).append(entry.path)
+                left -= 1
+                if not left:
+                    break
     except OSError:
-        return False
+        pass  # what it holds cannot be read
+    return left, has_own, inner, late
+
+
+def _leads_aside(link: bytes, workspace: bytes) -> bool:
+    """Return whether a link leads to another directory of the workspace, and not to one that it is in."""
+    real = os.path.realpath(link)
+    return real.startswith(workspace + b"/") and not link.startswith(real + b"/") and b"\n" not in link
 
 
 def directories_of(cwd: bytes, workspace: bytes) -> list[bytes]:
@@ -96,6 +128,22 @@ def directories_of(cwd: bytes, workspace: bytes) -> list[bytes]:
     while found[-1] != workspace and not os.path.lexists(found[-1] + b"/.git"):
         found.append(found[-1].rpartition(b"/")[0])
     return found
+
+
+def main_repository(top: bytes, workspace: bytes) -> bytes:
+    """Return the root of the repository that the worktree `top` belongs to, or `top` if it is none of the workspace."""
+    link = read(top + b"/.git", MAX_LINK) or b""
+    if link.startswith(b"gitdir:") and len(link) <= MAX_LINK:
+        own = _joined(top, link.removeprefix(b"gitdir:"))
+        common = read(own + b"/commondir", MAX_LINK)
+        root = _joined(own, common).removesuffix(b"/.git") if common else top
+        if (root + b"/").startswith(workspace + b"/") and os.path.isdir(root + b"/.git"):
+            return root
+    return top
+
+
+def _joined(directory: bytes, path: bytes) -> bytes:
+    return os.path.normpath(os.path.join(directory, path.strip()))  # noqa: PTH118 - pathlib costs 5 ms
 
 
 def read(path: bytes, most: int) -> bytes | None:
@@ -157,9 +205,10 @@ class _Found:
         """Return the fields of the call."""
         return [("file", file) for file in self._files.values()] + self._omitted.fields()
 
-    def take(self, directory: bytes, name: bytes, sent: bytes) -> None:
-        """Take a file of a directory, unless a nearer directory had one of this name."""
-        if name in self._files:
+    def take(self, directory: bytes, name: bytes, sent: bytes, key: bytes = b"") -> None:
+        """Take a file of a directory, unless a nearer directory had one of this name, or with this key."""
+        key = key or name
+        if key in self._files:
             return
         text = read(directory + b"/" + name, MAX_FILE)
         if text is None:
@@ -175,7 +224,7 @@ class _Found:
             self._omitted.add(sent, f"the files of a call may have {MAX_PROJECT} bytes together")
         else:
             self._left -= size
-            self._files[name] = sent + b"\n" + text
+            self._files[key] = sent + b"\n" + text
 
     def walk(self, directory: bytes, folder: bytes) -> None:
         """Take the documents of a folder."""
@@ -193,8 +242,11 @@ class _Found:
             name = folder + b"/" + entry
             if entry.endswith(b".md") and not os.path.isdir(directory + b"/" + name):
                 self.take(directory, name, prefix + name)
-            elif depth and os.path.isdir(directory + b"/" + name):
-                self._walk(directory, name, prefix, depth - 1)
+            elif os.path.isdir(directory + b"/" + name):
+                if depth:
+                    self._walk(directory, name, prefix, depth - 1)
+                else:
+                    self._omitted.add(prefix + name, f"folders in folders may have {MAX_DEPTH} levels")
 
     def _list(self, directory: bytes) -> list[bytes]:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge.policy.mcp_servers import with_variables
-from bridge.policy.terms import WORKSPACE, CliError, PolicyError
+from bridge.policy.terms import WORKSPACE, CliError, PolicyError, decoded
 
 MAX_TEXT = 96 * 1024
 """Bytes of a file that a flag names. Our client keeps this limit (flag_files.py); others may not."""
@@ -37,7 +37,7 @@ class Caller:
     """The circumstances of one call. The checks of flags add to `notes` and `env`."""
 
     cwd: str = WORKSPACE
-    texts: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
     """For each name of a file: the name of an error or nothing, and the text."""
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The container's variables, for MCP servers alone."""
@@ -50,11 +50,11 @@ class Caller:
     def of(cls, cwd: str, texts: Iterable[bytes], variables: Mapping[str, str]) -> Caller:
         """Read what the client sent. Each of `texts` is a name, an error or nothing, and a text, between line
         feeds."""
-        found: dict[str, tuple[str, str]] = {}
+        found: dict[str, tuple[str, bytes]] = {}
         for sent in texts:
             name, error, text = (*sent.split(b"\n", 2), b"", b"")[:3]
             fault = "EFBIG" if len(text) > MAX_TEXT else error.decode("ascii", "replace")[:16]
-            found[name.decode("utf-8", "surrogateescape")] = (fault, text.decode("utf-8", "replace"))
+            found[name.decode("utf-8", "surrogateescape")] = (fault, text)
         return cls(cwd, found, variables)
 
     def path(self, name: str) -> str:
@@ -62,7 +62,11 @@ class Caller:
         return posixpath.normpath(posixpath.join(self.cwd, name))
 
     def text(self, name: str) -> str:
-        """Return the text of a file of the container. Raises Unreadable, and PolicyError for one that is too long.
+        """Return the text of a file of the container, in UTF-8. Raises what `content` raises."""
+        return self.content(name).decode("utf-8", "replace")
+
+    def content(self, name: str) -> bytes:
+        """Return the bytes of a file of the container. Raises Unreadable, and PolicyError for one that is too long.
 
         The file is never looked for on the host: only what the client has sent counts.
         """
@@ -92,7 +96,7 @@ def prompt_of(name: str, kind: str, caller: Caller) -> str:
     """Return the text of a file for the system prompt, without line feeds at its end. `kind` begins the CLI's sentence,
     as in `System prompt`."""
     try:
-        return caller.text(name).rstrip("\n")
+        return caller.text(name).rstrip("\n").replace("\0", " ")
     except Unreadable as error:
         if error.is_missing:
             raise CliError(f"Error: {kind} file not found: {error.path}") from None
@@ -109,7 +113,7 @@ def settings_of(value: str, caller: Caller) -> dict[str, Any]:
             raise CliError("Error: Invalid JSON provided to --settings") from None
         return dict(found)
     try:
-        found = parsed(caller.text(value))
+        found = parsed(decoded(caller.content(value)))
     except Unreadable as error:
         if error.is_missing:
             raise CliError(f"Error: Settings file not found: {error.path}") from None

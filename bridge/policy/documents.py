@@ -1,4 +1,4 @@
-"""Agents, commands and skills of a project: which fields of their heads the CLI gets, and under which name.
+"""Agents, commands, skills and output styles of a project: which fields of their heads the CLI gets, and their names.
 
 A head is parsed and written again. What it starts (commands in a text) runs in the container, so it is safe for the
 host. Fields that would do more are left out with a note. Fields that the CLI does not know are left out silently.
@@ -23,6 +23,7 @@ OF_COMMAND = frozenset({
     "disallowed-tools", "effort", "fallback", "hooks", "model", "name", "paths", "user-invocable", "version",
     "when_to_use",
 })  # fmt: skip
+OF_STYLE = frozenset({"description", "keep-coding-instructions", "name"})
 NOT_CARRIED = frozenset({"shell"})
 """Fields that the CLI acts on, and that the bridge leaves out with a note."""
 
@@ -38,11 +39,16 @@ each."""
 MAX_STEP = 255
 """Bytes of one name in a path, which is also the limit of the host's file system."""
 
-_NAME = re.compile(r"(?:(?P<place>.+)/)?\.claude/(?P<path>(?P<kind>agents|commands|skills)/.+\.md)", re.DOTALL)
+_NAME = re.compile(
+    r"(?:(?P<place>.+)/)?\.claude/(?P<path>(?P<kind>agents|commands|output-styles|skills)/.+\.md)", re.DOTALL
+)
 _SKILL = re.compile(r"skills/[^/]+/SKILL\.md", re.DOTALL)
 
 
-def is_path(path: str, kinds: tuple[str, ...] = ("agents", "commands", "skills", "rules")) -> bool:
+KINDS = ("agents", "commands", "output-styles", "rules", "skills")
+
+
+def is_path(path: str, kinds: tuple[str, ...] = KINDS) -> bool:
     """Return whether a path in the CLI's configuration directory is one that a project's document may have."""
     steps = path.split("/")
     return (
@@ -85,12 +91,12 @@ def written_anew(
     """
     found = _NAME.fullmatch(name)
     if not found or not is_path(found["path"]) or (found["kind"] == "skills" and not _SKILL.fullmatch(found["path"])):
-        raise ValueError("its name is none of an agent, a command or a skill")
+        raise ValueError("its name is none of an agent, a command, a skill or an output style")
     if not found["path"].isprintable():
         raise ValueError("its name holds a control character, or is not in UTF-8")
     head, body, mark = split_head(text.decode("utf-8", "replace"))
     fields = heads.read(head) if head is not None else {}
-    known = OF_AGENT if found["kind"] == "agents" else OF_COMMAND
+    known = {"agents": OF_AGENT, "output-styles": OF_STYLE}.get(found["kind"], OF_COMMAND)
     kept = {key: value for key, value in fields.items() if key in known}
     notes = [
         f"{name}: {shown(key)} is left out: the bridge does not carry it"
@@ -106,11 +112,10 @@ def written_anew(
             kept["paths"] = moved(globs_of(kept.get("paths")), base, cwd)
             kept |= _told_of_place(kept, base[len(cwd) + 1 :])
         kept, body = _with_folder(kept, folder), _with_folder(body, folder)
-        body = (
-            _told(folder) + body
-            if isinstance(kept.get("description"), str | int)
-            else f"{body.rstrip()}\n\n{_told(folder)}"
-        )
+        if isinstance(kept.get("description"), str | int):
+            body = _told(folder) + body
+        elif body.strip():
+            body = f"{body.rstrip()}\n\n{_told(folder)}"
     whole = mark + written(kept, body)
     return found["path"], whole.encode("utf-8", "replace"), notes
 
@@ -118,7 +123,7 @@ def written_anew(
 def _told(folder: str) -> str:
     """Return a line for Claude. The CLI itself names a directory that the container does not have.
 
-    It stands first, but last without a description: then the CLI takes the first line for one.
+    It stands first, but last without a description: then the CLI takes the first line for one. An empty skill has none.
     """
     return f"(The files of this skill are in {folder}.)\n\n"
 

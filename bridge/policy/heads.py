@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 Json = dict[str, Any]
 
-MAX_HEAD = 8 * 1024
+MAX_HEAD = 64 * 1024
 """Characters of one head."""
-MAX_HEADS = 64 * 1024
-"""Characters of YAML in all heads together. Parsing YAML takes a thousand times as long as parsing JSON. Heads of plain
+MAX_HEADS = 1024 * 1024
+"""Characters of YAML that are parsed for all heads together. It takes up to 4 s, in a policy worker. Heads of plain
 lines need no parser, so they do not count."""
 
 MAX_ALIASES = 16
+MAX_DEPTH = 64
+"""Lists and objects in each other. The parser takes quadratic time for them."""
 
 _SPACE = r"[\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
 _OPENING = re.compile(rf"---{_SPACE}*\n")
@@ -25,10 +28,14 @@ _CLOSING = re.compile(rf"---{_SPACE}*\n?")
 the next three hyphens, wherever they are. As one pattern it would take quadratic time where no hyphens follow."""
 MARK = "\ufeff"
 
-_LINE = re.compile(
-    r"([A-Za-z_][\w-]*):[ ]+(?:\"([^\"\\]*)\"|'([^']*)'|(true|false)|([A-Za-z](?:[^:#]|:(?! )|(?<! )#)*(?<!:)))"
-)
+_TEXT = r"[A-Za-z](?:[^:#]|:(?! )|(?<! )#)*"
+"""The start of a text without quotes, up to what would end it."""
+_LINE = re.compile(rf"([A-Za-z_][\w-]*):[ ]+(?:\"((?:[^\"\\]|\\[\"\\])*)\"|'([^']*)'|(true|false)|({_TEXT}(?<!:)))")
 _NO_TEXT = re.compile(r"true|false|null", re.IGNORECASE)
+_BROKEN = re.compile(rf"[A-Za-z_-]+:[ ]+{_TEXT}:[ ].*")
+"""People write `description: does this: that`. It is no YAML, but the CLI accepts it."""
+_FIELD = re.compile(rf"([a-zA-Z_-]+):{_SPACE}+(\S.*)")
+_SPECIAL = re.compile(r"[{}\[\]*&#!|>%@`]|: ")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -48,6 +55,21 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("$"), [""])
 
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What PyYAML raises for invalid heads, such as endless numbers."""
+
+
+def _untagged(loader: Any, _tag: str, node: yaml.Node) -> Any:
+    """Return the value of a node with a tag that is not known. The CLI ignores tags."""
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    make = loader.construct_sequence if isinstance(node, yaml.SequenceNode) else loader.construct_mapping
+    return make(node, deep=True)
+
+
+_Loader.add_multi_constructor("", _untagged)
+
+
+class LimitError(ValueError):
+    """A file, or a part of it, is left out because a limit is hit. The text says which."""
 
 
 def split_head(text: str) -> tuple[str | None, str, str]:
@@ -81,10 +103,6 @@ def as_text(value: Any) -> str:
     return whole.replace("---", "\\u002d\\u002d\\u002d")  # three hyphens end a head
 
 
-class _Aliases(Exception):
-    """A head has aliases."""
-
-
 class Heads:
     """Parses heads, up to a total size."""
 
@@ -94,65 +112,90 @@ class Heads:
     def read(self, head: str) -> Json:
         """Return the fields of a head. Raises ValueError with the reason if it is not used."""
         if len(head) > MAX_HEAD:
-            raise ValueError(f"its head has more than {MAX_HEAD} characters")
+            raise LimitError(f"its head has more than {MAX_HEAD} characters")
         plain = _plain(head)
         if plain is not None:
             return plain
-        self._left -= len(head)
-        if self._left < 0:
-            raise ValueError(f"heads that are more than plain lines may have {MAX_HEADS} characters together")
         try:
-            return _parsed(head)
-        except _Aliases:
-            raise ValueError("its head repeats itself by name") from None
+            value = self._parsed(head)
+        except LimitError:
+            raise
         except UNREADABLE:
             return {}  # as in the CLI
+        return value if isinstance(value, dict) else {}
+
+    def _parsed(self, head: str) -> Any:
+        try:
+            return self._load(head)
+        except yaml.YAMLError:
+            lines = [_quoted(line, self._load) for line in head.split("\n")]
+            return self._load("\n".join(re.sub(r"^\t+", lambda tabs: "  " * len(tabs[0]), line) for line in lines))
+
+    def _load(self, text: str) -> Any:
+        """Return the value of a text in YAML. Raises what UNREADABLE lists, and LimitError."""
+        self._left -= len(text)
+        if self._left < 0:
+            raise LimitError(f"heads that are more than plain lines may have {MAX_HEADS} characters together")
+        _check(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C if available
 
 
 def _plain(head: str) -> Json | None:
     """Return the fields of a head in which each line is a name and a text, or None."""
+    lines = [line for line in head.split("\n") if line.strip()]
+    if not all(line.isprintable() for line in lines):
+        return None
+    if any(_BROKEN.fullmatch(line) for line in lines):
+        if not all(_BROKEN.fullmatch(line) or _LINE.fullmatch(line.rstrip(" ")) for line in lines):
+            return None
+        lines = [_quoted(line, lambda _: None) for line in lines]  # those in brackets are none of these
     fields: Json = {}
-    for line in head.split("\n"):
-        if not line.strip():
-            continue
-        found = _LINE.fullmatch(line.rstrip(" ")) if line.isprintable() else None
+    for line in lines:
+        found = _LINE.fullmatch(line.rstrip(" "))
         if found is None:
             return None
         name, double, single, flag, text = found.groups()
         if text is not None and _NO_TEXT.fullmatch(text):
             return None
-        fields[name] = flag == "true" if flag else next(value for value in (double, single, text) if value is not None)
+        if double is not None:
+            fields[name] = re.sub(r"\\(.)", r"\1", double)
+        else:
+            fields[name] = flag == "true" if flag else single if single is not None else text
     return fields
 
 
-def _parsed(head: str) -> Json:
-    try:
-        _check_aliases(head)
-        value = yaml.load(head, Loader=_Loader)  # noqa: S506 - a safe loader, in C if available
-    except yaml.YAMLError:
-        # People write `description: does this: that`, and the CLI accepts it.
-        lines = [line for line in head.split("\n") if ":" in line and line[:1] not in " \t-"]
-        value = {key.strip(): _value(rest.strip()) for key, _, rest in (line.partition(":") for line in lines)}
-    return value if isinstance(value, dict) else {}
+def _quoted(line: str, load: Callable[[str], Any]) -> str:
+    """Return a line of a head that is no YAML, with its text in quotes if it needs them."""
+    field = _FIELD.fullmatch(line)
+    if not field or not _SPECIAL.search(field[2]):
+        return line
+    name, text = field.groups()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return line
+    if text[0] == "[" and text[-1] == "]":
+        try:
+            if isinstance(load(text), list):
+                return line
+        except yaml.YAMLError:
+            pass  # so it is text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}: "{escaped}"'
 
 
-def _check_aliases(head: str) -> None:
-    """Let texts be repeated by name, up to MAX_ALIASES times. Aliases in aliases grow without limit."""
-    texts, count = set(), 0
-    for event in yaml.parse(head, Loader=_Loader):
-        if isinstance(event, yaml.ScalarEvent) and event.anchor:
+def _check(text: str) -> None:
+    """Raise LimitError for lists and objects in each other beyond MAX_DEPTH, and for aliases. Texts can be repeated by
+    name, up to MAX_ALIASES times. Aliases in aliases grow without limit."""
+    texts, count, depth = set(), 0, 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and event.anchor:
             texts.add(event.anchor)
         elif isinstance(event, yaml.AliasEvent):
             count += 1
             if event.anchor not in texts or count > MAX_ALIASES:
-                raise _Aliases
-
-
-def _value(text: str) -> Any:
-    """Return the value of a line's field. It is text if YAML does not take the line."""
-    line = f"x: {text}"
-    try:
-        _check_aliases(line)
-        return yaml.load(line, Loader=_Loader)["x"]  # noqa: S506 - a safe loader, in C if available
-    except yaml.YAMLError:
-        return text
+                raise LimitError("its head repeats itself by name")
+        if depth > MAX_DEPTH:
+            raise LimitError(f"its head has more than {MAX_DEPTH} lists and objects in each other")

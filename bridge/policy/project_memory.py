@@ -28,6 +28,8 @@ MAX_PARTS = 512
 MAX_MEMORY = 1024 * 1024
 """Files, and bytes of all files, that a client may send. Our client keeps these limits (claude_md.py), others may
 not."""
+MAX_PATHS = 200
+"""Globs of one rule, roughly."""
 SPACE = "\t\n\v\f\r \xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200B)))
 """What JavaScript's `trim` removes."""
 
@@ -64,6 +66,7 @@ def compose(fields: Iterable[bytes], cwd: str, read_head: Callable[[str], dict[s
     """
     memory = Memory()
     told: list[tuple[bytes, bytes]] = []
+    paths: dict[str, list[str]] = {}
     left = MAX_MEMORY
     for number, field in enumerate(fields):
         part = _part(field)
@@ -83,7 +86,7 @@ def compose(fields: Iterable[bytes], cwd: str, read_head: Callable[[str], dict[s
         if globs is None and above:
             told.append((part.kind, _block(part, text)))
         else:
-            _add_rule(part, globs, text, cwd, memory)
+            _add_rule(part, globs, text, cwd, memory, paths)
     has_claude_md = any(kind in (b"project", b"local") for kind, _ in told)
     if has_claude_md:
         memory.rules = {name: text for name, text in memory.rules.items() if name not in memory.of_agents}
@@ -117,15 +120,20 @@ def _globs_of(part: _Part, head: str, read_head: Callable[[str], dict[str, Any]]
         return None
 
 
-def _add_rule(part: _Part, globs: list[str] | None, text: bytes, cwd: str, memory: Memory) -> None:
-    """Add a rule whose globs the CLI reads relative to `cwd`."""
+def _add_rule(
+    part: _Part, globs: list[str] | None, text: bytes, cwd: str, memory: Memory, paths: dict[str, list[str]]
+) -> None:
+    """Add a rule whose globs the CLI reads relative to `cwd`. `paths` are those of the rules before; a file that two
+    directories import is told in both."""
     name = "rules" + part.path.decode("utf-8", "surrogateescape")
     name += "" if name.endswith(".md") else ".md"
-    written = moved(globs, part.base, cwd)
     if not is_path(name):
         memory.notes.append(f"{shown(name[5:])[1:-1]} is left out: its name is too long")
-    elif written and name not in memory.rules:
-        head = f"---\npaths: {as_text(written)}\n---\n".encode("utf-8", "surrogateescape")
-        memory.rules[name] = head + text
-        if part.kind == b"agents":
-            memory.of_agents.append(name)
+        return
+    written = moved(globs, part.base, cwd)
+    if not written or len(paths.get(name, ())) > MAX_PATHS:
+        return
+    if part.kind == b"agents" and name not in paths:
+        memory.of_agents.append(name)
+    paths[name] = list(dict.fromkeys([*paths.get(name, ()), *written]))
+    memory.rules[name] = f"---\npaths: {as_text(paths[name])}\n---\n".encode("utf-8", "surrogateescape") + text

@@ -17,9 +17,9 @@ from typing import Any
 
 from bridge.policy import environment, mcp_servers
 from bridge.policy.documents import MAX_DIRECTORIES, MAX_FILE, MAX_FILES, Check, directories, written_anew
-from bridge.policy.heads import Heads
+from bridge.policy.heads import Heads, LimitError
 from bridge.policy.project_memory import Memory, compose
-from bridge.policy.terms import WORKSPACE, PolicyError, Scope, printable, shown
+from bridge.policy.terms import WORKSPACE, PolicyError, Scope, decoded, printable, shown
 
 Json = dict[str, Any]
 
@@ -56,7 +56,6 @@ WITHOUT_EFFECT = {
             "channelsEnabled", "defaultShell", "footerLinksRegexes", "remote", "sshConfigs", "syncClaudeAiPlugins",
             "syncClaudeAiSkills", "voice", "voiceEnabled", "worktree",
         ),
-        "the client in the container reads CLAUDE.md, and does not know it": ("claudeMdExcludes",),
         "these files stay with the grant's conversations": ("autoMemoryDirectory", "plansDirectory"),
         _LOGIN: ("forceLoginGatewayUrl", "forceLoginMethod", "forceLoginOrgUUID"),
         "the host's Claude Code is the operator's": (
@@ -85,8 +84,22 @@ REFUSED = {
 }  # fmt: skip
 """Other settings that are not carried, and why. Of --settings they refuse the call, because a program needs them."""
 
+OF_CLIENT = frozenset({"$schema", "claudeMdExcludes"})
+"""Settings that the CLI does not need: they are for editors, or the client has done what they say."""
+
 OF_SERVERS = frozenset({"enableAllProjectMcpServers", "enabledMcpjsonServers", "disabledMcpjsonServers"})
 """Settings that choose among the servers of .mcp.json. They are applied here."""
+
+LOCAL_OF_REPOSITORY = "repository/.claude/settings.local.json"
+"""Under this name, the client sends the local settings of the repository's root if it is not the call's directory."""
+READS_LOCAL_OF_REPOSITORY = (2, 1, 332)
+"""From this version on, the CLI reads them."""
+LAYERS = (
+    (".claude/settings.json", "project"),
+    (".claude/settings.local.json", "local"),
+    (LOCAL_OF_REPOSITORY, "local"),
+)
+"""Files of settings and their sources. Later ones win."""
 
 RULES = ("allow", "deny", "ask")
 MODES = frozenset({"default", "manual", "plan", "acceptEdits", "dontAsk"})
@@ -123,13 +136,38 @@ OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async":
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 MAX_NOTES = 100
-"""Notes about what was left out. A client prints each of them."""
+"""Notes about what was left out."""
+MAX_NAMED = 5
+"""Names in a note about a limit. The others are counted."""
 MAX_VARIABLES = 128
 MAX_VARIABLE_TEXT = 64 * 1024
 """Variables of one `env`, and characters of all. They are sent with each command."""
 MAX_HOOKS = 64
 """Hooks of one file. All hooks of one event run at the same time, and each needs a process on the host while it
 runs."""
+TOO_MANY_VARIABLES = f"more than {MAX_VARIABLES} variables or {MAX_VARIABLE_TEXT} bytes"
+TOO_MANY_HOOKS = f"more than {MAX_HOOKS} hooks, and each is a process"
+
+
+class _Limits:
+    """What was left out because of a limit."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, name: str, why: str) -> None:
+        """Add what was left out. `why` names the limit."""
+        self._names.setdefault(why, []).append(name)
+
+    def lines(self) -> list[str]:
+        """Return a line for each limit."""
+        return [f"{_some(names)} left out: {why}" for why, names in self._names.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    named = ", ".join(shown(name, 60)[1:-1] for name in names[:MAX_NAMED])
+    return f"{named}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 @dataclasses.dataclass
@@ -139,13 +177,15 @@ class Project:
     settings: Json = dataclasses.field(default_factory=dict)
     servers: Json = dataclasses.field(default_factory=dict)
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    """Agents, commands, skills and rules, by their path in the CLI's configuration directory."""
+    """Agents, commands, skills, output styles and rules, by their path in the CLI's configuration directory."""
     memory: Memory = dataclasses.field(default_factory=Memory)
     """CLAUDE.md of the CLI's configuration directory."""
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     """Variables that its settings set."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """One line for each thing that was left out."""
+    limits: list[str] = dataclasses.field(default_factory=list)
+    """Those of the notes that are about a limit. A client always prints them."""
 
     def without_modes(self, modes: frozenset[str]) -> Project:
         """Return the project without its `defaultMode` if that is one of these."""
@@ -174,15 +214,18 @@ def read(
     servers. What is not allowed is left out with a note.
     """
     heads = Heads()
+    limits = _Limits()
     project = Project()
     chosen = sources.split(",")
     if "project" in chosen:
         project.memory = compose(memory, cwd, heads.read)
         project.files |= project.memory.rules
-        project.notes += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
+        project.limits += [*(line.decode("utf-8", "replace") for line in omitted), *project.memory.notes]
     if scope.runs_commands:
-        _configuration(files, env, scope, chosen, cwd, asks, project, heads)
-    _bound_directories(project)
+        _configuration(files, env, scope, chosen, cwd, asks, project, heads, limits)
+    _bound_directories(project, limits)
+    project.limits = [printable(line, 400) for line in [*project.limits, *limits.lines()][:MAX_NOTES]]
+    project.notes = project.limits + project.notes
     beyond = len(project.notes) - MAX_NOTES
     project.notes = [printable(note, 400) for note in project.notes[:MAX_NOTES]]
     if beyond > 0:
@@ -190,14 +233,14 @@ def read(
     return project
 
 
-def _bound_directories(project: Project) -> None:
+def _bound_directories(project: Project, limits: _Limits) -> None:
     """Leave out the files that would need too many directories."""
     found: set[str] = set()
     for path in list(project.files):
         new = directories([path]) - found
         if len(found) + len(new) > MAX_DIRECTORIES:
             del project.files[path]
-            project.notes.append(f"{shown(path)[1:-1]} is left out: a call's files have {MAX_DIRECTORIES} directories")
+            limits.add(path, f"a call's files have {MAX_DIRECTORIES} directories")
         else:
             found |= new
 
@@ -211,27 +254,35 @@ def _configuration(
     asks: bool,
     project: Project,
     heads: Heads,
+    limits: _Limits,
 ) -> None:
     """Add settings, servers and documents."""
     texts: dict[bytes, bytes] = {}
     for path, _, text in (file.partition(b"\n") for file in files):
         if len(texts) == MAX_FILES:
-            project.notes.append(f"files of .claude beyond {MAX_FILES} are left out: there are too many")
+            project.limits.append(f"files of .claude beyond {MAX_FILES} are left out: there are too many")
             break
         if len(text) <= MAX_FILE:
             texts[path] = text
+        else:
+            limits.add(path.decode("utf-8", "replace"), f"a file may have {MAX_FILE} bytes")
     layers = []
-    for name, source in ((".claude/settings.json", "project"), (".claude/settings.local.json", "local")):
+    for name, source in LAYERS:
+        if name == LOCAL_OF_REPOSITORY and scope.cli and scope.cli < READS_LOCAL_OF_REPOSITORY:
+            continue
         if source in chosen and (layer := _object(texts.get(name.encode(), b""), name, project)):
-            layers.append(_settings(layer, name, scope, project, cwd))
+            layers.append(_settings(layer, name, scope, project, cwd, limits))
     _merge(project, layers)
     if "project" in chosen:
         entries, variables = _entries(texts, project), mcp_servers.variables(env)
-        project.servers = mcp_servers.of_project(
-            entries, layers, variables, scope, asks, lambda note: project.notes.append(f".mcp.json: {note}")
-        )
+
+        def note(text: str) -> None:
+            is_limit = text.startswith("the MCP servers ")  # from one on, or after one
+            (project.limits if is_limit else project.notes).append(f".mcp.json: {text}")
+
+        project.servers = mcp_servers.of_project(entries, layers, variables, scope, asks, note)
         for path, text in texts.items():
-            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project)
+            _document(path.decode("utf-8", "surrogateescape"), text, cwd, heads, project, limits)
 
 
 def _hooks_of_head(value: Any, complain: Complain) -> Json | None:
@@ -280,12 +331,15 @@ CHECKS: dict[str, Check] = {
 """The checks for fields of heads."""
 
 
-def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project) -> None:
-    """Add an agent, a command or a skill."""
+def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project, limits: _Limits) -> None:
+    """Add an agent, a command, a skill or an output style."""
     if not name.endswith(".md"):
         return
     try:
         path, whole, notes = written_anew(name, text, cwd, heads, CHECKS)
+    except LimitError as error:
+        limits.add(name, str(error))
+        return
     except ValueError as error:
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return
@@ -307,7 +361,7 @@ def _object(text: bytes, name: str, project: Project) -> Json:
     if not text.strip():
         return {}
     try:
-        value = json.loads(text)
+        value = json.loads(decoded(text).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         project.notes.append(f"{name} is left out: it is no JSON ({error})")
         return {}
@@ -343,7 +397,7 @@ def settings(value: Json, scope: Scope, complain: Complain, cwd: str = WORKSPACE
             kept[name] = _variables(entry, scope, complain)
         elif name in WITHOUT_EFFECT:
             complain(name, WITHOUT_EFFECT[name], False)
-        elif name != "$schema":
+        elif name not in OF_CLIENT:
             complain(name[:60], REFUSED.get(name, "the bridge does not know it in this form"), True)
     return kept
 
@@ -375,7 +429,7 @@ def _variables(entry: Json, scope: Scope, complain: Complain) -> dict[str, str]:
         if not _NAME.fullmatch(name) or not isinstance(value, str | int | float) or "\0" in text:
             complain(f"env.{name[:60]}", "it is no variable", True)
         elif len(kept) == MAX_VARIABLES or size > MAX_VARIABLE_TEXT:
-            complain("the rest of env", f"more than {MAX_VARIABLES} variables or {MAX_VARIABLE_TEXT} bytes", True)
+            complain("the rest of env", TOO_MANY_VARIABLES, True)
             break
         else:
             kept[name] = text.encode("utf-8", "replace").decode()
@@ -386,9 +440,12 @@ def _variables(entry: Json, scope: Scope, complain: Complain) -> dict[str, str]:
     return kept
 
 
-def _settings(value: Json, name: str, scope: Scope, project: Project, cwd: str) -> Json:
+def _settings(value: Json, name: str, scope: Scope, project: Project, cwd: str, limits: _Limits) -> Json:
     def complain(what: str, why: str, matters: bool) -> None:
-        project.notes.append(f"{name}: {what} is left out: {why}")
+        if why in (TOO_MANY_HOOKS, TOO_MANY_VARIABLES):
+            limits.add(f"{what} in {name}", why)
+        else:
+            project.notes.append(f"{name}: {what} is left out: {why}")
 
     if wrong := _misshapen(value):
         project.notes.append(f"{name} is left out: {wrong} is of a type that Claude Code does not accept")
@@ -440,7 +497,7 @@ def hooks_of(value: Json, complain: Complain) -> Json:
                 continue
             mine = [one for hook in hooks if (one := _hook(hook, event, complain))]
             if len(mine) > left:
-                complain(f"a group of {event[:40]}", f"more than {MAX_HOOKS} hooks, and each is a process", True)
+                complain(f"a group of {event[:40]}", TOO_MANY_HOOKS, True)
                 continue
             left -= len(mine)
             matcher = {"matcher": group["matcher"]} if "matcher" in group else {}

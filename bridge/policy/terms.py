@@ -93,6 +93,11 @@ def shown(word: object, limit: int = MAX_SHOWN) -> str:
     return f"'{printable(word, limit)}'"
 
 
+def decoded(text: bytes) -> str:
+    """Return a text as the CLI reads it: UTF-8, or UTF-16 with a byte-order mark."""
+    return text.decode("utf-16" if text.startswith(b"\xff\xfe") else "utf-8", "replace")
+
+
 class PolicyError(Exception):
     """The request is refused; the text is a sentence for the person who made it.
 
@@ -143,7 +148,7 @@ class Scope:
     `runs_commands` says whether commands run in the container. `web` says whether the public web can be reached,
     through the proxy. `shares` are the paths of the shared directories besides the workspace. `allowed` and `refused`
     are the operator's changes by name: a flag (`--debug`), a tool (`WebFetch`) or a control request
-    (`control:read_file`).
+    (`control:read_file`). `cli` are the numbers of the CLI's version; without them, it is the newest.
     """
 
     shares: tuple[str, ...] = ()
@@ -151,6 +156,7 @@ class Scope:
     refused: frozenset[str] = frozenset()
     runs_commands: bool = False
     web: bool = False
+    cli: tuple[int, ...] = ()
 
     @property
     def tools(self) -> tuple[str, ...]:

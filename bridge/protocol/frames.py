@@ -17,7 +17,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 VERSION = 1
 """Increased when an old peer would misunderstand a new one. A new field of a record is no reason."""
@@ -47,7 +47,7 @@ MAX_CALL = MAX_RUN + MAX_PROJECT + MAX_MEMORY
 """Payload of a call, bytes."""
 
 NUL = b"\xc0\x80"
-"""A NUL byte in a field `file` or `memory`, because NUL ends a field. These two bytes never occur in UTF-8."""
+"""A NUL byte in a field `file`, `memory` or `text`, because NUL ends a field. These two bytes never occur in UTF-8."""
 
 MAX_RECORD = 64 * 1024
 """Payload of any other record (hello, state, exit, error), bytes. The largest holds the host CLI's help, 20 kB."""
@@ -244,10 +244,11 @@ def credit(channel: int, stream: int, size: int) -> bytes:
     return frame(Frame.CREDIT, channel, _CREDIT.pack(stream, size))
 
 
-def opening_state(channel: int, notes: Iterable[str], interactive: bool) -> bytes:
-    """Return the frame for the start of a call. `notes` are lines about what was left out of the project;
-    `interactive` says whether the call has a terminal."""
-    pairs = [("state", b"started"), *(("note", note.encode("utf-8", "replace")[:500]) for note in list(notes)[:50])]
+def opening_state(channel: int, notes: Iterable[str], limits: Collection[str], interactive: bool) -> bytes:
+    """Return the frame for the start of a call. `notes` are lines about what was left out of the project, and `limits`
+    those of them that are about a limit; `interactive` says whether the call has a terminal."""
+    lines = [*(("limit", line) for line in limits), *(("note", line) for line in notes if line not in limits)]
+    pairs = [("state", b"started"), *((name, line.encode("utf-8", "replace")[:500]) for name, line in lines[:50])]
     if interactive:
         pairs.append(("terminal", b"1"))
     return frame(Frame.STATE, channel, Fields((name, value.replace(b"\0", b"")) for name, value in pairs).encode())

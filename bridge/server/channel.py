@@ -6,7 +6,7 @@ the channel of an execution, which is a command that runs in the container.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Mapping
 from typing import Any, Protocol
 
 from bridge.protocol.frames import Event, Frame, frame, opening_state, record
@@ -93,10 +93,10 @@ class Channel:
         if self.is_open:
             self._carrier.send(record(Frame.STATE, self.number, **fields))
 
-    def send_started(self, notes: Iterable[str], is_interactive: bool) -> None:
+    def send_started(self, notes: Iterable[str], limits: Collection[str], is_interactive: bool) -> None:
         """Report that the call has started. From now on the connection uses a larger send buffer."""
         self._carrier.widen(self.number)
-        self._carrier.send(opening_state(self.number, notes, is_interactive))
+        self._carrier.send(opening_state(self.number, notes, limits, is_interactive))
 
     def send_cancel(self) -> None:
         """Ask the client to end an execution."""

@@ -33,7 +33,7 @@ from bridge.policy.terms import WORKSPACE, CliError, PolicyError, Scope
 from bridge.protocol.frames import NUL, Fields
 
 LIMIT_S = 10
-"""Seconds for one request. The longest take half a second on an idle machine."""
+"""Seconds for one request. The longest take 4 s on an idle machine: heads that were made for it."""
 
 MEMORY = 192 * 1024 * 1024
 """Bytes that a worker may allocate after its start. A message of 16 MiB takes five times its size."""
@@ -84,13 +84,13 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
     if not scope.contains(cwd):
         raise PolicyError("the directory {} is not shared with the host; run it in /workspace", cwd)
     words = [os.fsdecode(word) for word in fields.all("arg")]
-    sent = {name: [value.replace(NUL, b"\0") for value in fields.all(name)] for name in ("file", "memory")}
+    sent = {name: [value.replace(NUL, b"\0") for value in fields.all(name)] for name in ("file", "memory", "text")}
     plan = rewrite(
         words,
         scope,
         cwd,
         files=sent["file"],
-        texts=fields.all("text"),
+        texts=sent["text"],
         env=fields.all("env"),
         memory=sent["memory"],
         omitted=fields.all("omitted"),
@@ -125,7 +125,12 @@ def pack(plan: Plan) -> bytes:
         "prompt_addition": plan.prompt_addition,
         "env": plan.env,
         "notes": plan.notes,
-        "project": {"settings": project.settings, "servers": project.servers, "notes": project.notes},
+        "project": {
+            "settings": project.settings,
+            "servers": project.servers,
+            "notes": project.notes,
+            "limits": project.limits,
+        },
         "memory": [len(memory.text), len(memory.text_with_agents)],
         "of_agents": memory.of_agents,
         "files": [[name, len(text)] for name, text in project.files.items()],

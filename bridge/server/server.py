@@ -242,7 +242,7 @@ class BridgeServer:
         """Return the policy settings for a grant's calls."""
         targets = tuple(share.target for share in grant.shares)
         web = self._launcher.is_confined and self.config.network == "web"
-        return Scope(targets, self.config.allowed, self.config.refused, web=web)
+        return Scope(targets, self.config.allowed, self.config.refused, web=web, cli=self.cli.numbers)
 
     # Calls
 

@@ -77,7 +77,8 @@ class CliSession:
 
     def greet(self) -> None:
         """Report to the client that the CLI has started, and grant credit for stdin."""
-        self._channel.send_started(self._request.plan.notes, self._request.is_interactive)
+        plan = self._request.plan
+        self._channel.send_started(plan.notes, plan.project.limits, self._request.is_interactive)
         self._channel.grant(Frame.STDIN, WINDOW)
 
     # From the client

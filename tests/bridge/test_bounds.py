@@ -20,13 +20,15 @@ import pytest
 
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import rewrite
-from bridge.policy.documents import MAX_FILES
+from bridge.policy.documents import MAX_FILE, MAX_FILES
+from bridge.policy.heads import MAX_HEAD, MAX_HEADS
 from bridge.policy.project_policy import read
 from bridge.protocol.frames import Frame, record
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.grants import Grant
 from bridge.server.host.state_directory import StateDirectory
 from bridge.server.host.trees import DIRECTORY, remove
+from bridge.server.policy_worker import LIMIT_S
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.pipes import InputPump
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
@@ -128,6 +130,18 @@ def test_call_that_cannot_be_started_gives_its_turn_back(host_per_test: HostMake
     assert place.run("-p", "out x").stdout == b"x"
 
 
+@pytest.mark.parametrize("argv", [("-p", "out x"), ("-p", "out x", "--output-format", "json")])
+def test_limit_is_told_on_stderr_also_where_notes_are_not(host_per_test: HostMaker, argv: tuple[str, ...]) -> None:
+    place = host_per_test().grant("alpha")
+    for name, text in {"commands/large.md": "x" * (MAX_FILE + 1), "settings.json": '{"apiKeyHelper": "x"}'}.items():
+        path = place.workspace / ".claude" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    done = place.run(*argv)
+    assert done.stderr == f"bridge: .claude/commands/large.md is left out: a file may have {MAX_FILE} bytes\n".encode()
+    assert done.stdout == b"x"
+
+
 def test_container_without_a_workspace_may_not_call(host_per_test: HostMaker) -> None:
     place = host_per_test().grant("alpha")
     words = [word for word in place.claude("-p", "out x", cwd="/") if word != "/workspace"]
@@ -147,7 +161,6 @@ def nested(levels: int) -> str:
 
 PATIENCE = {
     "merged keys": [skill(1, nested(12))],
-    "long heads": [skill(n, f"name: [{'a,' * 4000}]") for n in range(60)],
     "defaults": [b'.mcp.json\n{"mcpServers": {"a": {"command": "%s"}}}' % (b"${a:-" * 20_000)],
     "variables": [b'.mcp.json\n{"mcpServers": {"a": {"command": "%s"}}}' % (b"${A}" * 30_000)],
 }
@@ -158,6 +171,16 @@ def test_project_that_is_made_to_take_long_does_not(files: list[bytes]) -> None:
     begun = time.thread_time()
     read(files, [b"A=" + b"x" * 100_000], WITH_COMMANDS)
     assert time.thread_time() - begun < AT_ONCE_S
+
+
+@pytest.mark.parametrize("entry", ["1,", "? a,"])
+def test_heads_that_are_made_to_take_long_stay_within_a_worker_s_time(entry: str) -> None:
+    head = f"name: [{entry * ((MAX_HEAD - 10) // len(entry))}]"
+    begun = time.thread_time()
+    project = read([skill(n, head) for n in range(2 * MAX_HEADS // MAX_HEAD)], [], WITH_COMMANDS)
+    assert time.thread_time() - begun < LIMIT_S * 0.7
+    assert len(project.files) == MAX_HEADS // MAX_HEAD
+    assert "characters together" in project.limits[0]
 
 
 def test_rules_that_are_made_to_take_long_do_not() -> None:

@@ -109,6 +109,16 @@ def _without_list(value: Any) -> Any:
     return {**value, "tool_use_result": {**result, "bashEditDiff": none}}
 
 
+def _without_command(command: str, value: Any) -> Any:
+    """Leave out what is said of a command, in lists at any depth."""
+    if isinstance(value, list):
+        kept = [entry for entry in value if not (isinstance(entry, dict) and entry.get("name") == command)]
+        return [_without_command(command, entry) for entry in kept]
+    if isinstance(value, dict):
+        return {name: _without_command(command, entry) for name, entry in value.items()}
+    return value
+
+
 def _without_key(key: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_without_key(key, entry) for entry in value]
@@ -150,7 +160,7 @@ def _below_one_heading(_name: str, value: Any) -> Any:
         at for at, line in enumerate(value) if str(line).startswith("Codebase and user instructions are shown below")
     ]
     for at in reversed(told):
-        if str(value[at + 2 : at + 3]).startswith("['Contents of /workspace/"):
+        if value[at + 2 : at + 3] and str(value[at + 2]).startswith("Contents of /workspace/"):
             heading = "Contents of /claude/CLAUDE.md (user's private global instructions for all projects):"
             value = [*value[: at + 2], heading, "", *value[at + 2 :]]
     return value
@@ -173,27 +183,51 @@ def _in_rules(_name: str, value: Any) -> Any:
 
 
 def _without_nested_agents(_name: str, value: Any) -> Any:
-    """Leave out what the AGENTS.md of a package says. Returns None if nothing else is told."""
+    """Leave out what the AGENTS.md files of packages say. Returns None if nothing else is told."""
     heading = re.compile(r"Contents of (/claude/rules)?/workspace/.+/AGENTS\.md:$")
-    lines = value if isinstance(value, list) else []
-    at = next((at for at, line in enumerate(lines) if heading.match(str(line))), None)
-    if at is None:
+    if not isinstance(value, list) or not any(heading.match(str(line)) for line in value):
         return value
-    end = next((end for end in range(at + 1, len(lines)) if str(lines[end]).startswith("Contents of ")), len(lines))
-    left = [*lines[:at], *lines[end:]]
+    left, is_left_out = list[Any](), False
+    for line in value:
+        if str(line).startswith("Contents of "):
+            is_left_out = bool(heading.match(line))
+        left += [] if is_left_out else [line]
     return (left[:-1] if left[-1:] == ["<system-reminder>"] else left) or None
 
 
-def _with_directory_of_skill(_name: str, value: Any) -> Any:
-    """Name the skill's directory among the CLI's files, and then that in the workspace."""
-    rewrite = replaced(
-        r"Base directory for this skill: (/workspace/(?:.+/)?\.claude(/skills/[^/\n]+))",
-        r"Base directory for this skill: /claude\2\n\n(The files of this skill are in \1.)",
-    )
+def _without_dependencies(_name: str, value: Any) -> Any:
+    """Leave out the instructions of a dependency. Returns None if nothing else is told."""
+    left = value
+    for at in [at for at, line in enumerate(value) if re.match(r"Contents of .*/node_modules/", str(line))][::-1]:
+        left = [*left[:at], *left[at + 2 :]]
+    return (left[:-1] if left != value and left[-1:] == ["<system-reminder>"] else left) or None
+
+
+_without_large = in_turn(removed("huge"), dropped(r"- huge: "))
+
+
+def _with_directory_of_skill(name: str, value: Any) -> Any:
+    """Name both directories of a skill in one line, and leave out empty lines: the bridge's own line stands first or
+    last."""
+    if isinstance(value, dict):
+        return {key: _with_directory_of_skill(name, entry) for key, entry in value.items()}
+    if isinstance(value, str) and "\n" in value:
+        return "\n".join(_with_directory_of_skill(name, value.split("\n")))
     if not isinstance(value, list):
-        return rewrite(_name, value)
-    parts = [rewrite(_name, entry) for entry in value]
-    return [line for part in parts for line in (part.split("\n") if isinstance(part, str) else [part])]
+        return value
+    if not any(str(line).startswith("Base directory for this skill: ") for line in value):
+        return [_with_directory_of_skill(name, entry) for entry in value]
+    told = re.compile(r"\(The files of this skill are in (/workspace/(?:.+/)?\.claude(/skills/[^/]+))\.\)$")
+    base = re.compile(r"Base directory for this skill: (/workspace/(?:.+/)?\.claude(/skills/[^/]+))$")
+    places = {found[2]: found[1] for line in value for found in (told.match(str(line)), base.match(str(line))) if found}
+    lines = [line for line in value if line != "" and not told.match(str(line))]
+    for skill, place in places.items():
+        both = f"Base directory for this skill: /claude{skill}, and {place}"
+        lines = [
+            both if line in (both.partition(",")[0], f"Base directory for this skill: {place}") else line
+            for line in lines
+        ]
+    return lines
 
 
 def _without_news_of_skills(_name: str, value: Any) -> Any:
@@ -288,6 +322,7 @@ DIFFERENCES = (
             lambda name, value: None if name == "init: messaging_socket_path" else value,
             without_tools(*WITHHELD),
             removed("list-agents"),
+            lambda _, value: _without_command("list-agents", value),
             _unmentioned,
         ),
         _unmentioned,
@@ -328,9 +363,23 @@ DIFFERENCES = (
         _without_nested_agents,
     ),
     Difference(
+        "CLAUDE.md files below `node_modules`, `venv`, `.venv` and `__pycache__` are not told.",
+        "The container sends the files of all directories with each call. Dependencies have too many directories.",
+        r"request \d+: message .*",
+        _without_dependencies,
+    ),
+    Difference(
+        "Files beyond a limit are left out, and a line on stderr names them and the limit.",
+        "The host has to bound what a container can make it read and keep.",
+        r"init: (skills|slash_commands)|request \d+: message .*|stderr",
+        _without_large,
+        dropped(r"bridge: \.claude/commands/huge\.md is left out: a file may have 131072 bytes$"),
+    ),
+    Difference(
         "A skill's text has one more line, which names its directory in the workspace.",
         "The CLI says `Base directory for this skill: /claude/skills/NAME`, which the container does not have.",
         r"(request \d+: )?message .*",
+        _with_directory_of_skill,
         _with_directory_of_skill,
     ),
     Difference(

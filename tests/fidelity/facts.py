@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from tests.support.fake_messages_api import Request
 Facts = dict[str, Any]
 
 VOLATILE = frozenset({
-    "backgroundTaskId", "duration_api_ms", "duration_ms", "end_time", "first_content_frame_ms", "runId", "run_id",
-    "task_id", "time_to_request_ms", "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
+    "backgroundTaskId", "duration_api_ms", "duration_ms", "end_time", "first_content_frame_ms", "post_tokens",
+    "request_sent_wall_ms", "runId", "run_id", "task_id",
+    "time_to_request_ms", "timestamp", "totalDurationMs", "ttft_ms", "ttft_stream_ms", "user_id", "uuid",
 })  # fmt: skip
 """Fields that differ between two runs of the same call."""
 
@@ -24,6 +26,9 @@ NORMALISED = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z?"), "<time>"),
     (re.compile(r"(cc_version=[\d.]+)\.[0-9a-f]{3};"), r"\1;"),
     (re.compile(r"http://127\.0\.0\.1:\d+|http://[0-9a-f]{32}\.invalid"), "<api>"),
+    (re.compile(r"\b(127\.0\.0\.1:\d{4,5}|[0-9a-f]{32}\.invalid(:\d+)?)\b"), "<api's host>"),
+    (re.compile(r"(?<=/plans/)[a-z0-9-]+\.md\b"), "<plan>.md"),
+    (re.compile(r"(/bundled-skills/[\d.]+/)[0-9a-f]{32}\b"), r"\1<digest>"),
     (re.compile(r"/tmp/cc-socks/\d+\.sock"), "<socket>"),
     (re.compile(r"claude-[0-9a-f]{4}-cwd"), "<cwd file>"),
     (re.compile(r"/tmp/claude-code-[0-9a-f]{16}"), "<copies>"),
@@ -75,12 +80,19 @@ def _stream(stdout: bytes) -> Iterator[tuple[str, Any]]:
         yield "stdout", lines
         return
     others = 0
-    for message in messages:
+    for message in _in_order(messages):
         if message.get("subtype") == "init":
             yield from ((f"init: {name}", value) for name, value in message.items())
         else:
             others += 1
             yield f"message {others}", message
+
+
+def _in_order(messages: list[Facts]) -> Iterator[Facts]:
+    """Yield messages; those of hooks that run at the same time by what they say."""
+    for of_hooks, group in itertools.groupby(messages, lambda message: str(message.get("subtype")).startswith("hook_")):
+        together = list(group)
+        yield from sorted(together, key=lambda message: json.dumps(normalised(message))) if of_hooks else together
 
 
 def _request(request: Request) -> Iterator[tuple[str, Any]]:

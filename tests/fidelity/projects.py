@@ -127,6 +127,8 @@ def bash(command: str, **more: Any) -> Use:
     return Use("Bash", {"command": command, "description": "x", **more})
 
 
+EXAMPLES = '<example>Context: a test. user: "Is it \'so\'?"\\nassistant: "Yes" # not always</example> '
+TOOLS = "\n  - Read\n  - Grep"
 MCP = """import json, sys
 for line in sys.stdin:
     asked = json.loads(line)
@@ -227,6 +229,8 @@ text
 """
 IMPORTED = sorted({match.split("#")[0] for match in re.findall(r"@(?:/workspace/|\\./)?(i/[\w.-]+)", IMPORTS)})
 
+NESTED = (".github", "build", "vendor/v", "node_modules/m")
+
 GLOBS = {
     "list": '["src/**/*.ts", "lib/**"]', "text": "pkg/**/*.ts, other/*.md", "braces": '"{pkg,src}/**/*.{js,ts}"',
     "folder": "pkg/**", "name": '"*.ts"', "star": "pkg/*", "not": '["**/*.ts", "!**/x.ts"]', "rooted": "/other/*.md",
@@ -246,7 +250,19 @@ def _corpus() -> list[Project]:
     return [
         Project("empty", {}),
         Project("memory", {"CLAUDE.md": plain_text, "CLAUDE.local.md": "Mine: blue.\n"}),
-        Project("memory in .claude", {".claude/CLAUDE.md": plain_text}),
+        Project(
+            "memory in .claude and excluded memory",
+            {
+                ".claude/CLAUDE.md": plain_text,
+                "CLAUDE.md": "ROOT @docs/{a}.md\n",
+                "CLAUDE.local.md": "LOCAL @docs/b.md\n",
+                "docs/{a}.md": "A\n",
+                "docs/b.md": "B\n",
+                ".claude/rules/old/x.md": "OLD\n",
+                ".claude/rules/new.md": "NEW\n",
+                **settings(claudeMdExcludes=["/workspace/*.{local,own}.md", "**/rules/old/**", "docs/b.md"]),
+            },
+        ),
         Project(
             "imports",
             {
@@ -339,12 +355,38 @@ def _corpus() -> list[Project]:
         Project("Latin-1", {"CLAUDE.md": "Grüße.\n".encode("latin-1"), **_latin(skill("umlaut", "Größe.\n"))}),
         Project("NUL in memory", {"CLAUDE.md": b"A\0B\n"}),
         Project("long memory", {"CLAUDE.md": big * 500}),
-        Project("linked memory", {"CLAUDE.md": Link("docs/real.md"), "docs/real.md": "LINKED\n"}),
+        Project(
+            "linked memory",
+            {
+                "CLAUDE.md": Link(".ai/AGENTS.md"),
+                ".ai/AGENTS.md": "LINKED @x.md @../docs/l.md\n",
+                ".ai/x.md": "BESIDE THE FILE\n",
+                "x.md": "BESIDE THE LINK\n",
+                "docs/l.md": Link("../other/real.md"),
+                "docs/n.md": "BESIDE THE LINK\n",
+                "other/real.md": "REAL @n.md\n",
+                "other/n.md": "BESIDE THE FILE\n",
+                ".claude/rules": Link("../conf/rules"),
+                "conf/rules/a.md": "RULE\n",
+            },
+        ),
         Project("rules", RULES, (HI, READS)),
         Project(
             "nested memory",
-            {"CLAUDE.md": "ROOT\n", "pkg/CLAUDE.md": "PKG @notes.md\n", "pkg/notes.md": "NOTES\n", "pkg/a.ts": "1\n"},
-            (does(Use("Read", {"file_path": "/workspace/pkg/a.ts"})), Call(HI.argv, cwd="/workspace/pkg")),
+            {
+                "CLAUDE.md": "ROOT\n",
+                "pkg/CLAUDE.md": "PKG @notes.md\n",
+                "pkg/notes.md": "NOTES\n",
+                "link": Link("pkg"),
+                **{f"{place}/CLAUDE.md": f"{place}\n" for place in NESTED},
+                **{f"{place}/a.ts": "1\n" for place in ("pkg", *NESTED)},
+                "dist/.claude/skills/q/SKILL.md": head(name="q", description="Is built"),
+            },
+            (
+                does(*(Use("Read", {"file_path": f"/workspace/{place}/a.ts"}) for place in ("pkg", *NESTED))),
+                does(Use("Read", {"file_path": "/workspace/link/a.ts"})),
+                Call(HI.argv, cwd="/workspace/pkg"),
+            ),
         ),
         Project(
             "monorepo",
@@ -368,8 +410,14 @@ def _corpus() -> list[Project]:
         ),
         Project(
             "settings above in a repository",
-            {**_repository(), **settings(model="opus"), "sub/a": "a\n"},
+            {
+                ".gitignore": "*.local.*\n",
+                **settings(model="opus"),
+                ".claude/settings.local.json": '{"language": "French", "env": {"L": "root"}}',
+                "sub/.claude/settings.local.json": '{"language": "German", "model": "sonnet", "env": {"S": "sub"}}',
+            },
             (Call(HI.argv, cwd="/workspace/sub"),),
+            REPOSITORY,
         ),
         Project(
             "repository in a repository",
@@ -410,8 +458,8 @@ def _corpus() -> list[Project]:
         ),
         Project(
             "AGENTS.md of a package",
-            {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/a": "a\n"},
-            (Call(HI.argv, cwd="/workspace/pkg"), does(Use("Read", {"file_path": "/workspace/pkg/a"}))),
+            {"AGENTS.md": "ROOT\n", "pkg/AGENTS.md": "PKG\n", "pkg/in/AGENTS.md": "IN\n", "pkg/in/a": "a\n"},
+            (Call(HI.argv, cwd="/workspace/pkg"), does(Use("Read", {"file_path": "/workspace/pkg/in/a"}))),
         ),
         Project(
             "AGENTS.md beside CLAUDE.md",
@@ -442,9 +490,16 @@ def _corpus() -> list[Project]:
                         "---\r\nname: s15\r\ndescription: |\r\n  crlf\r\n  lines\r\n---\r\nx\r\n",
                         "---\nname: s16\ndescription: 'it''s'\n# a comment\n---\nx\n",
                         "no head\n\nbut text\n",
+                        "---\nname: s18\ndescription: !!python/object x\nx: !tag y\n---\nx\n",
+                        "---\nname: s19\n  description: indented: text\n---\nx\n",
+                        "",
+                        "---\nname: s21\n---\n",
+                        "---\nname: s22\ndescription: does: this # and that\nallowed-tools:\n  - Read\n---\nx\n",
+                        "---\n- a\n- b\n---\nlist\n",
                     )
                 )
             },
+            (HI, does(Use("Skill", {"skill": "s17"}))),
         ),
         Project(
             "skill pack",
@@ -458,10 +513,26 @@ def _corpus() -> list[Project]:
                 }.items()
             },
         ),
-        Project("150 agents", {k: v for n in range(150) for k, v in agent(f"agent{n:03}", big * 40).items()}),
         Project(
-            "agents with long descriptions",
-            {f".claude/agents/a{n}.md": head(name=f"a{n}", description="d" * 500) for n in range(120)},
+            "150 agents and a large command",
+            {
+                **{k: v for n in range(150) for k, v in agent(f"agent{n:03}", big * 40).items()},
+                ".claude/commands/huge.md": big * 1400,
+            },
+        ),
+        Project(
+            "agents and skills with long descriptions",
+            {
+                **{
+                    f".claude/agents/a{n}.md": head(name=f"a{n}", description=f"Use this: {EXAMPLES * 4}", tools=TOOLS)
+                    for n in range(120)
+                },
+                ".claude/agents/nine.md": head(name="nine", description="Use when: x. " * 700),
+                **{
+                    f".claude/skills/s{n}/SKILL.md": head(name=f"s{n}", description=f">-\n  {'word [x]: ' * 80}")
+                    for n in range(100)
+                },
+            },
         ),
         Project(
             "agents of every shape",
@@ -675,6 +746,7 @@ def _corpus() -> list[Project]:
         Project(
             "settings that only shape the conversation",
             settings(
+                outputStyle="pirate",
                 alwaysThinkingEnabled=False,
                 autoMemoryEnabled=False,
                 disableBundledSkills=True,
@@ -686,8 +758,15 @@ def _corpus() -> list[Project]:
                 sandbox={"enabled": False},
                 noSuchSetting=1,
             )
-            | skill("bare"),
-            (HI, Call((*HI.argv, "--settings", '{"language": "French", "sandbox": {"enabled": false}}'))),
+            | skill("bare")
+            | {
+                ".claude/output-styles/pirate.md": head("Talk like one.\n", name="pirate", description="Arr"),
+                ".claude/output-styles/deep/clerk.md": head("Be dry.\n", keep_coding_instructions="true"),
+            },
+            (
+                HI,
+                Call((*HI.argv, "--settings", '{"language": "French", "outputStyle": "clerk", "sandbox": {}}')),
+            ),
         ),
         Project(
             "directories beside the working directory",
@@ -703,7 +782,7 @@ def _corpus() -> list[Project]:
             {**settings(model="opus"), ".claude/settings.local.json": json.dumps({"model": "sonnet"})},
         ),
         Project("broken settings", {".claude/settings.json": "{not json", ".mcp.json": "[1]"}),
-        Project("settings with a mark", {".claude/settings.json": b"\xef\xbb\xbf" + b'{"model": "sonnet"}'}),
+        Project("settings with a mark", {".claude/settings.json": b"\xef\xbb\xbf" + b'{"language": "Fran\xe7ais"}'}),
         Project(
             "denied file",
             {**settings(permissions={"deny": ["Read(./secret/**)"]}), "secret/key": "S\n", "open": "O\n"},
@@ -849,7 +928,8 @@ def _corpus() -> list[Project]:
                 "m.json": json.dumps({"mcpServers": {"mine": {"command": PYTHON, "args": ["/workspace/server.py"]}}}),
                 "server.py": MCP,
                 "s.json": json.dumps({"model": "sonnet"}),
-                "p.txt": "BE TERSE\n",
+                "s16.json": json.dumps({"model": "sonnet"}).encode("utf-16"),
+                "p.txt": "\ufeffBE TERSE\n",
                 "a.json": json.dumps({"ag": {"description": "d", "prompt": "p"}}),
                 "sub/": "",
             },
@@ -864,7 +944,7 @@ def _corpus() -> list[Project]:
                 says("hi you", "--settings", "missing.json"),
                 says("hi you", "--append-system-prompt-file", "missing.txt"),
                 Call((*HI.argv, "--mcp-config", "m.json", '{"mcpServers": {}}')),
-                Call((*HI.argv, "--mcp-config=m.json", "--settings=s.json", "--append-system-prompt-file=p.txt")),
+                Call((*HI.argv, "--mcp-config=m.json", "--settings=s16.json", "--append-system-prompt-file=p.txt")),
                 says("hi you", "--mcp-config", "missing.json", "p.txt", "none.json"),
                 says("hi you", "--mcp-config", '{"mcpServers": 5}'),
                 says("hi you", "--mcp-config", "sub"),
@@ -1005,7 +1085,14 @@ def _corpus() -> list[Project]:
         ),
         Project(
             "worktree",
-            {"a.txt": "a\n"},
+            {
+                "a.txt": "a\n",
+                "CLAUDE.md": "CHECKED IN\n",
+                ".claude/rules/r.md": "RULE\n",
+                "CLAUDE.local.md": "LOCAL\n",
+                ".claude/settings.local.json": '{"language": "French"}',
+                ".gitignore": "*.local.*\n",
+            },
             (Call(HI.argv, cwd="/workspace/tree"), HI),
             REPOSITORY + "git worktree add -q tree -b other; echo b >tree/b.txt\n",
         ),

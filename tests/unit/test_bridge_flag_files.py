@@ -14,6 +14,7 @@ from bridge.client.flag_files import FLAGS, MAX_TEXT
 from bridge.policy.argv import Plan, rewrite
 from bridge.policy.flags import BY_NAME
 from bridge.policy.terms import CliError, PolicyError, Scope
+from bridge.protocol.frames import NUL
 
 IN_CONTAINER = Scope(runs_commands=True)
 
@@ -55,7 +56,7 @@ def test_client_and_policy_know_the_same_flags() -> None:
 def test_file_is_read(tmp_path: Path, argv: tuple[str, ...]) -> None:
     (tmp_path / "a").write_bytes(b"text\n\0")
     found = sent(*(word.replace("{}/", f"{tmp_path}/") for word in argv))
-    assert found[f"{tmp_path}/a"] == ("", b"text\n\xef\xbf\xbd")
+    assert found[f"{tmp_path}/a"] == ("", b"text\n" + NUL)
 
 
 @pytest.mark.parametrize(

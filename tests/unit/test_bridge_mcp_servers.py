@@ -206,13 +206,13 @@ def test_variables_make_no_entry_longer_than_the_limit(text: str) -> None:
 def test_servers_of_a_project_fit_into_one_argument() -> None:
     plan = project({f"s{number}": {"command": "${A}" * 3} for number in range(9)}, env=[b"A=" + b"x" * MAX_VALUE])
     assert len(next(word for word in plan.argv if word.startswith("--mcp-config="))) < 128 * 1024
-    assert "the MCP servers from 's2' on are left out" in plan.project.notes[0]
+    assert "the MCP servers from 's2' on are left out" in plan.project.limits[0]
 
 
 def test_many_entries_that_cannot_be_used_end_the_search() -> None:
     plan = project({f"s{number}": {"command": "${A}" * 5} for number in range(99)}, env=[b"A=" + b"x" * MAX_VALUE])
     assert len(plan.project.notes) == MAX_REFUSED + 1
-    assert "the MCP servers after 's49' are left out" in plan.project.notes[-1]
+    assert "the MCP servers after 's49' are left out" in plan.project.limits[0]
 
 
 @pytest.mark.parametrize("text", ["${HOME}", "x${A:-b}", "${"])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bridge.client import main
 from bridge.client.claude_md import project_memory
 from bridge.client.imports import imports
-from bridge.client.project_files import MAX_FILE, MAX_NESTED, nested, project_files
+from bridge.client.project_files import MAX_FILE, MAX_NESTED, MAX_NESTED_ENTRIES, nested, project_files
 from bridge.policy.argv import rewrite
 from bridge.policy.globs import MAX_GLOBS, globs_of, moved
-from bridge.policy.heads import MAX_HEAD, Heads, split_head, written
+from bridge.policy.heads import MAX_DEPTH, MAX_HEAD, MAX_HEADS, Heads, LimitError, split_head, written
 from bridge.policy.project_memory import compose
 from bridge.policy.project_policy import read
 from bridge.policy.terms import Scope
@@ -47,6 +52,9 @@ def sent(fields: list[tuple[str, bytes]], kind: str) -> list[bytes]:
         ("a: &x y\nb: *x", {"a": "y", "b": "y"}),
         ("a: null\nb:\nc: 5", {"a": None, "b": None, "c": 5}),
         ("a: x #y", {"a": "x"}),
+        ('a: b: "c" \\n d # e ', {"a": 'b: "c" \\n d # e '}),
+        ("a: b: c\ntools:\n  - Read\n  - Grep", {"a": "b: c", "tools": ["Read", "Grep"]}),
+        ("a: !!python/object x\nb: !t [y]", {"a": "x", "b": ["y"]}),
     ],
 )
 def test_head_is_read_as_the_cli_reads_it(head: str, fields: dict[str, Any]) -> None:
@@ -62,12 +70,26 @@ def test_many_plain_heads_cost_nothing() -> None:
 def test_limit_of_heads_names_itself() -> None:
     heads = Heads()
     head = f"name: [{'a' * (MAX_HEAD - 10)}]"
-    for _ in range(8):
+    for _ in range(MAX_HEADS // MAX_HEAD):
         heads.read(head)
-    with pytest.raises(ValueError, match="65536 characters together"):
+    with pytest.raises(ValueError, match="1048576 characters together"):
         heads.read(head)
     with pytest.raises(ValueError, match=f"more than {MAX_HEAD} characters"):
         heads.read("a" * (MAX_HEAD + 1))
+
+
+def test_heads_that_are_no_yaml_cost_nothing() -> None:
+    heads = Heads()
+    head = f"name: a\ndescription: Use it when: {'<b> # - [x] ' * 300}"
+    assert all(len(heads.read(head)["description"]) > 3000 for _ in range(1000))
+
+
+@pytest.mark.parametrize("head", ["a: " + "[" * 60_000, "? " * 30_000])
+def test_depth_of_a_head_is_bounded(head: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(LimitError, match=f"more than {MAX_DEPTH} lists and objects"):
+        Heads().read(head)
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("text", ["---\r\na: b\r\n---\r\nx", "\ufeff---\na: b\n---\nx", "--- \t\na: b\n---x"])
@@ -178,6 +200,35 @@ def test_odd_name_is_named_as_the_reason(name: bytes) -> None:
     assert "its name" in project.notes[0]
 
 
+# Limits and encodings
+
+
+def test_limits_are_told_apart_from_notes() -> None:
+    head = "---\nname: a\ndescription: [%s]\n---\nx" % ("x" * MAX_HEAD)
+    hooks = {"Stop": [{"hooks": [{"type": "command", "command": "x"}] * 70}]}
+    settings = json.dumps({"hooks": hooks, "env": {f"V{n}": "x" for n in range(200)}, "apiKeyHelper": "x"})
+    files = [
+        *(f".claude/agents/{n}.md\n{head}".encode() for n in range(7)),
+        b".claude/settings.json\n" + settings.encode(),
+    ]
+    files.append(b".claude/commands/c.md\n" + b"x" * (MAX_FILE + 1))
+    project = read(files, [], WITH_COMMANDS, omitted=[b"a is left out: it is too large"])
+    assert project.limits == [
+        "a is left out: it is too large",
+        f".claude/commands/c.md is left out: a file may have {MAX_FILE} bytes",
+        "a group of Stop in .claude/settings.json is left out: more than 64 hooks, and each is a process",
+        "the rest of env in .claude/settings.json is left out: more than 128 variables or 65536 bytes",
+        ", ".join(f".claude/agents/{n}.md" for n in range(5))
+        + f" and 2 more are left out: its head has more than {MAX_HEAD} characters",
+    ]
+    assert len(project.notes) == len(project.limits) + 1
+
+
+@pytest.mark.parametrize("text", [b'{"language": "Fran\xe7ais"}', '{"language": "x"}'.encode("utf-16")])
+def test_settings_in_other_encodings_count(text: bytes) -> None:
+    assert "language" in read([b".claude/settings.json\n" + text], [], WITH_COMMANDS).settings
+
+
 # The client
 
 
@@ -209,6 +260,94 @@ def test_walk_for_nested_files_has_a_bound(tmp_path: Path) -> None:
         (tmp_path / f"d{number}").mkdir()
     assert nested(bytes(tmp_path), bytes(tmp_path)) == ([], [("large", b"1")])
     assert "look for a CLAUDE.md" in rewrite(["-p", "hi"], WITH_COMMANDS, is_large=True).prompt_addition
+
+
+def test_walk_for_nested_files_looks_at_few_names_of_a_large_directory(tmp_path: Path) -> None:
+    make(tmp_path, **{"a__CLAUDE.md": "A"})
+    for number in range(MAX_NESTED_ENTRIES + 10):
+        (tmp_path / f"{number}").touch()
+    assert nested(bytes(tmp_path), bytes(tmp_path))[1] == [("large", b"1")]
+
+
+def test_walk_for_nested_files_leaves_out_dependencies_and_loops(tmp_path: Path) -> None:
+    places = ("src/a", ".github", "dist/x", ".git/y", "node_modules/z", ".venv/v")
+    workspace = make(tmp_path / "w", **{f"{place}/CLAUDE.md": "X" for place in places})
+    outside = tmp_path / "outside"
+    make(outside, **{"CLAUDE.md": "X"})
+    for name, to in {"link": "src", "out": str(outside), "src/loop": "..", "self": ".", "gone": "nowhere"}.items():
+        (tmp_path / "w" / name).symlink_to(to)
+    found, fields = nested(workspace, workspace)
+    assert {os.fsdecode(place[len(workspace) + 1 :]) for place in found} == {"src/a", ".github", "dist/x", "link/a"}
+    assert fields == []
+
+
+def in_git(directory: Path, *words: str) -> None:
+    command = ("git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words)
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+
+
+def test_worktree_has_the_instructions_that_are_checked_in_once(tmp_path: Path) -> None:
+    files = {"CLAUDE.md": "C", "CLAUDE.local.md": "L", ".claude__rules__r.md": "R"}
+    workspace = make(tmp_path, **files, **{".claude__settings.local.json": "{}", ".gitignore": "*.local.*\n"})
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "x"), ("worktree", "add", "-q", "wt/one")):
+        in_git(tmp_path, *words)
+    tree = workspace + b"/wt/one"
+    told = [value.split(b"\n")[2][len(workspace) :] for value in sent(project_memory(tree, (), workspace), "memory")]
+    assert told == [b"/CLAUDE.local.md", b"/wt/one/CLAUDE.md", b"/wt/one/.claude/rules/r.md"]
+    names = [value.partition(b"\n")[0] for value in sent(project_files(tree, (), workspace), "file")]
+    assert names == [b"repository/.claude/settings.local.json"]
+
+
+@pytest.mark.parametrize("link", ["gitdir: /etc", "gitdir: ../..", "gitdir:" + "x" * 9000, "x"])
+def test_false_worktree_is_a_repository_of_its_own(tmp_path: Path, link: str) -> None:
+    workspace = make(tmp_path, **{"CLAUDE.md": "C", "wt__.git": link, "wt__CLAUDE.md": "W", ".git__x": ""})
+    assert len(sent(project_memory(workspace + b"/wt", (), workspace), "memory")) == 2
+
+
+def test_local_settings_of_the_repository_count_for_a_cli_that_reads_them() -> None:
+    files = [
+        b'.claude/settings.local.json\n{"model": "a", "language": "x"}',
+        b'repository/.claude/settings.local.json\n{"model": "b"}',
+    ]
+    of = [read(files, [], Scope(runs_commands=True, cli=cli)).settings for cli in ((), (2, 1, 332), (2, 1, 197))]
+    assert of == [{"model": "b", "language": "x"}] * 2 + [{"model": "a", "language": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("glob", "excluded"),
+    [
+        ("**/pkg/CLAUDE.md", {"pkg"}),
+        ("{w}/CLAUDE.md", {"CLAUDE.md"}),
+        ("**/{pkg,lib}/*.md", {"pkg", "lib"}),
+        ("**/.claude/rules/**", {"rules"}),
+        ("{w}/[!C]*/CLAUDE.??", {"pkg", "lib"}),
+        ("*/CLAUDE.md", set()),
+        ("!**/rules/**", {"CLAUDE.md", "pkg", "lib"}),
+    ],
+)
+def test_excluded_instructions_and_what_they_import_are_not_told(tmp_path: Path, glob: str, excluded: set[str]) -> None:
+    names = {"CLAUDE.md": "CLAUDE.md", "pkg": "pkg/CLAUDE.md", "lib": "lib/CLAUDE.md", "rules": ".claude/rules/r.md"}
+    workspace = make(tmp_path, **{name: f"@{key}.txt" for key, name in names.items()})
+    for key, name in names.items():
+        ((tmp_path / name).parent / f"{key}.txt").write_text("IMPORTED")
+    setting = f'{{"claudeMdExcludes": ["{glob.replace("{w}", str(tmp_path))}", 5]}}'.encode()
+    is_excluded = main._exclusion(
+        [], [("file", b".claude/settings.json\n" + setting), ("file", b"a\nclaudeMdExcludes")]
+    )
+    below = [workspace + b"/pkg", workspace + b"/lib"]
+    told = [value.split(b"\n")[2] for value in sent(project_memory(workspace, below, workspace, is_excluded), "memory")]
+    left = [name for key, name in names.items() if key not in excluded]
+    assert {os.fsdecode(path)[len(str(tmp_path)) + 1 :] for path in told if not path.endswith(b".txt")} == set(left)
+    imported = [path for path in told if path.endswith(b".txt")]
+    assert len(imported) == len(left)
+
+
+def test_file_that_two_directories_import_is_told_in_both(tmp_path: Path) -> None:
+    files = {"a__CLAUDE.md": "@../n.md", "b__CLAUDE.md": "@../n.md", "n.md": "N"}
+    workspace = make(tmp_path, **files)
+    fields = sent(project_memory(workspace, [workspace + b"/a", workspace + b"/b"], workspace), "memory")
+    rules = compose(fields, os.fsdecode(workspace), Heads().read).rules
+    assert b'paths: ["/a/*", "/b/*"]' in rules[f"rules{tmp_path}/n.md"]
 
 
 def test_import_through_a_link_stays_within_the_directory(tmp_path: Path) -> None:

@@ -57,18 +57,19 @@ class HostCli:
         return None
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the version; empty if it is not known."""
+        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3])
+
+    @property
     def reads_agents_md(self) -> bool:
         """Whether the CLI reads AGENTS.md in a project that has no CLAUDE.md."""
-        return self._numbers >= READS_AGENTS_MD
+        return self.numbers >= READS_AGENTS_MD
 
     @property
     def ignored_modes(self) -> frozenset[str]:
         """The permission modes that have no effect in a project's settings."""
-        return frozenset({"auto", "bypassPermissions"} if self._numbers >= IGNORES_BYPASS else {"auto"})
-
-    @property
-    def _numbers(self) -> tuple[int, ...]:
-        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:3])
+        return frozenset({"auto", "bypassPermissions"} if self.numbers >= IGNORES_BYPASS else {"auto"})
 
     @property
     def is_current(self) -> bool:
