@@ -147,9 +147,11 @@ _introduced = replaced(
 _unmentioned = in_turn(
     replaced(r"(?m)^- (Use SendMessage with the agent's ID|A previously spawned agent cannot).* starts fresh", "- …"),
     replaced(r" \(use SendMessage with to: [^)]*\)", ""),
+    replaced(r"(, /list-agents\b)?, and \d+ more\. Treat the message", ", and … more. Treat the message"),
     lambda _, value: _without_key("canContinueAgent", value),
 )
-"""Leaves out what the CLI says of SendMessage in other places. Some versions say it where the tool is not offered."""
+"""Leaves out what the CLI says of SendMessage and /list-agents in other places. Some versions say it where the tool is
+not offered."""
 
 
 def _below_one_heading(_name: str, value: Any) -> Any:
