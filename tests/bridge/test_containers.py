@@ -199,7 +199,7 @@ def test_program_for_an_sdk_says_what_it_says_on_a_host(
     done = box.run(*agent_sdk.command(program))
     bridged = Outcome(done.returncode, done.stdout, done.stderr, [])
     expected, found, _ = compare(
-        *(facts(dataclasses.replace(one, stderr=b"", requests=[])) for one in (plain, bridged))
+        project.calls[0].argv, *(facts(dataclasses.replace(one, stderr=b"", requests=[])) for one in (plain, bridged))
     )
     assert plain.code == 0, plain.stderr
     assert found == expected, done.stderr

@@ -55,7 +55,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A row that no project needs any more is a fault of the table."""
     is_whole = len(PASSED) >= len(PROJECTS) * len(VERSIONS)
-    stale = [row.what for row in differences.DIFFERENCES if row.what not in SEEN]
+    stale = [row.what for row in (*differences.DIFFERENCES, *differences.REFUSALS) if row.what not in SEEN]
     if exitstatus == 0 and is_whole and stale and not hasattr(session.config, "workerinput"):
         print(f"\nno project shows these rows of tests/fidelity/differences.py any more: {stale}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

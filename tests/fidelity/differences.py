@@ -449,8 +449,43 @@ DIFFERENCES = (
 )
 
 
-def compare(plain: Facts, bridged: Facts) -> tuple[Facts, Facts, set[str]]:
-    """Return both sides' facts without the known differences, and what of them was seen."""
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """One row: calls that the bridge refuses with a sentence and code 126, and why. `words` is a pattern for theirs."""
+
+    what: str
+    why: str
+    words: str
+
+
+REFUSED = 126
+
+REFUSALS = (
+    Refusal(
+        "Subcommands are refused, such as `mcp`, `plugin`, `doctor`, `auth`, `update`.",
+        "They manage the host's Claude Code: its account, its settings, its programs.",
+        r"(mcp|plugin|doctor|auth|update)( .*)?",
+    ),
+    Refusal(
+        "`--plugin-dir` is refused, and so are plugins of an SDK.",
+        "The CLI would start a plugin's hooks and servers itself. What a plugin adds can be in `.claude` instead.",
+        r".*--plugin-dir.*",
+    ),
+    Refusal(
+        "In `--settings`, what names programs of the host is refused, such as `apiKeyHelper` and `enabledPlugins`.",
+        "The caller would get another account or other tools than asked for. In a project's files they are left out.",
+        r".*--settings.*(apiKeyHelper|enabledPlugins).*",
+    ),
+)
+
+
+def compare(words: tuple[str, ...], plain: Facts, bridged: Facts) -> tuple[Facts, Facts, set[str]]:
+    """Return both sides' facts of a call without the known differences, and what of them was seen."""
+    refused = {row.what for row in REFUSALS if re.fullmatch(row.words, " ".join(words))}
+    if refused and plain["exit code"] != REFUSED:
+        is_told = any(line.startswith("bridge: ") for line in bridged["stderr"])
+        told = {"exit code": bridged["exit code"], "is told why": is_told}
+        return {"exit code": REFUSED, "is told why": True}, told, refused
     seen: set[str] = set()
     sides = dict(plain), dict(bridged)
     for row in DIFFERENCES:
@@ -481,7 +516,7 @@ fault: please report it.
 
 def document() -> str:
     """Return the text of the document for people."""
-    return HEAD + "".join(f"| {row.what} | {row.why} |\n" for row in DIFFERENCES)
+    return HEAD + "".join(f"| {row.what} | {row.why} |\n" for row in (*DIFFERENCES, *REFUSALS))
 
 
 if __name__ == "__main__":

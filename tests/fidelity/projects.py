@@ -953,6 +953,15 @@ def _corpus() -> list[Project]:
             ),
         ),
         Project(
+            "what is refused",
+            {"plugin/.claude-plugin/plugin.json": json.dumps({"name": "mine"})},
+            (
+                Call(("mcp", "list")),
+                says("hi you", "--plugin-dir", "plugin"),
+                says("hi you", "--settings", json.dumps({"apiKeyHelper": "echo x"})),
+            ),
+        ),
+        Project(
             "flags",
             {},
             (

@@ -20,7 +20,7 @@ def test_project(
     plain, bridged = pair.sides(project, plain_api)
     wrong: list[str] = []
     for call in project.calls:
-        left, right, seen = compare(facts(plain.run(call)), facts(bridged.run(call)))
+        left, right, seen = compare(call.argv, facts(plain.run(call)), facts(bridged.run(call)))
         for row in seen:
             record_property("seen", row)
         record_property("facts", len(left))
