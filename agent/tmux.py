@@ -20,6 +20,9 @@ from agent.waiting import first_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+PROGRAM = "/usr/bin/tmux"
+"""Not another one on PATH, which begins with the agent's home."""
+
 ASK_DEADLINE_S = 1.5
 """A listing takes 4 ms. With this deadline and the interval of the check, health is right within 5 s."""
 START_DEADLINE_S = 10.0
@@ -79,7 +82,7 @@ class Tmux:
         """Start the server's process. Raises OSError when no process can be started."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self.pid = children.spawn(["tmux", "-u", "-D"], stderr=writer, own_session=True)
+            self.pid = children.spawn([PROGRAM, "-u", "-D"], stderr=writer, own_session=True)
         except OSError:
             os.close(reader)
             raise
@@ -106,7 +109,7 @@ class Tmux:
 
     async def send(self, *commands: Iterable[str], stdout: int | None = None) -> str:
         """Send all commands together, so that nothing happens between them. Returns the answer. Raises TmuxError."""
-        argv = ["tmux", "-u", "-N"]
+        argv = [PROGRAM, "-u", "-N"]
         for number, command in enumerate(commands):
             argv += [";"] * bool(number) + [word(w) for w in command]
         try:

@@ -149,7 +149,7 @@ def replacement(path: str, mount: Mount, table: str) -> str:
 def _replaced(path: str, what: str) -> str:
     return (
         f"{path} was replaced on the host: this container still has the folder that was {what} there; type "
-        f"`bin/invoke up` on the host, or `docker restart {own_container()}`, to get the new one"
+        f"`bin/invoke up` on the host, or `docker restart {own_container()}`, to get what is at its place now"
     )
 
 

@@ -48,7 +48,7 @@ def up(
     chosen = variant_named(variant)
     with problems_as_exit():
         engine.refuse_elsewhere()
-        folder = workspaces.named(workspace) if workspace else workspaces.default_workspace(ROOT)
+        folder = workspaces.named(workspace) if workspace is not None else workspaces.default_workspace(ROOT)
         running = from_bare_machine(
             folder,
             chosen,

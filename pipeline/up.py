@@ -37,7 +37,7 @@ def from_bare_machine(
     host = hosts.given(workspace, owner, say, certificates=options.ca_bundle, ssh_agent=ssh_agent)
     say(engine_setup.up(say))
     with engine.connected() as client:
-        if reference:
+        if reference is not None:
             variant = derived.require(client, reference, variant)
         else:
             image.build(client, variant, options, say)

@@ -107,7 +107,8 @@ class Project:
 
     def resolved(self) -> dict[str, Any]:
         """Return the agent's service with all values filled in, in Compose's format."""
-        service: dict[str, Any] = json.loads(self._compose("config", "--format", "json"))["services"][self.part.agent]
+        text = self._compose("config", "--format", "json").replace("$$", "$")  # Compose doubles it for a next reading
+        service: dict[str, Any] = json.loads(text)["services"][self.part.agent]
         return service
 
     def remove(self) -> None:
@@ -138,7 +139,7 @@ class Project:
             done = subprocess.run(
                 [*command, *arguments],
                 input=self._second_file(),
-                env={**os.environ, **own, **self.values},
+                env={**_environment(), **own, **self.values},
                 capture_output=True,
                 text=True,
             )
@@ -156,6 +157,11 @@ class Project:
         volumes = {key: {"name": name, "external": True} for key, name in self.volumes.items()}
         others = {name: {"profiles": ["other"]} for name in self.part.left_out}
         return json.dumps({"services": {self.part.agent: service, **others}, "volumes": volumes}).replace("$", "$$")
+
+
+def _environment() -> dict[str, str]:
+    """Return this process' variables for Compose. One without a value counts as not set."""
+    return {name: value for name, value in os.environ.items() if value or name not in image.CA_VARIABLES}
 
 
 def folder_at(target: str, source: Path) -> dict[str, object]:
@@ -232,8 +238,14 @@ def _has_another_folder(container: Container, workspace: Path) -> bool:
     """
     if container.status != "running" or not BOOT_ID.exists():
         return False
-    ask = ["sh", "-c", f"cat {BOOT_ID}; timeout {ANSWER_S} stat -c %d:%i /workspace"]
-    said = container.exec_run(ask, workdir="/").output.decode(errors="replace").split()  # /workspace may be dead
+    # Whole paths and a deadline, because the agent decides what is first on PATH, and may stop any process of its own.
+    ask = ["/bin/sh", "-c", f"/bin/cat {BOOT_ID}; /usr/bin/stat -c %d:%i /workspace"]
+    command = ["docker", "exec", "--workdir", "/", str(container.id), *ask]  # /workspace may be dead
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=ANSWER_S)
+    except (subprocess.TimeoutExpired, FileNotFoundError):
+        return False
+    said = done.stdout.split()
     found = workspace.stat()
     same_kernel = said[:1] == [BOOT_ID.read_text().strip()]
     return same_kernel and len(said) == 2 and said[1] != f"{found.st_dev}:{found.st_ino}"

@@ -122,9 +122,10 @@ def _refuse_private_keys(path: str) -> None:
 def identity(workspace: Path) -> dict[str, str]:
     """Return git's identity on this host, as variables of the agent. Nothing that a project says counts.
 
-    The workspace only decides which of the person's own files counts (`includeIf`).
+    The workspace only decides which of the person's own files counts (`includeIf`), also when it is another user's.
     """
-    found = {variable: _of_git(["-C", str(workspace), "config"], key) for variable, key in IDENTITY.items()}
+    where = ["-c", "safe.directory=*", "-C", str(workspace), "config"]
+    found = {variable: _of_git(where, key) for variable, key in IDENTITY.items()}
     return {variable: value for variable, value in found.items() if value}
 
 

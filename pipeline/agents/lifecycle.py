@@ -197,6 +197,6 @@ def _recovers(container: Container, script: str) -> str:
 def _comes_back(container: Container) -> str:
     """Kill the supervisor from inside. The restart policy must start the container again."""
     started = _state(container)["StartedAt"]
-    container.exec_run(["bash", "-c", "pkill -KILL -f agent-entrypoint"], user="0:0", privileged=True)
+    container.exec_run(["/bin/bash", "-c", "/usr/bin/pkill -KILL -f agent-entrypoint"], user="0:0", privileged=True)
     _wait(lambda: _state(container)["StartedAt"] != started, "a restart")
     return f"restarted, {_until(container, 'healthy')}"

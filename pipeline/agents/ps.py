@@ -9,6 +9,7 @@ import docker
 import docker.errors
 from docker.models.containers import Container
 
+from pipeline.agents.logs import plain
 from pipeline.errors import Problem
 
 LABEL = "io.magents.agent"
@@ -89,7 +90,7 @@ def warning(container: Container, check: str) -> str:
         found = json.loads(probes[-1].get("Output", ""))["checks"][check]
     except (ValueError, KeyError):
         return ""  # ignored because an image of another version may have no such check
-    return str(found["detail"]) if found["status"] == "warn" and found["detail"] != "not seen yet" else ""
+    return plain(str(found["detail"])) if found["status"] == "warn" and found["detail"] != "not seen yet" else ""
 
 
 def published_port(container: Container) -> int:

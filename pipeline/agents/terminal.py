@@ -8,9 +8,9 @@ import subprocess
 from pipeline.agents.ps import container_name
 from pipeline.errors import NO_DOCKER_COMMAND, Problem
 
-ATTACH = """infocmp >/dev/null 2>&1 || TERM=xterm
+ATTACH = """/usr/bin/infocmp >/dev/null 2>&1 || TERM=xterm
 case $COLORTERM in truecolor | 24bit) set -- -T RGB ;; esac
-exec tmux "$@" attach -t agent"""
+exec /usr/bin/tmux "$@" attach -t agent"""
 """tmux learns the terminal's name, where the image knows it, and whether the terminal says that it has true colour."""
 
 
@@ -18,7 +18,7 @@ def attaching(container: str) -> list[str]:
     """Return the command that shows an agent's tmux session on this process' terminal."""
     at_root = ["--workdir", "/"]  # a workspace that was removed cannot be entered; the session has its own directory
     terminal = ["--env", "TERM", "--env", "COLORTERM"]
-    return ["docker", "exec", "-it", *at_root, *terminal, container, "sh", "-c", ATTACH, "attach"]
+    return ["docker", "exec", "-it", *at_root, *terminal, container, "/bin/sh", "-c", ATTACH, "attach"]
 
 
 def attach(name: str) -> None:

@@ -205,11 +205,27 @@ def test_version_that_the_project_names_runs(projects: Projects, name: str) -> N
 
 
 @pytest.mark.variant("prod")
+@pytest.mark.parametrize("option", ["--cwd other", "--cwd=other", "--dir other", "--dir=other", "-C other"])
+def test_version_of_the_folder_that_an_option_names_runs(projects: Projects, option: str) -> None:
+    name = "yarn" if "cwd" in option else "pnpm"
+    make = f"mkdir other && printf %s {shlex.quote(naming(f'{name}@9.8.7')['package.json'])} > other/package.json"
+    assert projects.run({}, f"{make} && {name} {option}") == (0, f"other-{name} {option}")
+
+
+@pytest.mark.variant("prod")
+def test_settings_of_one_project_do_not_decide_what_all_get(projects: Projects) -> None:
+    settings = {".npmrc": "proxy=http://127.0.0.1:1/\ndry-run=true"}
+    anew = "rm -rf ~/.local/share/package-managers"
+    assert projects.run({**naming("yarn@9.8.7"), **settings}, f"{anew}; yarn") == (0, "other-yarn")
+
+
+@pytest.mark.variant("prod")
 @pytest.mark.parametrize(
     ("files", "command", "told"),
     [
         (naming("yarn@9.8.7+sha224.00"), "yarn", "has another sha224 than package.json says"),
         (naming("pnpm@9.8.7+sha224.00"), "pnpm", "has another sha224 than package.json says"),
+        (naming("yarn@9.8.7+sha999.00"), "yarn", "has a hash of the unknown kind sha999"),
         (naming("yarn@9.9.9"), "yarn", "could not be fetched"),
         (naming("pnpm@9.9.9"), "pnpm", "could not be fetched"),
         (naming("yarn@9"), "yarn", "is no exact version; write one"),

@@ -138,6 +138,9 @@ def test_workspace_that_was_replaced_is_told_by_health_and_mended_by_up(person: 
     (folder / "new").touch()
 
     agent = Agent(first)
+    agent.sh(
+        "cd ~; mkdir -p .local/bin; cd .local/bin; printf '#!/bin/sh\\nexec sleep 99' > sh; chmod +x sh; cp sh cat; cp sh stat"
+    )
     wait_until(lambda: "was replaced on the host" in agent.check("volumes")["detail"], 10, "health to say so")
     second = person.up(folder)
     assert second.id == first.id
@@ -308,7 +311,7 @@ def test_host_s_certificates_come_along_and_follow_its_changes(
     for name in ("bundle", "other"):
         (person.folder / name).mkdir()
         certificate.make(person.folder / name)
-    bundle, other = (person.folder / name / "certificate.pem" for name in ("bundle", "other"))
+    bundle, other = (person.folder / name / "my $x.pem" for name in ("bundle", "other"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     first = person.up()
     assert first.exec_run(["sh", "-c", "cat $NODE_EXTRA_CA_CERTS"]).output == bundle.read_bytes()

@@ -10,7 +10,7 @@ import yaml
 
 from agent.shared import GROUP
 from commands.output import print_facts
-from pipeline.agents import logs
+from pipeline.agents import compose, logs
 from pipeline.agents import workspace as workspaces
 from pipeline.bootstrap.engine import Kind
 from pipeline.errors import Problem
@@ -142,3 +142,11 @@ def test_logs_have_no_control_characters_and_dockers_code(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert logs.show("magents-x", "5", follow=True) == 3
     assert capsys.readouterr().out == "logs --tail 5 --follow magents-x ?[2Jout\nerr?\n"
+
+
+def test_variable_without_a_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", "/x")
+    found = compose._environment()
+    assert "SSL_CERT_FILE" not in found
+    assert found["NODE_EXTRA_CA_CERTS"] == "/x"

@@ -234,7 +234,12 @@ def test_memory(value: memory.Memory | None, status: str, detail: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "words"), [(3, "1.2.3 at "), (0, "is empty; build the image"), (None, "is not on PATH; build the image")]
+    ("size", "words"),
+    [
+        (3, "/task-master, in place of the image's own"),
+        (0, "is empty; build the image"),
+        (None, "is not on PATH; build the image"),
+    ],
 )
 def test_task_master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None, words: str) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

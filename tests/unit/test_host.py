@@ -68,6 +68,9 @@ def test_identity_may_depend_on_the_folder(home: Path, project: Path) -> None:
     (home / ".gitconfig").write_text(condition)
     assert hosts.identity(project)["AGENT_GIT_EMAIL"] == "at@work"
     assert hosts.identity(home)["AGENT_GIT_EMAIL"] == "at@home"
+    if os.geteuid() == 0:  # root runs `up` on folders of other users
+        subprocess.run(["chown", "-R", "1234:1234", str(project)], check=True)
+        assert hosts.identity(project)["AGENT_GIT_EMAIL"] == "at@work"
 
 
 @pytest.mark.parametrize("text", ["[include]\npath = ../pipe\n", "[user\n"])
