@@ -91,7 +91,7 @@ def test_pipe_as_shared_configuration_stops_no_task_master(agents: Agents) -> No
 
 
 def test_program_of_the_agent_s_takes_no_place_of_the_session_s(agents: Agents) -> None:
-    """The agent's home comes first on PATH. A tmux that somebody installed there must not keep the agent from starting."""
+    """The agent's home comes first on PATH. A tmux that somebody installed there keeps no agent from starting."""
     volumes = [f"{agents.volume()}:/agent"]
     plant = "mkdir -p ~/.local/bin && cd ~/.local/bin && printf '#!/bin/sh\\nexec sleep 99' > tmux && chmod +x tmux"
     assert agents.once("sh", "-c", plant, volumes=volumes)[0] == 0
