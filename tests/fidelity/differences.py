@@ -500,6 +500,27 @@ def compare(words: tuple[str, ...], plain: Facts, bridged: Facts) -> tuple[Facts
     return left, right, seen
 
 
+NOT_COMPARED = (
+    ("An agent with `isolation: worktree`, or the Agent tool with it, fails with a sentence.",
+     "The CLI makes a worktree with git, and only questions to git are passed on."),
+    ("MCP servers in the head of an agent's file are not started; those of `--agents` and of an SDK are.",
+     "The CLI gets `--strict-mcp-config`, which shuts them out."),
+    ("Hooks of other types than `command` and `prompt` are left out, such as `agent`.",
+     "They would act with the host's account or from the host's network, not in the container."),
+    ("A file outside of the workspace that a prompt names with `@` is not read.",
+     "Only the container has it. Claude can read it with a command."),
+    ("`claude config` is refused with every version; newer ones take it for a prompt.",
+     "It is a subcommand of older ones."),
+    ("`--permission-prompt-tool` of an unknown tool and `--add-dir` of a directory outside are refused.",
+     "The call would have less than it asked for."),
+    ("Of wrong use, some sentences are the bridge's own: a missing argument's name, broken JSON of `--agents`, a line "
+     "on stdin that is no JSON.",
+     "The bridge reads these before the CLI does. The exit codes are those of the CLI or 126."),
+    ("Hooks get `transcript_path` in `/tmp/claude-code-...`.",
+     "It is a copy in the container, which is kept up to date while the hook runs."),
+)  # fmt: skip
+"""What is different and why, where both sides have too little in common to compare the rest."""
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "differences.md"
 
 HEAD = """# Differences from plain Claude Code
@@ -514,9 +535,19 @@ fault: please report it.
 """
 
 
+NEXT = """
+These are not compared, because the two sides have too little in common then:
+
+| what is different | why |
+| --- | --- |
+"""
+
+
 def document() -> str:
     """Return the text of the document for people."""
-    return HEAD + "".join(f"| {row.what} | {row.why} |\n" for row in (*DIFFERENCES, *REFUSALS))
+    compared = [(row.what, row.why) for row in (*DIFFERENCES, *REFUSALS)]
+    first, second = ("".join(f"| {what} | {why} |\n" for what, why in rows) for rows in (compared, NOT_COMPARED))
+    return f"{HEAD}{first}{NEXT}{second}"
 
 
 if __name__ == "__main__":
