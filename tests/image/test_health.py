@@ -256,17 +256,17 @@ def test_probe_follows_host_and_port(agents: Agents, host: str) -> None:
 
 def test_hung_tmux_fails_within_5_s_and_passes_again(agents: Agents) -> None:
     agent = agents.healthy().expect("health: tmux")
-    agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
+    agent.sh("kill -STOP $(pgrep -f '^/usr/bin/tmux -u -D')")
     agent.wait_status("unhealthy", timeout=TRUTH_S)
     assert "hung" in agent.check("tmux")["detail"]
     assert probe(agent) == 1
-    agent.sh("kill -CONT $(pgrep -f '^tmux -u -D')")
+    agent.sh("kill -CONT $(pgrep -f '^/usr/bin/tmux -u -D')")
     agent.wait_healthy(TRUTH_S)
 
 
 def test_lasting_failure_ends_the_container_with_70(agents: Agents) -> None:
     agent = agents.healthy(environment={"AGENT_UNHEALTHY_LIMIT": "2"}).expect("health: tmux")
-    agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
+    agent.sh("kill -STOP $(pgrep -f '^/usr/bin/tmux -u -D')")
     assert agent.wait_exit(15) == 70
 
 

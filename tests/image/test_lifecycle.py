@@ -234,8 +234,8 @@ def test_login_shell_with_a_broken_profile_starts_without_it(agents: Agents) -> 
 @pytest.mark.parametrize(
     "kill",
     [
-        "kill -9 $(pgrep -f '^tmux -u -D')",
-        "kill -15 $(pgrep -f '^tmux -u -D')",
+        "kill -9 $(pgrep -f '^/usr/bin/tmux -u -D')",
+        "kill -15 $(pgrep -f '^/usr/bin/tmux -u -D')",
         "tmux kill-server",
         "tmux kill-session -t agent",
         "tmux kill-window -t agent:0",
@@ -252,7 +252,7 @@ def test_what_was_killed_is_recovered(agents: Agents, kill: str) -> None:
 
 def test_command_that_outlives_tmux_is_ended_first(agents: Agents) -> None:
     agent = commanded(agents, "trap '' HUP; sleep 1000 & sleep 1000; wait", AGENT_STOP_GRACE="2").wait_healthy()
-    agent.expect("tmux server ended").sh("kill -9 $(pgrep -f '^tmux -u -D')")
+    agent.expect("tmux server ended").sh("kill -9 $(pgrep -f '^/usr/bin/tmux -u -D')")
     recovered(agent)
     assert agent.sh("pgrep -cx sleep") == "2"
 
@@ -327,12 +327,12 @@ def test_long_pause_is_no_failure(agents: Agents) -> None:
 def test_pause_does_not_count_towards_the_unhealthy_limit(agents: Agents) -> None:
     agent = agents.healthy(environment={"AGENT_UNHEALTHY_LIMIT": "6"}).expect("health: tmux")
     agent.wait_probed()
-    agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
+    agent.sh("kill -STOP $(pgrep -f '^/usr/bin/tmux -u -D')")
     agent.wait_status("unhealthy", timeout=6)
     agent.pause()
     let_pass(7)
     agent.container.unpause()
-    agent.sh("kill -CONT $(pgrep -f '^tmux -u -D')")
+    agent.sh("kill -CONT $(pgrep -f '^/usr/bin/tmux -u -D')")
     agent.wait_healthy(5)
 
 

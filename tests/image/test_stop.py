@@ -139,7 +139,7 @@ def test_health_says_stopping_while_a_process_takes_its_time(agents: Agents) -> 
 
 def test_hung_tmux_server_does_not_keep_the_stop(agents: Agents) -> None:
     agent = agents.healthy()
-    agent.sh("kill -STOP $(pgrep -f '^tmux -u -D')")
+    agent.sh("kill -STOP $(pgrep -f '^/usr/bin/tmux -u -D')")
     assert agent.stop()[0] == 0
     assert agent.shutdown_s() <= 2
 
