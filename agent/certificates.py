@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.files import open_plain, replace
+from agent.volumes import mount_table
 from healthcheck.facts import Certificates
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ def renew(report: Report) -> Certificates:
                 content = file.read(LONGEST)
         except FileNotFoundError:
             return Certificates()
+        except IsADirectoryError:
+            content, problem = b"", "the host's file of certificates is a folder; name a file with AGENT_CA_BUNDLE"
         except OSError as error:
             content = b""
             problem = f"the host's certificates cannot be read: {error.strerror}; make that file readable for all"
         else:
             problem = _problem_with(content)
-        system = certificates(SYSTEM.read_bytes())
+        system = certificates(SYSTEM.read_bytes()) if SYSTEM.is_file() else []
         added = [one for one in dict.fromkeys(certificates(content)) if one not in system]
         try:
             _write(TRUSTED, [*system, *added], report)
@@ -60,7 +63,7 @@ def renew(report: Report) -> Certificates:
 def _problem_with(content: bytes) -> str:
     if content and not certificates(content):  # it is empty where the host has none: /dev/null is mounted
         return "the host's file of certificates holds none in PEM form; name another with AGENT_CA_BUNDLE"
-    if is_replaced(Path("/proc/self/mountinfo").read_text()):
+    if is_replaced(mount_table()):
         return f"the host's file of certificates was replaced since this container started; {AGAIN}"
     return ""
 
@@ -73,7 +76,7 @@ def certificates(pem: bytes) -> list[str]:
 
 def is_replaced(table: str) -> bool:
     """Say whether the mounted file is no longer the one at the host's path. `table` is /proc/self/mountinfo."""
-    mounts = (line.split() for line in table.splitlines())
+    mounts = (line.split(" ") for line in filter(None, table.split("\n")))
     return any(fields[4] == str(HOST) and fields[3].endswith("//deleted") for fields in mounts)
 
 
@@ -85,7 +88,7 @@ def _write(path: Path, found: list[str], report: Report) -> None:
         pass
     else:
         with os.fdopen(fd, encoding="latin-1") as file:
-            if file.read() == text:
+            if file.read(len(text) + 1) == text:
                 return
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, text, report)

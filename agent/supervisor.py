@@ -132,10 +132,12 @@ class Supervisor:
         lines: list[str] = []
         problem = await worker.call(partial(users.introduce, home, lines.append))
         self._note(*lines, problem)
+        told = len(lines)
         self._run_state.user = await worker.call(users.own_name)
         await worker.call(partial(certificates.renew, lines.append))
         with contextlib.suppress(OSError):  # ignored because `prepare` has reported what is wrong with /agent
             await worker.call(partial(git.configure, os.environ, lines.append))
+        self._note(*lines[told:])
         if self._run_state.is_command:
             return None
         if not await self._state_writer.open():

@@ -51,9 +51,9 @@ REMOVED = "//deleted"
 def mount_of(path: str, table: str) -> Mount:
     """Find in the text of /proc/self/mountinfo how `path` is mounted."""
     best, found = "", Mount("unknown", read_only=False, is_volume=False)
-    for line in table.splitlines():
+    for line in filter(None, table.split("\n")):  # a folder's name may hold any other sign that ends a line
         left, _, right = line.partition(" - ")
-        fields, kind_fields = left.split(), right.split()
+        fields, kind_fields = left.split(" "), right.split(" ")
         point = fields[4].replace("\\040", " ")
         inside = path == point or point == "/" or path.startswith(point + "/")
         if inside and len(point) >= len(best):
@@ -64,12 +64,13 @@ def mount_of(path: str, table: str) -> Mount:
 
 def mounts() -> dict[str, Mount]:
     """Return how the volumes are mounted now."""
-    table = _mount_table()
+    table = mount_table()
     return {path: mount_of(path, table) for path in VOLUMES}
 
 
-def _mount_table() -> str:
-    return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+def mount_table() -> str:
+    """Return the text of /proc/self/mountinfo."""
+    return Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
 
 
 def prepare(home: str) -> list[str]:
@@ -120,7 +121,7 @@ def _share() -> None:
 
 def observe(path: str, mount: Mount) -> VolumeStatus:
     """Find out whether a volume can be read and, unless it was mounted read-only, written."""
-    problem, total, free, files, free_files = replacement(path, mount, _mount_table()), 0, 0, 0, 0
+    problem, total, free, files, free_files = replacement(path, mount, mount_table()), 0, 0, 0, 0
     try:
         with os.scandir(path) as entries:
             next(entries, None)
@@ -149,7 +150,8 @@ def replacement(path: str, mount: Mount, table: str) -> str:
 def _replaced(path: str, what: str) -> str:
     return (
         f"{path} was replaced on the host: this container still has the folder that was {what} there; type "
-        f"`bin/invoke up` on the host, or `docker restart {own_container()}`, to get what is at its place now"
+        f"`bin/invoke up` on the host, or `docker restart {own_container()}`, to get what is at its place now; if the "
+        "folder was only moved, name it with `bin/invoke up --workspace`"
     )
 
 
@@ -189,10 +191,10 @@ def remedy(path: str) -> str:
         return _remedy_for_workspace(_owner(path))
     if path == SHARED and _owner(path).endswith(f":{shared.GROUP}") and shared.GROUP not in os.getgroups():
         return f"start the container with `--group-add {shared.GROUP}`, the group of all agents"
-    host = os.uname().nodename
+    # The whole path, because PATH begins with a folder of the agent's, and root would run what is in it.
     return (
-        f"run `docker run --rm --user 0 --volumes-from {host} --entrypoint init-volumes magents/agent {_self()}` "
-        "and start again"
+        f"run `docker run --rm --user 0 --volumes-from {own_container()} --entrypoint /usr/local/bin/init-volumes "
+        f"magents/agent {_self()}` and start again"
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 
 from invoke import Context, task
-from rich.markup import escape
 
 from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
-from commands.output import exit_with, print_facts, print_table, problems_as_exit, table
+from commands.output import exit_with, print_facts, print_table, problems_as_exit, table, text
 from pipeline import bridge
 from pipeline.agents import compose, logs, ps, terminal
 from pipeline.agents import workspace as workspaces
@@ -78,7 +77,7 @@ def list_all(_: Context) -> None:
         return
     rows = table("agent", "state", "image", "user", "workspace", "health")
     for each in found:
-        rows.add_row(each.name, each.state, each.image, each.user, escape(each.workspace), each.health)
+        rows.add_row(each.name, each.state, each.image, each.user, text(each.workspace), each.health)
     print_table(rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke import Context, Exit, task
 
-from commands.output import print_table, problems_as_exit, table
+from commands.output import print_table, problems_as_exit, table, text
 from pipeline.agents import host as hosts
 from pipeline.bootstrap import doctor, engine, engine_setup
 from pipeline.reporting import say_on_stderr
@@ -37,7 +37,7 @@ def examine(_: Context) -> None:
     rows = table("part", "state", "detail", "type this")
     for finding in findings:
         colour = COLOURS[finding.state]
-        rows.add_row(finding.what, f"[{colour}]{finding.state}[/]", finding.detail, finding.remedy)
+        rows.add_row(finding.what, f"[{colour}]{finding.state}[/]", text(finding.detail), text(finding.remedy))
     print_table(rows)
     if any(finding.state == "missing" for finding in findings):
         raise Exit(code=1)

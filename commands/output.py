@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from invoke import Exit
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.agents.logs import plain
@@ -29,6 +30,11 @@ def exit_with(code: int) -> None:
     """End the task with the exit code of a program that it ran; do nothing when it is 0."""
     if code:
         raise Exit(code=code)
+
+
+def text(value: str) -> str:
+    """Return a cell that shows a text as it is: rich finds no markup in it, and the terminal no control signs."""
+    return escape(" ".join(plain(value).splitlines()))
 
 
 def table(*headings: str) -> Table:

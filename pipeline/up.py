@@ -36,6 +36,9 @@ def from_bare_machine(
     owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
     host = hosts.given(workspace, owner, say, certificates=options.ca_bundle, ssh_agent=ssh_agent)
     say(engine_setup.up(say))
+    if engine.kind() != kind:  # it has started only now
+        kind = engine.kind()
+        owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
     with engine.connected() as client:
         if reference is not None:
             variant = derived.require(client, reference, variant)

@@ -80,7 +80,8 @@ def proxy_problems(environ: Mapping[str, str]) -> list[str]:
         for name, value in found.items()
         if is_loopback(value)
     ]
-    if found and not {"localhost", "127.0.0.1"} <= excepted and "*" not in excepted:
+    has_address = bool(excepted & {"127.0.0.1", "127.0.0.0/8", "127.0.0.1/32"})
+    if found and not (has_address and "localhost" in excepted) and "*" not in excepted:
         words = (
             "NO_PROXY lacks localhost or 127.0.0.1, so the proxy is asked for this container's own servers; add both"
         )

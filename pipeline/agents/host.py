@@ -20,6 +20,7 @@ import docker
 from docker.models.containers import Container
 from docker.utils.config import load_general_config
 
+from pipeline import bridge
 from pipeline.agents import ps
 from pipeline.agents.workspace import Owner
 from pipeline.bootstrap.doctor import Finding
@@ -38,7 +39,8 @@ IDENTITY = {"AGENT_GIT_NAME": "user.name", "AGENT_GIT_EMAIL": "user.email"}
 PERSON = ["config", "--global"]
 NO_IDENTITY = (
     "git here has no user.name and user.email, so the agent cannot commit until it has its own; run "
-    "`git config --global user.name NAME` and `git config --global user.email ADDRESS`, and up again"
+    "`git config --global user.name NAME` and `git config --global user.email ADDRESS`, or set AGENT_GIT_NAME and "
+    "AGENT_GIT_EMAIL in .env, and run `bin/invoke up` again"
 )
 
 ANSWER_S = 3.0
@@ -75,15 +77,18 @@ def settings(service: Mapping[str, Any], host: Host, say: Say) -> dict[str, dict
     """
     found = service["environment"]
     environment: dict[str, str | None] = {name: value for name, value in host.identity.items() if not found.get(name)}
-    if not environment and not any(found.get(name) for name in IDENTITY):
+    if not all(environment.get(name) or found.get(name) for name in IDENTITY):
         say(NO_IDENTITY)
     if not any(found.get(name) for name in PROXIES):
         of_docker = proxies_of_docker()
         names = (*PROXIES, "NO_PROXY")
         environment |= {spelling: of_docker.get(name) for name in names for spelling in (name, name.lower())}
-    files = {mount["target"]: file_at(mount["source"]) for mount in service["volumes"] if mount["target"] in MOUNTED}
+    sources = {mount["target"]: mount.get("source", "") for mount in service["volumes"]}
+    for target in MOUNTED:
+        _refuse_changeable(sources[target], sources.get("/workspace", ""))
+    files = {target: file_at(sources[target]) for target in MOUNTED}
     if files[CERTIFICATES]:
-        _refuse_private_keys(next(mount["source"] for mount in service["volumes"] if mount["target"] == CERTIFICATES))
+        _refuse_private_keys(sources[CERTIFICATES])
     else:
         environment |= {name: None for name in CA_VARIABLES if not os.environ.get(name)}
     return {"environment": environment, "labels": {FILES_LABEL: " ".join(filter(None, files.values()))}}
@@ -108,6 +113,19 @@ def file_at(path: str) -> str:
     except OSError as error:
         raise Problem(f"{path} is to be handed to the agent, but: {error.strerror}; name another file", 64) from None
     return f"{found.st_dev}:{found.st_ino}"
+
+
+def _refuse_changeable(path: str, workspace: str) -> None:
+    """Refuse a file in a place where an agent could put a link to any file of this host, to be mounted next time."""
+    if path == os.devnull:
+        return
+    if workspace.startswith("/") and Path(path).resolve().is_relative_to(Path(workspace).resolve()):
+        raise Problem(
+            f"{path} is in the agent's own workspace, where it could put another file of this machine; name a file "
+            "outside of it",
+            64,
+        )
+    bridge.refuse_links_of_containers(Path(path))
 
 
 def _refuse_private_keys(path: str) -> None:
@@ -164,7 +182,7 @@ def answering_ssh_agent(owner: Owner, say: Say) -> Path:
         )
     if not keys:
         say("the ssh agent holds no key, so it opens nothing; run `ssh-add`")
-    say(f"agent may use the keys of {named} as long as that ssh agent lives; `up` without --ssh-agent ends it")
+    say(f"the agent may use the keys of {named} as long as that ssh agent lives; `up` without --ssh-agent ends it")
     return path
 
 
@@ -173,7 +191,9 @@ def _count_keys(path: Path) -> int:
         connection.settimeout(ANSWER_S)
         connection.connect(str(path))
         connection.sendall(struct.pack(">IB", 1, REQUEST_IDENTITIES))
-        head = connection.recv(9, socket.MSG_WAITALL)
+        head = b""
+        while len(head) < 9 and (more := connection.recv(9 - len(head))):
+            head += more
     if len(head) < 9 or head[4] != IDENTITIES:
         raise OSError("it is something else")
     return int.from_bytes(head[5:], "big")
@@ -197,17 +217,19 @@ def findings(client: docker.DockerClient) -> Iterator[Finding]:
         lacks += _certificates_lacking(container, bundle)
         if lacks:
             remedy = "bin/invoke up" if ps.LABEL in container.labels else "start it anew with compose.yaml"
-            yield Finding(str(container.name), "warning", f"has not what this host has: {', '.join(lacks)}", remedy)
+            yield Finding(str(container.name), "warning", f"lacks what this host has: {', '.join(lacks)}", remedy)
 
 
 def _certificates_lacking(container: Container, bundle: Path | None) -> list[str]:
     sources = {mount["Destination"]: mount.get("Source", "") for mount in container.attrs["Mounts"]}
-    if bundle and sources.get(CERTIFICATES, os.devnull) == os.devnull:
-        return ["its certificates"]
+    source = sources.get(CERTIFICATES, "")
+    if source in ("", os.devnull):
+        return ["its certificates"] if bundle and not source else []  # /dev/null may have been chosen
     files = container.labels.get(FILES_LABEL, "").split()
-    if bundle and files and file_at(str(bundle)) not in files:
-        return ["its present certificates"]
-    return []
+    try:
+        return ["its present certificates"] if files and file_at(source) not in files else []
+    except Problem:
+        return ["its certificates, whose file is gone"]
 
 
 def _environment(container: Container) -> dict[str, str]:

@@ -88,9 +88,10 @@ def warning(container: Container, check: str) -> str:
     probes = container.attrs["State"].get("Health", {}).get("Log") or [{}]
     try:
         found = json.loads(probes[-1].get("Output", ""))["checks"][check]
-    except (ValueError, KeyError):
+        status, detail = found["status"], str(found["detail"])
+    except (ValueError, KeyError, TypeError):
         return ""  # ignored because an image of another version may have no such check
-    return plain(str(found["detail"])) if found["status"] == "warn" and found["detail"] != "not seen yet" else ""
+    return " ".join(plain(detail).split()) if status == "warn" and detail != "not seen yet" else ""
 
 
 def published_port(container: Container) -> int:

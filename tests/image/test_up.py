@@ -116,7 +116,7 @@ def test_up_with_another_workspace_replaces_the_container_and_keeps_the_data(per
 
 
 def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:
-    odd = "a:b, $c ${AGENT_NAME} é '\"` \\ [x] #~\t "
+    odd = "a:b, $c ${AGENT_NAME} é '\"` \\ [x] #~\t\u3000\u2028\x0c "
     folder = person.workspace(odd)
     for name in (" :ro", "x" * 250):
         folder = person.workspace(f"{folder.relative_to(person.folder)}/{name}")
@@ -124,6 +124,7 @@ def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:
     container = person.up(workspaces.named(str(person.folder / "link")))
     assert container.exec_run(["touch", "/workspace/made"]).exit_code == 0
     assert (folder / "made").exists()
+    assert "/workspace can be written" in Agent(container).check("volumes")["detail"]
 
 
 def test_workspace_that_was_replaced_is_told_by_health_and_mended_by_up(person: Person) -> None:
@@ -321,7 +322,7 @@ def test_host_s_certificates_come_along_and_follow_its_changes(
     assert person.up().id == first.id, "the running agent has them already"
     os.replace(other, bundle)  # noqa: PTH105 - as update-ca-certificates does it
     assert "was replaced since this container started; run `bin/invoke up`" in renewed(first)
-    assert lacking(first) == "has not what this host has: its present certificates"
+    assert lacking(first) == "lacks what this host has: its present certificates"
     second = person.up()
     assert (second.id != first.id, lacking(second)) == (True, "")
     assert second.exec_run(["sh", "-c", "cat $NODE_EXTRA_CA_CERTS"]).output == bundle.read_bytes()
@@ -337,7 +338,7 @@ def test_proxy_on_this_machine_s_loopback_is_told_without_its_password(
     assert not {name.upper() for name in variables(before)} & {*CA_VARIABLES, *PROXIES, "NO_PROXY"}
     proxy = "http://someone:secret@127.0.0.1:3128"
     monkeypatch.setenv("https_proxy", proxy)
-    assert lacking(before) == "has not what this host has: HTTPS_PROXY"
+    assert lacking(before) == "lacks what this host has: HTTPS_PROXY"
     now = person.up()
     found = variables(now)
     assert found["HTTPS_PROXY"] == found["https_proxy"] == proxy

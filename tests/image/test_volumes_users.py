@@ -116,7 +116,8 @@ def test_workspace_that_was_replaced_ends_no_agent(agents: Agents, tmp_path: Pat
     workspace.mkdir()
     assert agent.wait_status("unhealthy")["checks"]["volumes"]["detail"] == (
         "/workspace was replaced on the host: this container still has the folder that was removed there; type "
-        f"`bin/invoke up` on the host, or `docker restart {agent.id}`, to get what is at its place now"
+        f"`bin/invoke up` on the host, or `docker restart {agent.id}`, to get what is at its place now; if the "
+        "folder was only moved, name it with `bin/invoke up --workspace`"
     )
     agent.container.exec_run(["pkill", "-KILL", "tmux"], workdir="/")
     wait_until(lambda: agent.health()["agent"]["restarts"] == 1, 10, "a new session")

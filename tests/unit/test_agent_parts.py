@@ -497,6 +497,9 @@ def test_root_is_warned_of_only_where_it_is_the_hosts(table: str, warns: bool, m
     assert bool(said) == warns
 
 
+INIT = (
+    f"run `docker run --rm --user 0 --volumes-from {own_container()} --entrypoint /usr/local/bin/init-volumes magents"
+)
 FREE_SPACE = "free space in it, or give it a larger volume"
 
 
@@ -506,7 +509,7 @@ FREE_SPACE = "free space in it, or give it a larger volume"
         (errno.ENOSPC, "/shared is full", FREE_SPACE),
         (errno.EDQUOT, "/shared is full", FREE_SPACE),
         (errno.EROFS, "/shared turned read-only", "see the host's kernel log"),
-        (errno.EACCES, "/shared cannot be used by", "run `docker run --rm --user 0 --volumes-from"),
+        (errno.EACCES, "/shared cannot be used by", INIT),
         (errno.EIO, "/shared is broken", "see the volume's driver and the host's kernel log"),
     ],
 )

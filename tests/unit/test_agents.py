@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docker.models.containers import Container
 
 from agent.shared import GROUP
 from commands.output import print_facts
-from pipeline.agents import compose, logs
+from pipeline.agents import compose, logs, ps
 from pipeline.agents import workspace as workspaces
 from pipeline.bootstrap.engine import Kind
 from pipeline.errors import Problem
@@ -150,3 +151,18 @@ def test_variable_without_a_value_counts_as_not_set(monkeypatch: pytest.MonkeyPa
     found = compose._environment()
     assert "SSL_CERT_FILE" not in found
     assert found["NODE_EXTRA_CA_CERTS"] == "/x"
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["", "no JSON", "[]", '{"checks": {"network": []}}', '{"checks": {"network": {}}}', '{"checks": {"network": 5}}'],
+)
+def test_health_that_an_agent_forged_is_no_warning(output: str) -> None:
+    state = {"State": {"Health": {"Log": [{"Output": output}]}}}
+    assert not ps.warning(Container(attrs=state), "network")
+
+
+def test_warning_is_one_line_without_control_signs() -> None:
+    output = '{"checks": {"network": {"status": "warn", "detail": "a\\nattach \\u001b[2J"}}}'
+    container = Container(attrs={"State": {"Health": {"Log": [{"Output": output}]}}})
+    assert ps.warning(container, "network") == "a attach ?[2J"

@@ -15,6 +15,7 @@ import pytest
 from pipeline.agents import host as hosts
 from pipeline.agents.workspace import Owner
 from pipeline.errors import Problem
+from tests.support import certificate
 
 ME = Owner(os.geteuid(), os.getegid())
 NONE = {"source": os.devnull, "target": hosts.CERTIFICATES}, {"source": os.devnull, "target": "/ssh-agent"}
@@ -89,10 +90,12 @@ def test_settings_of_the_environment_win_over_git_s() -> None:
     said: list[str] = []
     found = hosts.settings(service({"AGENT_GIT_NAME": "of .env", "HTTP_PROXY": "x"}), host, said.append)
     assert (found["environment"]["AGENT_GIT_EMAIL"], "AGENT_GIT_NAME" in found["environment"]) == ("git@here", False)
-    hosts.settings(service({"AGENT_GIT_NAME": "of .env"}), hosts.Host(), said.append)
+    both = {"AGENT_GIT_NAME": "of .env", "AGENT_GIT_EMAIL": "a@b"}
+    hosts.settings(service({**both}), hosts.Host(), said.append)
     assert not said
-    hosts.settings(service({"AGENT_GIT_NAME": None}), hosts.Host(), said.append)
-    assert said == [hosts.NO_IDENTITY]
+    for name in both:  # git cannot commit with one of them
+        hosts.settings(service({**both, name: None}), hosts.Host(), said.append)
+    assert said == [hosts.NO_IDENTITY] * 2
 
 
 PROXY_NAMES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
@@ -194,3 +197,11 @@ def test_ssh_agent_that_cannot_work_is_told_before_anything_starts(
     monkeypatch.setenv("SSH_AUTH_SOCK", "" if kind == "unset" else str(path))
     with pytest.raises(Problem, match=r"start one with `eval \$\(ssh-agent\)`"):
         hosts.answering_ssh_agent(ME, print)
+
+
+def test_file_in_the_workspace_is_not_handed_over(project: Path, home: Path) -> None:
+    """The agent could put a link to any file of this host in its place, and it would be mounted next time."""
+    certificate.make(project)
+    volumes = {"source": str(project / "certificate.pem"), "target": hosts.CERTIFICATES}, NONE[1]
+    with pytest.raises(Problem, match="is in the agent's own workspace"):
+        hosts.settings(service({}, *volumes, {"source": str(project), "target": "/workspace"}), hosts.Host(), print)

@@ -145,7 +145,8 @@ def _on_its_file_system(path: str) -> tuple[str, str] | None:
     try:
         facts = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
         mount = facts[facts.index("mnt_id:") + 1]
-        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        table = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
+        for line in filter(None, table.split("\n")):  # a directory's name may hold other signs that end lines
             number, _, device, root, point = line.split(" ")[:5]
             if number == mount:
                 below = os.path.relpath(path, _unescaped(point))
