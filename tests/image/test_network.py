@@ -84,7 +84,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, image: str, variant: str) -> 
         "http_proxy": PROXY,
     }
     (folder / ".env").write_text("".join(f"{name}='{value}'\n" for name, value in values.items()))
-    taken = {*values, "HTTP_PROXY", "NO_PROXY", "https_proxy", "no_proxy"}
+    taken = {*values, "HTTP_PROXY", "NO_PROXY", "https_proxy", "no_proxy", "ALL_PROXY", "all_proxy"}
     made = Desk(folder, SERVICES[variant], {name: value for name, value in os.environ.items() if name not in taken})
     try:
         made.compose("up", "--detach", "--wait", made.service)

@@ -33,7 +33,7 @@ WITHOUT_ALL = {
 }
 VOLUMES = ("/agent", "/shared", "/workspace")
 IDENTITY = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-FILES = 50_000
+FILES = 100_000
 SLOWER_THAN_FIND = 2.2
 """It takes 1.55 times the processor time of find; with a chown for each file it would be 3 times."""
 NESTED = 12_000

@@ -179,9 +179,9 @@ def install(*programs: str) -> None:
     if not missing:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    apt = ["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=300"]
+    apt = ["apt-get", "--quiet=2", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
     for words in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
-        subprocess.run([*apt, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
+        subprocess.run([*apt, *words], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=600)
 
 
 def _private_etc(folder: Path, *namespaces: str) -> list[str]:

@@ -498,7 +498,8 @@ def test_root_is_warned_of_only_where_it_is_the_hosts(table: str, warns: bool, m
 
 
 INIT = (
-    f"run `docker run --rm --user 0 --volumes-from {own_container()} --entrypoint /usr/local/bin/init-volumes magents"
+    f"run `docker run --rm --user 0 --volumes-from {own_container()} --entrypoint /usr/local/bin/init-volumes "
+    "magents/agent "
 )
 FREE_SPACE = "free space in it, or give it a larger volume"
 

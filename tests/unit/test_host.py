@@ -78,7 +78,7 @@ def test_identity_may_depend_on_the_folder(home: Path, project: Path) -> None:
 def test_settings_of_a_project_cannot_hold_up_the_host(
     text: str, home: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "ANSWER_S", 0.3)
+    monkeypatch.setattr(hosts, "ANSWER_S", 1.0)
     os.mkfifo(project / "pipe")
     (project / ".git" / "config").write_text(text)
     (home / ".gitconfig").write_text("[user]\nname = Ann\n")
