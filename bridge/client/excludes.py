@@ -6,6 +6,7 @@ module is loaded only if a text names the setting.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -24,7 +25,12 @@ def exclusion(texts: Iterable[bytes]) -> Callable[[bytes], bool]:
             globs += [glob for glob in found if isinstance(glob, str) and glob]
         except (ValueError, LookupError, TypeError, RecursionError):
             continue
-    patterns = [re.compile(_pattern(glob), re.DOTALL) for glob in globs[:MAX_GLOBS]]
+    patterns: list[re.Pattern[str]] = []
+    for glob in globs[:MAX_GLOBS]:
+        # Several in a row mean the same as one, and would take exponential time.
+        single = re.sub(r"(?:(?<=/)|^)(?:\*\*/)+", "**/", glob)
+        with contextlib.suppress(re.error):  # a set such as [z-a] matches nothing
+            patterns.append(re.compile(_pattern(single), re.DOTALL))
     return lambda path: any(pattern.fullmatch(path.decode("utf-8", "surrogateescape")) for pattern in patterns)
 
 
@@ -46,7 +52,7 @@ def _pattern(glob: str) -> str:
         if kind in _SAME:
             pattern += _SAME[kind]
         elif kind == "set":
-            inner = re.sub(r"([\\\[&~|])", r"\\\1", text.lstrip("!^"))
+            inner = re.sub(r"([\\\[&~|])", r"\\\1", text.lstrip("!^")).replace("--", r"-\-")
             pattern += f"[{'^' if text[0] in '!^' else ''}{inner or '!^'}]"
         elif text == "{" and "}" in glob[part.end() :]:
             pattern, depth = pattern + "(?:", depth + 1

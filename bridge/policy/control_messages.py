@@ -50,7 +50,9 @@ MESSAGES = {
 """Messages that are not requests, with their fields that are passed on. Other fields are left out. Other messages are
 ignored, as by the CLI, except for those that it acts on."""
 
-ACTING = frozenset({"assistant", "system", "update_environment_variables"})
+ACTING = frozenset({
+    "assistant", "bash_command", "session_notice", "system", "update_environment_variables", "workflow_launch",
+})  # fmt: skip
 """Messages that the CLI acts on, and that are refused."""
 
 REQUESTS = {

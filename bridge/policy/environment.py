@@ -98,6 +98,9 @@ OWN = {
     b"DISABLE_AUTOUPDATER": b"1",
     b"DISABLE_INSTALLATION_CHECKS": b"1",
     b"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": b"1",
+    # In the terminal of an editor, the CLI would install its extension with the host's editor, and look for it.
+    b"CLAUDE_CODE_IDE_SKIP_AUTO_INSTALL": b"1",
+    b"CLAUDE_CODE_AUTO_CONNECT_IDE": b"0",
     # No socket for messages of other sessions. The CLI would warn in its interface that it cannot make one here.
     b"CLAUDE_CODE_HARBOR_KITE": b"0",
     # The container writes the workspace's .git/config. git must not run programs that it names.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge.policy.caller import Caller, agents_of, prompt_of, servers_of, settings_of
-from bridge.policy.mcp_servers import servers, written
+from bridge.policy.mcp_servers import MAX_SERVERS, servers, written
 from bridge.policy.project_policy import (
     MODES,
     hooks_of,
@@ -154,8 +154,9 @@ def harmless_settings(values: list[str], scope: Scope, caller: Caller) -> list[s
 
 
 AGENT_FIELDS = frozenset({
-    "background", "color", "criticalSystemReminder_EXPERIMENTAL", "description", "disallowedTools", "effort",
-    "initialPrompt", "maxTurns", "memory", "model", "observer", "prompt", "skills", "tools",
+    "autoCompactWindow", "background", "color", "criticalSystemReminder_EXPERIMENTAL", "description",
+    "disallowedTools", "effort", "initialPrompt", "maxTurns", "memory", "model", "observer", "observerMessage",
+    "omitClaudeMd", "prompt", "skills", "tools",
 })  # fmt: skip
 
 
@@ -164,10 +165,13 @@ def agents(definitions: object, scope: Scope, variables: Mapping[str, str] | Non
     PolicyError if one has a field that could act on the host."""
     if not isinstance(definitions, dict) or not all(isinstance(a, dict) for a in definitions.values()):
         raise PolicyError("agents are given as an object of objects")
-    return {name: _agent(name, agent, scope, variables) for name, agent in definitions.items()}
+    left = [MAX_SERVERS]
+    return {name: _agent(name, agent, scope, variables, left) for name, agent in definitions.items()}
 
 
-def _agent(name: str, agent: dict[str, Any], scope: Scope, variables: Mapping[str, str] | None) -> dict[str, Any]:
+def _agent(
+    name: str, agent: dict[str, Any], scope: Scope, variables: Mapping[str, str] | None, left: list[int]
+) -> dict[str, Any]:
     def complain(what: str, why: str, matters: bool) -> None:
         raise PolicyError("the agent {} has {}: " + why.replace("{", "{{").replace("}", "}}"), name, what)
 
@@ -184,7 +188,7 @@ def _agent(name: str, agent: dict[str, Any], scope: Scope, variables: Mapping[st
     if agent.get("isolation"):
         kept["isolation"] = isolation_of_agent(agent["isolation"], complain)
     if isinstance(servers_, list):
-        kept["mcpServers"] = servers_of_agent(servers_, scope, variables)
+        kept["mcpServers"] = servers_of_agent(servers_, scope, variables, left)
     return kept
 
 

@@ -123,13 +123,18 @@ OF_PERMISSIONS: dict[str, type] = dict.fromkeys((*RULES, "additionalDirectories"
 the whole file."""
 
 HOOKS = {
-    "command": frozenset({"type", "command", "timeout", "async", "statusMessage", "once", "if"}),
-    "prompt": frozenset({"type", "prompt", "timeout", "model", "statusMessage", "once", "if"}),
-}
+    "command": frozenset({
+        "type", "command", "timeout", "async", "asyncRewake", "rewakeMessage", "rewakeSummary", "onFailure",
+        "statusMessage", "once", "if",
+    }),
+    "prompt": frozenset({"type", "prompt", "timeout", "model", "continueOnBlock", "statusMessage", "once", "if"}),
+}  # fmt: skip
 """Kinds of hooks, and their fields. The CLI ignores fields that it does not know, and so do we. `args` and `shell` are
 not among them: with these it would start a program itself, and so outside of the container."""
 
-OF_HOOK: dict[str, type | tuple[type, ...]] = {"timeout": (int, float), "async": bool, "once": bool}
+OF_HOOK: dict[str, type | tuple[type, ...]] = {
+    "timeout": (int, float), "async": bool, "asyncRewake": bool, "continueOnBlock": bool, "once": bool,
+}  # fmt: skip
 """Types of a hook's fields. Fields that are not listed are text."""
 
 
@@ -299,21 +304,30 @@ def _memory_of_head(value: Any, _complain: Complain) -> str | None:
 
 def isolation_of_agent(value: Any, complain: Complain) -> str | None:
     """Return where an agent works. The CLI makes a worktree with git, and says that it could not: only questions to
-    git are passed on. So the agent never works in the main checkout instead."""
+    git are passed on. So it does not work in the main checkout instead, unless a hook of the project's chooses that."""
     if value == "worktree":
         return "worktree"
     complain("isolation", "it acts with the host's account elsewhere", True)
     return None
 
 
-def servers_of_agent(value: Any, scope: Scope, variables: Mapping[str, str] | None) -> list[Json]:
+def servers_of_agent(value: Any, scope: Scope, variables: Mapping[str, str] | None, left: list[int]) -> list[Json]:
     """Return an agent's own MCP servers. Servers of the call that it names are left out: it has their tools anyway.
-    Raises PolicyError."""
+
+    `left` holds the characters that the servers of all agents may still have, their variables put in. Raises
+    PolicyError.
+    """
     found: list[Json] = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-    if variables is not None:
-        env = variables
-        found = [{name: mcp_servers.expanded(name, entry, env) for name, entry in one.items()} for one in found]
-    return [mcp_servers.servers(one, scope) for one in found]
+    kept: list[Json] = []
+    for one in found:
+        kept.append({})
+        for name, entry in one.items():
+            whole = entry if variables is None else mcp_servers.expanded(name, entry, variables)
+            kept[-1][name] = mcp_servers.server(name, whole, scope)
+            left[0] -= 0 if variables is None else len(mcp_servers.written(kept[-1][name]))
+            if left[0] < 0:
+                raise PolicyError(f"the agents' MCP servers are longer than {mcp_servers.MAX_SERVERS} bytes together")
+    return kept
 
 
 def _servers_of_head(value: Any, complain: Complain) -> None:
@@ -340,7 +354,7 @@ def _document(name: str, text: bytes, cwd: str, heads: Heads, project: Project, 
     except LimitError as error:
         limits.add(name, str(error))
         return
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a field may hold what JSON cannot
         project.notes.append(f"{shown(name)[1:-1]} is left out: {error}")
         return
     if path not in project.files:
@@ -511,6 +525,9 @@ def _hook(hook: Any, event: str, complain: Complain) -> Json | None:
     if not fields:
         complain(f"a hook of {event[:40]}", "only hooks of the types command and prompt run in the container", True)
         return None
+    if hook.get("shell") not in (None, "bash"):
+        complain(f"a hook of {event[:40]}", "of all shells, only bash can be chosen", True)
+        return None
     hook = _through_shell(hook)
     kept = {field: value for field, value in hook.items() if field in fields}
     wrong = sorted(field for field, value in kept.items() if not isinstance(value, OF_HOOK.get(field, str)))
@@ -527,8 +544,13 @@ def _through_shell(hook: Json) -> Json:
     if not isinstance(command, str):
         return hook
     if isinstance(args, list) and all(isinstance(word, str) for word in args):
-        return {**hook, "command": shlex.join([command, *args])}
+        return {**hook, "command": " ".join(map(_quoted, [command, *args]))}
     return {**hook, "command": shlex.join(["bash", "-c", command])} if hook.get("shell") == "bash" else hook
+
+
+def _quoted(word: str) -> str:
+    """Return a word for a shell. With `args`, the CLI replaces the variable of the project itself."""
+    return '"${CLAUDE_PROJECT_DIR}"'.join(map(shlex.quote, word.split("${CLAUDE_PROJECT_DIR}")))
 
 
 def _merge(project: Project, layers: list[Json]) -> None:

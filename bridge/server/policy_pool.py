@@ -58,14 +58,15 @@ class PolicyWorkerError(PolicyError):
 
 
 def is_small(fields: Fields) -> bool:
-    """Return whether a call is checked on the event loop. The YAML heads of agents and skills take 10 ms per
-    kilobyte."""
+    """Return whether a call is checked on the event loop. One with variables can grow a thousandfold, and the YAML
+    heads of agents and skills take 10 ms per kilobyte."""
     words, memory = fields.all("arg"), fields.all("memory")
     files = fields.all("file") + fields.all("text")
     heads = any(file.partition(b"\n")[0].endswith((b".md", b"rule")) for file in files + memory)
     sizes = sum(map(len, words)) + sum(map(len, files))
     sizes += (sum(len(value) for _, value in fields.pairs) - sizes) // 16
-    return not heads and len(words) <= FEW and len(memory) <= FEW and sizes <= SMALL
+    grows = any(b"${" in text for text in words + files)  # variables are put in
+    return not heads and not grows and len(words) <= FEW and len(memory) <= FEW and sizes <= SMALL
 
 
 class PolicyPool:
@@ -77,7 +78,7 @@ class PolicyPool:
         self._fork_server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._workers: dict[str, _Worker] = {}
-        self._large = asyncio.Semaphore(1)
+        self._large = {what: asyncio.Semaphore(1) for what in ("call", "line")}
 
     def start(self) -> None:
         """Start the process from which workers are forked, unless it runs. Raises OSError."""
@@ -160,7 +161,7 @@ class PolicyPool:
                 if os.fstat(material.fileno()).st_size <= LARGE:
                     await worker.ask([file.fileno() for file in (asked, material, answered, product)])
                 else:
-                    async with self._large:
+                    async with self._large[question["what"]]:
                         await worker.ask([file.fileno() for file in (asked, material, answered, product)])
                 answered.seek(0)
                 return json.loads(answered.read(MAX_ANSWER))

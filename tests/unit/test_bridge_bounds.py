@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.client.excludes import exclusion
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import MAX_ARGUMENT, rewrite
 from bridge.policy.documents import MAX_DIRECTORIES, directories
@@ -129,3 +130,36 @@ def test_glob_with_hyphens_does_not_end_the_head_of_its_rule() -> None:
     head, body, _ = split_head(text.decode())
     assert head is not None
     assert body == "RULE"
+
+
+def test_variables_in_servers_of_agents_are_bounded() -> None:
+    entries = [{"a": {"command": "${A}${A}${A}${A}"}}] * 370
+    words = ["-p", "x", "--agents", json.dumps({"x": {"description": "d", "prompt": "p", "mcpServers": entries}})]
+    assert not is_small(Fields([("arg", word.encode()) for word in words])), "it is judged in a process of its own"
+
+    def judge() -> None:
+        with pytest.raises(PolicyError, match=f"longer than {MAX_SERVERS} bytes together"):
+            rewrite(words, SCOPE, env=[b"A=" + b"\x80" * 16_000])
+
+    assert seconds(judge) < 0.1
+
+
+@pytest.mark.parametrize("glob", ["**/" * 12 + "z", "[z-a]", "[a--b]"])
+def test_globs_of_claude_md_excludes_take_no_time_and_break_nothing(glob: str) -> None:
+    setting = json.dumps({"claudeMdExcludes": [glob, "**/x"]}).encode()
+    is_excluded = exclusion([setting])
+    assert seconds(lambda: is_excluded(b"/workspace" + b"/a" * 60)) < 0.1
+    assert is_excluded(b"/workspace/x")
+
+
+@pytest.mark.parametrize("head", ["tools: {!!timestamp '2001-01-01': x}", "tools: {!!binary aGk=: x}"])
+def test_head_that_json_cannot_hold_leaves_out_its_file_alone(head: str) -> None:
+    files = [
+        b".claude/agents/%s.md\n---\nname: %s\n%s\n---\nx" % (name, name, text)
+        for name, text in (
+            (b"odd", head.encode()),
+            (b"good", b"description: d"),
+        )
+    ]
+    project = read(files, [], SCOPE)
+    assert "agents/good.md" in project.files

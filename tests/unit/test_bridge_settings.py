@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
@@ -219,3 +220,24 @@ def test_restricted_call_is_offered_no_command(argv: list[str], there: set[str])
 def test_commands_are_switched_off_once(runs_commands: bool) -> None:
     argv = rewrite(["-p", "x", "--disable-slash-commands"], Scope(runs_commands=runs_commands)).argv
     assert argv.count("--disable-slash-commands") == 1
+
+
+def hooks_of(*hooks: dict[str, object]) -> list[dict[str, Any]]:
+    text = json.dumps({"hooks": {"PreToolUse": [{"hooks": hooks}]}}).encode()
+    (group,) = read([b".claude/settings.json\n" + text], [], IN_CONTAINER).settings["hooks"]["PreToolUse"]
+    return list(group["hooks"])
+
+
+def test_hook_with_arguments_finds_the_project_s_directory() -> None:
+    """The CLI would replace the variable itself. A guard that is not found blocks nothing."""
+    args = ["a ${CLAUDE_PROJECT_DIR}", "$X"]
+    (hook,) = hooks_of({"type": "command", "command": "${CLAUDE_PROJECT_DIR}/g h", "args": args})
+    variables = {"CLAUDE_PROJECT_DIR": "/w", "X": "x"}
+    done = subprocess.run(["/bin/sh", "-c", f"printf '%s,' {hook['command']}"], env=variables, capture_output=True)
+    assert done.stdout == b"/w/g h,a /w,$X,"
+
+
+def test_fields_that_decide_what_a_failed_hook_does_are_passed_on() -> None:
+    command = {"type": "command", "command": "x", "onFailure": "block", "asyncRewake": True, "rewakeMessage": "m"}
+    prompt = {"type": "prompt", "prompt": "x", "continueOnBlock": True}
+    assert hooks_of({**command, "unknown": 1}, prompt, {**command, "shell": "powershell"}) == [command, prompt]
