@@ -25,6 +25,7 @@ def test_any_user_may_ask(agents: Agents, user: str) -> None:
 
 def test_json_is_what_status_says(agents: Agents) -> None:
     agent = agents.healthy()
+    wait_until(lambda: "0:bash" in agent.run("agent-status"), 5, "tmux to name the window")
     found = json.loads(agent.run("agent-status", "--json"))
     assert set(agent.get("/status")[1]) == set(found)
     assert found["sessions"][0]["windows"][0]["name"] == "bash"
