@@ -165,7 +165,8 @@ def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling:
     knows = spelling not in HEADLESS and not (marks and VERSIONS[0] in confined.real.cli)  # which knows no mark
     confined.call("-p", "hi you", "--agent", "x", "--dangerously-skip-permissions", code=0 if knows else 1, asks=knows)
     confined.call("-p", "hi you", "--dangerously-skip-permissions")
-    assert (confined.place.workspace / "hooked").exists() == knows
+    # the CLI takes the hooks in a head that is no YAML for a text
+    assert (confined.place.workspace / "hooked").exists() == (knows and spelling != "no YAML")
 
 
 def test_git_configuration_of_the_workspace(field: Range) -> None:

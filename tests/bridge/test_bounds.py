@@ -232,12 +232,14 @@ def test_odd_project_is_a_note_and_the_call_starts(place: Place, file: bytes) ->
 
 @pytest.mark.parametrize("line", NONSENSE, ids=range(len(NONSENSE)))
 def test_odd_message_is_answered(shared_host: BridgeHost, place: Place, line: bytes) -> None:
-    """The answer is an error of the call or a reply to the request. The connection stays open; nothing is logged."""
+    """The answer is an error of the call or a reply to the request. A message that means nothing has none, but the next
+    one has. The connection stays open; nothing is logged."""
     before = shared_host.log.stat().st_size
     client = client_of(place)
     number = client.call(STREAM)
     assert client.started(number)
-    client.feed(number, line + b"\n")
+    odd = b'{"type":"control_request","request_id":"1","request":{"subtype":"odd"}}\n'
+    client.feed(number, line + b"\n" + odd)
     answer = client.wait(lambda event: event.kind in (Frame.ERROR, Frame.STDOUT))
     if answer.kind == Frame.ERROR:
         assert answer.fields.get("kind") == b"policy"
@@ -278,7 +280,7 @@ def test_long_request_is_refused_in_its_place(place: Place) -> None:
 def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None:
     agents = place.workspace / ".claude" / "agents"
     agents.mkdir(parents=True)
-    (agents / "a.md").write_text("---\nname: a\nmcpServers: {}\n---\nx")
+    (agents / "a.md").write_text("---\nname: a\nmcpServers: [{x: {command: cat}}]\n---\nx")
     done = place.run("-p", "report", env={"CLAUDE_BRIDGE_NOTES": "always"})
     assert done.returncode == 0
     assert b"'mcpServers' is left out" in done.stderr

@@ -240,7 +240,7 @@ def test_refused_control_request_is_answered_in_the_stream(place: Place) -> None
 def test_line_that_is_no_message_ends_the_call_with_126(place: Place) -> None:
     done = place.run("--input-format", "stream-json", "--verbose", stdin=b"not json\n")
     assert done.returncode == 126
-    assert b"no JSON object" in done.stderr
+    assert b"line 1 on stdin is no JSON" in done.stderr
 
 
 def test_missing_directory_is_125_and_names_no_host_path(shared_host: BridgeHost, place: Place) -> None:

@@ -17,7 +17,7 @@ NO_SOURCE = shutil.ignore_patterns(".*", "node_modules", "__pycache__", "build",
 def built(directory: Path) -> Path:
     """Build the wheel with pip from a copy of the whole tree, so that the tree itself stays clean."""
     source = directory / "source"
-    shutil.copytree(ROOT, source, ignore=NO_SOURCE)
+    shutil.copytree(ROOT, source, symlinks=True, ignore=NO_SOURCE)
     subprocess.run(
         [*PIP, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", directory, source], check=True
     )
