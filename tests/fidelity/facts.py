@@ -102,7 +102,8 @@ def _request(request: Request) -> Iterator[tuple[str, Any]]:
     for tool in body.pop("tools", None) or []:
         yield f"tool {tool['name']}", {**tool, "description": tool.get("description", "").splitlines()}
     for number, message in enumerate(body.pop("messages", []), 1):
-        yield f"message {number} ({message['role']})", _text(message["content"])
+        if told := _text(message["content"]):  # the CLI adds one without content, or not, depending on the time
+            yield f"message {number} ({message['role']})", told
     yield "parameters", body
 
 
