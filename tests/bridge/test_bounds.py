@@ -283,7 +283,7 @@ def test_project_that_is_judged_elsewhere_counts_as_before(place: Place) -> None
     (agents / "a.md").write_text("---\nname: a\nmcpServers: [{x: {command: cat}}]\n---\nx")
     done = place.run("-p", "report", env={"CLAUDE_BRIDGE_NOTES": "always"})
     assert done.returncode == 0
-    assert b"'mcpServers' is left out" in done.stderr
+    assert b"mcpServers is left out: the CLI starts none" in done.stderr
 
 
 def test_judges_have_no_rights_and_end_with_the_server(host_per_test: HostMaker) -> None:
