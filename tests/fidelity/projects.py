@@ -153,7 +153,7 @@ with open("/workspace/out", "a") as out:
     for key in ("transcript_path", "agent_transcript_path"):
         path = told.get(key, "")
         while path and not found(path) and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(0.05)  # a poll: nothing tells a hook that the file is written
         print(told["hook_event_name"], key, path and found(path), path[-6:], file=out)
 """
 """Says whether a hook finds the conversation. It looks again for up to 3 s, because the CLI writes the file after it

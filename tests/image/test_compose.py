@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support.compose_folder import SERVICES, ComposeFolder, values
+
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = {"prod": "agent", "dev": "agent-dev"}
-
-
-@dataclass(frozen=True)
-class Project:
-    """A folder with compose.yaml, and the service of the variant under test."""
-
-    folder: Path
-    service: str
-    environment: dict[str, str]
-
-    def compose(self, *arguments: str) -> str:
-        command = ["docker", "compose", "--profile", "dev", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def up(self) -> None:
-        self.compose("up", "--detach", "--wait", self.service)
-
-    def sh(self, script: str) -> str:
-        return self.compose("exec", "-T", self.service, "sh", "-c", script)
-
-    def container(self) -> dict[str, object]:
-        identity = self.compose("ps", "--all", "--quiet", self.service).strip()
-        listed = subprocess.run(["docker", "inspect", identity], check=True, capture_output=True, text=True)
-        found: dict[str, object] = json.loads(listed.stdout)[0]
-        return found
 
 
 @pytest.fixture
-def project(tmp_path: Path, image: str, variant: str) -> Iterator[Project]:
+def project(tmp_path: Path, image: str, variant: str) -> Iterator[ComposeFolder]:
     shutil.copy(ROOT / "compose.yaml", tmp_path)
-    values = {
-        "AGENT_PROJECT": f"magents-test-{uuid.uuid4().hex[:8]}",
-        "AGENT_IMAGE": image,
-        "AGENT_DEV_IMAGE": image,
-        "AGENT_PORT": "0",
-        "AGENT_DEV_PORT": "0",
-        "AGENT_INSPECTOR_PORT": "0",
-    }
-    made = Project(tmp_path, SERVICES[variant], {**os.environ, **values})
+    made = ComposeFolder(tmp_path, SERVICES[variant], {**os.environ, **values(image)})
     try:
         made.up()
         yield made
@@ -65,7 +28,7 @@ def project(tmp_path: Path, image: str, variant: str) -> Iterator[Project]:
         made.compose("down", "--volumes", "--timeout", "1")
 
 
-def test_agent_works_on_a_read_only_root(project: Project) -> None:
+def test_agent_works_on_a_read_only_root(project: ComposeFolder) -> None:
     host = project.container()["HostConfig"]
     assert isinstance(host, dict)
     assert (host["ReadonlyRootfs"], host["CapDrop"]) == (True, ["ALL"])
@@ -78,20 +41,20 @@ def test_agent_works_on_a_read_only_root(project: Project) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", project.sh("task-master --version"))
 
 
-def test_shared_is_the_groups_also_where_it_is_empty(project: Project) -> None:
+def test_shared_is_the_groups_also_where_it_is_empty(project: ComposeFolder) -> None:
     for _ in range(2):
         assert project.sh("stat -c '%u:%g %a' /shared; id -G").split() == ["0:61000", "2775", "1000", "61000"]
         project.compose("up", "--detach", "--wait", "--force-recreate", project.service)
 
 
-def test_health_is_published_on_loopback_alone(project: Project) -> None:
+def test_health_is_published_on_loopback_alone(project: ComposeFolder) -> None:
     published = project.container()["NetworkSettings"]
     assert isinstance(published, dict)
     addresses = {one["HostIp"] for bindings in published["Ports"].values() if bindings for one in bindings}
     assert addresses == {"127.0.0.1"}
 
 
-def test_down_is_graceful_and_data_stays(project: Project) -> None:
+def test_down_is_graceful_and_data_stays(project: ComposeFolder) -> None:
     project.sh("for place in workspace shared agent; do echo kept > /$place/record; done")
     project.compose("stop", project.service)
     state = project.container()["State"]
@@ -103,7 +66,7 @@ def test_down_is_graceful_and_data_stays(project: Project) -> None:
 
 
 @pytest.mark.variant("dev")
-def test_tcpdump_captures_in_the_dev_profile(project: Project) -> None:
+def test_tcpdump_captures_in_the_dev_profile(project: ComposeFolder) -> None:
     told = project.sh(
         "timeout 20 tcpdump -i lo -c 1 -n > /tmp/packet 2> /tmp/told & pid=$!; "
         "until grep -q listening /tmp/told; do kill -0 $pid || exit 1; done; "
@@ -112,7 +75,7 @@ def test_tcpdump_captures_in_the_dev_profile(project: Project) -> None:
     assert "127.0.0.1.3999" in told
 
 
-def test_grant_that_is_gone_is_an_error_and_no_folder_of_root_s(project: Project) -> None:
+def test_grant_that_is_gone_is_an_error_and_no_folder_of_root_s(project: ComposeFolder) -> None:
     gone = project.folder / "grant"
     command = ["docker", "compose", "up", "--detach", project.service]
     environment = {**project.environment, "AGENT_BRIDGE": str(gone)}

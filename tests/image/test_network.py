@@ -10,21 +10,19 @@ import json
 import os
 import shutil
 import subprocess
-import uuid
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pip
 import pytest
 
-from tests.support import certificate
+from tests.support import certificate, compose_folder
+from tests.support.compose_folder import SERVICES, ComposeFolder
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 UID = 1000
-SERVICES = {"prod": "agent", "dev": "agent-dev"}
 SITE = "https://127.0.0.1:8443"
 PROXY = "http://someone:secret@proxy.invalid:3128"
 SERVER = """
@@ -48,22 +46,11 @@ PROGRAMS = {
 }
 
 
-@dataclass(frozen=True)
-class Desk:
-    """A folder with compose.yaml and .env, and the service of the variant under test."""
-
-    folder: Path
-    service: str
-    environment: dict[str, str]
-
-    def compose(self, *arguments: str) -> str:
-        command = ["docker", "compose", "--profile", "dev", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+class Desk(ComposeFolder):
+    """A folder with compose.yaml and .env, and libraries for Python in its workspace."""
 
     def sh(self, script: str) -> str:
-        return self.compose("exec", "-T", "--env", "PYTHONPATH=/workspace/lib", self.service, "bash", "-c", script)
+        return super().sh(f"export PYTHONPATH=/workspace/lib; {script}")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +59,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, image: str, variant: str) -> 
     shutil.copy(ROOT / "compose.yaml", folder)
     _make_workspace(folder / "work")
     values = {
-        "AGENT_PROJECT": f"magents-test-{uuid.uuid4().hex[:8]}",
-        "AGENT_IMAGE": image,
-        "AGENT_DEV_IMAGE": image,
-        "AGENT_PORT": "0",
-        "AGENT_DEV_PORT": "0",
-        "AGENT_INSPECTOR_PORT": "0",
+        **compose_folder.values(image),
         "AGENT_WORKSPACE": "./work",
         "AGENT_CA_BUNDLE": str(folder / "work" / "certificate.pem"),
         "HTTPS_PROXY": PROXY,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.support.installed_once import installed_once
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -28,16 +28,7 @@ SCENES = {
 def installed() -> Path:
     """Return the directory to mount at `MOUNT`. It is made once for each state of the locks and the plays."""
     sources = [PYTHON_LOCK, *(HERE / name for name in PLAYS), *(HERE / "programs" / name for name in PROGRAMS)]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        directory = CACHE / digest
-        if not directory.exists():
-            shutil.rmtree(CACHE / "new", ignore_errors=True)
-            _install(CACHE / "new", sources[1:])
-            (CACHE / "new").rename(directory)
-    return directory
+    return installed_once(CACHE, sources, lambda where: _install(where, sources[1:]))
 
 
 def command(program: str) -> list[str]:
@@ -48,7 +39,6 @@ def command(program: str) -> list[str]:
 
 
 def _install(where: Path, files: list[Path]) -> None:
-    where.mkdir()
     for path in files:
         shutil.copy(path, where)
     # The source distribution holds no CLI, so the SDK finds `claude` on PATH. The wheel would add 365 MB.

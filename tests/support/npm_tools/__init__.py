@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import shutil
 import subprocess
 from pathlib import Path
+
+from tests.support.installed_once import installed_once
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "npm-tools"
@@ -17,20 +17,14 @@ MOUNT = "/tools"
 
 def installed() -> Path:
     """Return the directory to mount at `MOUNT`. It is made once for each state of the lock and the program."""
-    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in FILES)).hexdigest()[:12]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        directory = CACHE / digest
-        if not directory.exists():
-            shutil.rmtree(CACHE / "new", ignore_errors=True)
-            (CACHE / "new").mkdir()
-            for name in FILES:
-                shutil.copy(HERE / name, CACHE / "new")
-            quiet = ["--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            subprocess.run(["npm", "ci", *quiet], cwd=CACHE / "new", check=True, timeout=600)
-            (CACHE / "new").rename(directory)
-    return directory
+    return installed_once(CACHE, [HERE / name for name in FILES], _install)
+
+
+def _install(where: Path) -> None:
+    for name in FILES:
+        shutil.copy(HERE / name, where)
+    quiet = ["--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    subprocess.run(["npm", "ci", *quiet], cwd=where, check=True, timeout=600)
 
 
 def dev_container(command: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
