@@ -3,7 +3,8 @@
 Special cases of tmux handled here: plain `tmux` starts a second server when the first does not listen yet (hence -N).
 An argument that ends in `;` is read as a separator (hence `word`). A user's own configuration may end the session when
 nobody is attached (hence the options that are set again after it was read). -D makes no new session, so Ctrl-C on
-`docker run -it` would reach the server (hence own_session).
+`docker run -it` would reach the server (hence own_session). A child of a server that has just ended may hold its socket for a moment, and the next server would
+be a client of the dead one (hence the removal in `start_server`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import children
@@ -79,7 +81,8 @@ class Tmux:
         return self.ended is not None and not self.ended.done()
 
     def start_server(self) -> None:
-        """Start the server's process. Raises OSError when no process can be started."""
+        """Start the server's process, on a new socket. Raises OSError when no process can be started."""
+        socket_path().unlink(missing_ok=True)
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.pid = children.spawn([PROGRAM, "-u", "-D"], stderr=writer, own_session=True)
@@ -159,6 +162,11 @@ class Tmux:
                 return
             os.kill(self.pid, signum)
             await first_of(self.ended, timeout_s=patience_s)
+
+
+def socket_path() -> Path:
+    """Return the place of the server's socket. tmux makes its directory."""
+    return Path(os.environ.get("TMUX_TMPDIR") or "/agent/run", f"tmux-{os.getuid()}", "default")
 
 
 def is_not_there_yet(error: TmuxError) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agent import numbering, shared
 from agent.files import make_directory, move_aside
 from agent.processes import own_container
+from agent.tmux import socket_path
 from healthcheck.facts import VolumeStatus
 
 if TYPE_CHECKING:
@@ -96,10 +97,10 @@ def prepare(home: str) -> list[str]:
 
 def _clear_the_way_for_tmux(home: Path, report: Report) -> None:
     """Move aside what is in the way of tmux's socket and configuration. tmux would block on a pipe there."""
-    sockets = Path(os.environ.get("TMUX_TMPDIR") or Path(AGENT, "run"), f"tmux-{os.getuid()}")
-    if os.path.lexists(sockets):
-        make_directory(sockets, 0o700, report, link=False)
-        if (socket := sockets / "default").is_dir():
+    socket = socket_path()
+    if os.path.lexists(socket.parent):
+        make_directory(socket.parent, 0o700, report, link=False)
+        if socket.is_dir():
             move_aside(socket, "a directory and no socket", report)
     configured = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     for file in (home / ".tmux.conf", configured / "tmux" / "tmux.conf", home / ".config" / "tmux" / "tmux.conf"):

@@ -250,6 +250,33 @@ def test_what_was_killed_is_recovered(agents: Agents, kill: str) -> None:
     assert "Z" not in agent.run("ps", "-eo", "stat=")
 
 
+ON_A_HELD_SOCKET = """
+import asyncio, os, socket, sys
+sys.path.insert(0, "/usr/lib/magents")
+from agent import tmux
+
+async def start():
+    server = tmux.Tmux()
+    server.start_server()
+    print(await server.send_first(["new-session", "-d"], ["display-message", "-p", "#{pid}"]) == f"{server.pid}\\n")
+    await server.end(5)
+
+path = tmux.socket_path()
+path.parent.mkdir(0o700, parents=True)
+held = socket.socket(socket.AF_UNIX)
+held.bind(str(path))
+held.listen()
+asyncio.run(start())
+"""
+
+
+def test_socket_that_a_child_of_the_dead_server_still_holds_is_not_used(agents: Agents) -> None:
+    """A child of the last tmux server has its socket until it runs its program, and would let the next one wait."""
+    agent = agents.healthy()
+    script = ["timeout", "10", "/usr/bin/python3", "-IS", "-c", ON_A_HELD_SOCKET]
+    assert agent.run("env", "TMUX_TMPDIR=/tmp/held", *script) == "True"
+
+
 def test_command_that_outlives_tmux_is_ended_first(agents: Agents) -> None:
     agent = commanded(agents, "trap '' HUP; sleep 1000 & sleep 1000; wait", AGENT_STOP_GRACE="2").wait_healthy()
     agent.expect("tmux server ended").sh("kill -9 $(pgrep -f '^/usr/bin/tmux -u -D')")
@@ -274,7 +301,7 @@ def test_renamed_session_gets_its_name_back(agents: Agents) -> None:
 def test_killed_supervisor_is_told_of_at_the_next_start(agents: Agents) -> None:
     volume = agents.volume()
     agent = agents.healthy(volumes=[f"{volume}:/agent"], restart_policy={"Name": "on-failure"}).expect("was cut off")
-    agent.sh("kill -9 $(pgrep -x python3)")
+    agent.try_run("bash", "-c", "kill -9 $(pgrep -x python3)")  # the container may end before the command does
     agent.wait_log("was cut off")
     agent.wait_healthy()
     assert agent.get("/status")[1]["cut_off"] == 1
