@@ -3,8 +3,8 @@
 Special cases of tmux handled here: plain `tmux` starts a second server when the first does not listen yet (hence -N).
 An argument that ends in `;` is read as a separator (hence `word`). A user's own configuration may end the session when
 nobody is attached (hence the options that are set again after it was read). -D makes no new session, so Ctrl-C on
-`docker run -it` would reach the server (hence own_session). A child of a server that has just ended may hold its socket for a moment, and the next server would
-be a client of the dead one (hence the removal in `start_server`).
+`docker run -it` would reach the server (hence own_session). A child of a server that has just ended may hold its socket
+for a moment, and the next server would be a client of the dead one (hence the removal in `start_server`).
 """
 
 from __future__ import annotations
