@@ -98,7 +98,7 @@ def build(session: nox.Session) -> None:
 @nox.parametrize("variant", VARIANTS, ids=VARIANTS)
 def image_tests(session: nox.Session, variant: str) -> None:
     """Test live containers of an image that was built."""
-    tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY, "-n", "3", "--dist", "loadscope"]
+    tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY, "-n", "4", "--dist", "loadscope"]
     if session.posargs:
         _run(session, *tests, *session.posargs)
     else:  # what passed all tests may be pushed
