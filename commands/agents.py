@@ -8,9 +8,9 @@ from invoke import Context, task
 
 from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
-from commands.output import exit_with, print_facts, print_table, problems_as_exit, table, text
+from commands.output import exit_with, launcher, print_facts, print_table, problems_as_exit, table, text
 from pipeline import bridge
-from pipeline.agents import compose, logs, ps, terminal
+from pipeline.agents import compose, logs, names, ps, terminal
 from pipeline.agents import workspace as workspaces
 from pipeline.bootstrap import engine
 from pipeline.build import image
@@ -21,6 +21,8 @@ from pipeline.up import from_bare_machine
 
 UP_HELP = {
     "workspace": "folder that the agent works in; workspace/ beside compose.yaml when left out",
+    "name": "the agent's name; when left out, the folder's agent, or a new one called as the folder",
+    "replace": "end the agent of this name where it works on another folder",
     "variant": "prod or dev",
     "image": "run this image, made FROM magents/agent, as it is; nothing is built",
     "chown": "give a workspace that belongs to root to uid 1000",
@@ -28,7 +30,7 @@ UP_HELP = {
     "ssh-agent": "let the agent use the keys of your ssh agent (SSH_AUTH_SOCK)",
     **BUILD_HELP,
 }
-NAME_HELP = {"name": "which agent; the one that `up` starts when left out"}
+NAME_HELP = {"name": "which agent; when left out, that of the present folder, or the only one, or `default`"}
 
 
 @task(help=UP_HELP)
@@ -37,6 +39,8 @@ def up(
     _: Context,
     options: image.Options,
     workspace: str | None = None,
+    name: str | None = None,
+    replace: bool = False,
     variant: str = "prod",
     chown: bool = False,
     as_root: bool = False,
@@ -57,13 +61,16 @@ def up(
             as_root=as_root,
             ssh_agent=ssh_agent,
             reference=image,
+            name=name,
+            replace=replace,
         )
+    here = launcher()
     print_facts(
         ("agent", f"{running.name} ({running.image}) is {running.status}"),
         ("workspace", f"{running.workspace} as {running.owner}"),
-        ("attach", "bin/invoke agents.attach   (leave with Ctrl-b d)"),
+        ("attach", f"{here} agents.attach {running.name}   (leave with Ctrl-b d)"),
         ("health", f"http://127.0.0.1:{running.port}/health"),
-        ("stop", "bin/invoke agents.down"),
+        ("stop", f"{here} agents.down {running.name}"),
     )
 
 
@@ -82,13 +89,13 @@ def list_all(_: Context) -> None:
 
 
 @task(positional=["name"], help=NAME_HELP)
-def attach(_: Context, name: str = ps.DEFAULT_NAME) -> None:
+def attach(_: Context, name: str = "") -> None:
     """Attach to the agent's tmux session; leave it with Ctrl-b d."""
     with problems_as_exit():
-        _require(name)
+        agent = _meant(name)
         if not sys.stdin.isatty():
             raise Problem("attaching needs a terminal; run it in one, or use agents.exec")
-        terminal.attach(name)
+        terminal.attach(agent)
 
 
 @task(
@@ -96,34 +103,33 @@ def attach(_: Context, name: str = ps.DEFAULT_NAME) -> None:
     positional=["name"],
     help={**NAME_HELP, "follow": "go on as lines come", "tail": "how many of the last lines"},
 )
-def show_logs(_: Context, name: str = ps.DEFAULT_NAME, follow: bool = False, tail: str = "100") -> None:
+def show_logs(_: Context, name: str = "", follow: bool = False, tail: str = "100") -> None:
     """Show what the agent's supervisor logged."""
     with problems_as_exit():
-        _require(name)
-        code = logs.show(ps.container_name(name), tail, follow=follow)
+        code = logs.show(ps.container_name(_meant(name)), tail, follow=follow)
     exit_with(code)
 
 
 @task(name="exec", positional=["command"], help={"command": "what to run, quoted as one word", **NAME_HELP})
-def execute(_: Context, command: str, name: str = ps.DEFAULT_NAME) -> None:
+def execute(_: Context, command: str, name: str = "") -> None:
     """Run a command in the agent's container."""
     with problems_as_exit():
-        _require(name)
+        agent = _meant(name)
         on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        code = terminal.run(name, ["bash", "-c", command], on_terminal=on_terminal)
+        code = terminal.run(agent, ["bash", "-c", command], on_terminal=on_terminal)
     exit_with(code)
 
 
 @task(positional=["name"], help={**NAME_HELP, "all": "every agent of this machine"})
-def down(_: Context, name: str = ps.DEFAULT_NAME, all: bool = False) -> None:  # noqa: A002  # the flag is --all
+def down(_: Context, name: str = "", all: bool = False) -> None:  # noqa: A002  # the flag is --all
     """Stop an agent gracefully and remove its container; volumes stay."""
     with problems_as_exit(), engine.connected() as client:
-        names = ps.names(client) if all else [name]
-        compose.down(client, names, print)
-        for one in names:
+        ending = ps.names(client) if all else [names.meant(client, name)]
+        compose.down(client, ending, print)
+        for one in ending:
             bridge.revoke(one)
 
 
-def _require(name: str) -> None:
+def _meant(name: str) -> str:
     with engine.connected() as client:
-        ps.require(client, name)
+        return names.meant(client, name)

@@ -6,19 +6,30 @@ from invoke import Context, task
 
 from commands.output import exit_with, problems_as_exit
 from pipeline import bridge
+from pipeline.agents import names
 from pipeline.agents import workspace as workspaces
-from pipeline.agents.ps import DEFAULT_NAME
 from pipeline.reporting import say_on_stderr
 
 
-@task(help={"workspace": "make a grant for this folder, too", "name": "the grant's name"})
-def up(_: Context, workspace: str | None = None, name: str = DEFAULT_NAME, user: str | None = None) -> None:
+@task(
+    help={
+        "workspace": "make a grant for this folder, too",
+        "name": "the grant's name; when left out, that of the folder's agent, or a new one from the folder's name",
+        "replace": "take the name from another folder",
+    }
+)
+def up(
+    _: Context, workspace: str | None = None, name: str | None = None, user: str | None = None, replace: bool = False
+) -> None:
     """Serve this host's Claude Code to containers; print what to mount."""
     with problems_as_exit():
         print(bridge.up(say_on_stderr))
         if workspace:
-            mount = bridge.grant(name, workspaces.named(workspace), user)
-            print(f"grant {name}: mount {mount} at /host, read-only; for compose.yaml, in .env:\nAGENT_BRIDGE={mount}")
+            folder = workspaces.named(workspace)
+            chosen = names.claim(folder, name, say_on_stderr, replace=replace).name
+            mount = bridge.grant(chosen, folder, user)
+            print(f"grant {chosen}: mount {mount} at /host, read-only; for compose.yaml, in .env:")
+            print(f"AGENT_BRIDGE={mount}")
 
 
 @task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from pipeline.agents.logs import plain
 from pipeline.errors import Problem
+from pipeline.files import ROOT, present_folder
 
 
 @contextmanager
@@ -30,6 +32,11 @@ def exit_with(code: int) -> None:
     """End the task with the exit code of a program that it ran; do nothing when it is 0."""
     if code:
         raise Exit(code=code)
+
+
+def launcher() -> str:
+    """Return how a person starts Invoke from the present folder."""
+    return "bin/invoke" if present_folder() == ROOT else shlex.quote(str(ROOT / "bin" / "invoke"))
 
 
 def text(value: str) -> str:

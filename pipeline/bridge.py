@@ -75,6 +75,35 @@ def forget(name: str) -> None:
         operator.forget(name)
 
 
+def workspaces() -> dict[str, str]:
+    """Return the workspace of each grant, by the grant's name."""
+    with _operator() as operator:
+        return operator.workspaces()
+
+
+def names_with_conversations(workspace: Path) -> list[str]:
+    """Return the names of the grants, also of ended ones, that keep conversations on a workspace."""
+    with _operator() as operator:
+        return operator.names_with_conversations(workspace)
+
+
+def move_conversations(old: tuple[str, str], new: tuple[str, str]) -> None:
+    """Give the conversations of a grant's name and workspace to another name and workspace, unless that has some."""
+    with _operator() as operator:
+        operator.move_conversations(old, new)
+
+
+def own_directory(name: str) -> Path:
+    """Return a directory for the pipeline's own records beside the grants. Only this user can enter it."""
+    try:
+        return Operator().own_directory(name)
+    except OperatorError as error:
+        raise Problem(
+            f"nothing can be kept in the bridge's state directory ({error}), so no agent was started; mend that, or set "
+            "CLAUDE_BRIDGE_STATE to another directory of yours"
+        ) from error
+
+
 def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> Path | None:
     """Grant an agent its workspace and make sure that the server runs. Returns the directory to mount.
 

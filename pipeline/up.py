@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 from pipeline import bridge
-from pipeline.agents import compose
+from pipeline.agents import compose, names
 from pipeline.agents import host as hosts
-from pipeline.agents.ps import DEFAULT_NAME
 from pipeline.agents.workspace import owner_of
 from pipeline.bootstrap import engine, engine_setup
 from pipeline.build import derived, image
@@ -25,12 +24,14 @@ def from_bare_machine(
     as_root: bool,
     ssh_agent: bool = False,
     reference: str | None = None,
+    name: str | None = None,
+    replace: bool = False,
 ) -> compose.Running:
     """Provide an engine, the image, the bridge and one agent on `workspace`.
 
     `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`). `ssh_agent`
     hands over this person's ssh agent. `reference` names an image made FROM one of ours, which is run in place of the
-    variant's own.
+    variant's own. `name` is the agent's, where a person chose one; `replace` takes it from another folder.
     """
     kind = engine.kind()
     owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
@@ -40,17 +41,18 @@ def from_bare_machine(
         kind = engine.kind()
         owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
     with engine.connected() as client:
+        agent = names.claim(workspace, name, say, client=client, replace=replace)
         if reference is not None:
             variant = derived.require(client, reference, variant)
         else:
             image.build(client, variant, options, say)
         user = str(workspace.stat().st_uid) if chown or as_root else None
-        mount = None
-        if kind.person in (None, os.geteuid()):
-            mount = bridge.for_agent(DEFAULT_NAME, workspace, say, user)
-        else:
+        can_mount = kind.person in (None, os.geteuid())
+        if not can_mount:
             say(
                 f"this engine is that of uid {kind.person} and cannot mount another user's grant, so the agent does "
                 "without the host's Claude Code; run the same command as that user to have it"
             )
-        return compose.up(client, variant, DEFAULT_NAME, workspace, owner, say, mount, host)
+        with names.starting(agent.name, say):
+            mount = bridge.for_agent(agent.name, workspace, say, user) if can_mount else None
+            return compose.up(client, variant, agent.name, workspace, owner, say, mount, host, agent.volume)

@@ -194,21 +194,25 @@ def up(
     say: Say,
     bridge: Path | None = None,
     host: hosts.Host | None = None,
+    volume: str | None = None,
 ) -> Running:
     """Make sure that the agent `name` runs and is healthy on `workspace`. An agent that already fits is not restarted.
 
     `bridge` is the directory of the agent's grant for the host's Claude Code. `host` is what else the host gives.
+    `volume` is the engine's name for the volume at /agent, where it is not the usual one.
     """
+    volume = volume or ps.volume_name(name)
     image.require(client, variant)
     before = ps.find(client, name)
-    project = _with_host(_project(variant, name, workspace, owner, bridge, _port(before)), host or hosts.Host(), say)
+    project = _project(variant, name, workspace, owner, bridge, _port(before), volume)
+    project = _with_host(project, host or hosts.Host(), say)
     is_left_behind = before is not None and _has_another_folder(before, workspace)
     if before and not is_left_behind and _fits(client, before, project):
         say(f"agent {name} runs already")
     else:
         before = _replaceable(client, before, project, say)
-        for volume in project.volumes.values():
-            client.volumes.create(volume)
+        client.volumes.create(SHARED_VOLUME)
+        client.volumes.create(volume, labels={ps.LABEL: name, ps.WORKSPACE_LABEL: str(workspace)})
         if before and is_left_behind and project.matches(before):
             say(f"{workspace} was replaced under agent {name}, which is restarted to get the new folder")
             before.restart(timeout=STOP_S)
@@ -254,28 +258,35 @@ def _has_another_folder(container: Container, workspace: Path) -> bool:
 def _replaceable(
     client: docker.DockerClient, container: Container | None, project: Project, say: Say
 ) -> Container | None:
-    """Return the container when Compose can compare and replace it. Any other is stopped gracefully and removed."""
+    """Return the container when Compose can compare and replace it. Any other is stopped gracefully and removed.
+
+    Compose does not compare the engine's names for volumes.
+    """
     if container is None:
         return None
     labels = container.labels
-    if (labels.get(PROJECT_LABEL), labels.get(SERVICE_LABEL)) == (project.name, project.part.agent):
+    found = (labels.get(PROJECT_LABEL), labels.get(SERVICE_LABEL), ps.volume_of(container))
+    if found == (project.name, project.part.agent, project.volumes[project.part.agent]):
         return container
-    say(f"{container.name} is of another variant or of an earlier version of `up`: it is replaced; its volumes stay")
+    say(
+        f"{container.name} is of another workspace or variant, or of an earlier version of `up`: it is replaced; its "
+        "volumes stay"
+    )
     _remove(client, container)
     return None
 
 
 def _project(
-    variant: image.Variant, name: str, workspace: Path, owner: Owner, bridge: Path | None, port: str
+    variant: image.Variant, name: str, workspace: Path, owner: Owner, bridge: Path | None, port: str, volume: str
 ) -> Project:
     labels = {
         ps.LABEL: name,
-        f"{ps.LABEL}.workspace": str(workspace),
+        ps.WORKSPACE_LABEL: str(workspace),
         f"{ps.LABEL}.user": f"{owner.uid}:{owner.gid}",
         f"{ps.LABEL}.bridge": str(bridge or ""),
     }
     return Project(
-        ps.container_name(name),
+        ps.project_name(name),
         variant.name,
         variant.reference,
         values={
@@ -291,7 +302,7 @@ def _project(
             "environment": {"AGENT_NAME": name},
             "volumes": [folder_at("/workspace", workspace)],
         },
-        volumes={"shared": SHARED_VOLUME, PARTS[variant.name].agent: f"{ps.container_name(name)}-agent"},
+        volumes={"shared": SHARED_VOLUME, PARTS[variant.name].agent: volume},
     )
 
 
@@ -349,10 +360,11 @@ def _what_failed(client: docker.DockerClient, project: Project, name: str, error
 def down(client: docker.DockerClient, names: list[str], say: Say) -> None:
     """Stop agents gracefully and remove their containers; their volumes stay."""
     for name in names:
-        _remove(client, ps.require(client, name))
+        container = ps.require(client, name)
+        _remove(client, container)
         say(
-            f"agent {name} is stopped and its container removed; "
-            f"volumes {ps.container_name(name)}-agent and {SHARED_VOLUME} stay"
+            f"agent {name} is stopped and its container removed; volumes {ps.volume_of(container)} and {SHARED_VOLUME} "
+            "stay"
         )
 
 

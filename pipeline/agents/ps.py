@@ -13,7 +13,7 @@ from pipeline.agents.logs import plain
 from pipeline.errors import Problem
 
 LABEL = "io.magents.agent"
-DEFAULT_NAME = "default"
+WORKSPACE_LABEL = f"{LABEL}.workspace"
 HEALTH_PORT = 3999
 
 
@@ -30,16 +30,43 @@ class Listed:
 
 
 def container_name(name: str) -> str:
-    """Return the name of the container, and of the Compose project, for the agent `name`."""
+    """Return the name of the container for the agent `name`."""
     return f"magents-{name}"
+
+
+def project_name(name: str) -> str:
+    """Return the name of the Compose project for the agent `name`. No folder with a compose.yaml is called so."""
+    return f"up-{container_name(name)}"
+
+
+def volume_name(name: str) -> str:
+    """Return the name that the volume of the agent `name` usually has."""
+    return f"{container_name(name)}-agent"
+
+
+def volume_of(container: Container) -> str:
+    """Return the name of an agent's volume for /agent."""
+    mounts = container.attrs["Mounts"]
+    return next((str(each.get("Name", "")) for each in mounts if each["Destination"] == "/agent"), "")
+
+
+def workspace_of(container: Container) -> str:
+    """Return the folder of this machine that an agent works in."""
+    return str(container.labels[WORKSPACE_LABEL])
+
+
+def is_taken(client: docker.DockerClient, name: str) -> bool:
+    """Say whether a container has the name of the agent's, also one that is no agent."""
+    return bool(client.containers.list(all=True, sparse=True, filters={"name": f"^/{container_name(name)}$"}))
 
 
 def find(client: docker.DockerClient, name: str) -> Container | None:
     """Return the container of the agent `name`, running or not."""
     try:
-        return client.containers.get(container_name(name))
+        found = client.containers.get(container_name(name))
     except docker.errors.NotFound:
         return None
+    return found if LABEL in found.labels else None
 
 
 def require(client: docker.DockerClient, name: str) -> Container:
@@ -78,7 +105,7 @@ def _listed(container: Container) -> Listed:
         state=f"{state['Status']} ({health})" if health and is_running else state["Status"],
         image=container.attrs["Config"]["Image"],
         user=labels[f"{LABEL}.user"],
-        workspace=labels[f"{LABEL}.workspace"],
+        workspace=workspace_of(container),
         health=f"http://127.0.0.1:{published_port(container)}/health" if is_running else "",
     )
 

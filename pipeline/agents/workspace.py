@@ -17,6 +17,9 @@ AGENT_UID = 1000
 """The image's user. Its group has the same number."""
 
 
+DEFAULT_FOLDER = "workspace"
+"""The folder beside compose.yaml that `up` works on when a person names none."""
+
 MAPPED = 65536
 """Users that an engine with userns-remap has; /etc/subuid gives them."""
 
@@ -131,7 +134,7 @@ def _require_folder(path: Path) -> None:
 
 def default_workspace(root: Path) -> Path:
     """Return the folder beside compose.yaml. It is made on first use and given to the image's user."""
-    workspace = root / "workspace"
+    workspace = root / DEFAULT_FOLDER
     if not workspace.exists():
         workspace.mkdir()
         if os.geteuid() == 0:

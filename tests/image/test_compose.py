@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -84,9 +85,24 @@ def test_grant_that_is_gone_is_an_error_and_no_folder_of_root_s(project: Compose
     assert not gone.exists()
 
 
+def test_copies_in_two_folders_have_nothing_in_common(tmp_path: Path) -> None:
+    """Compose calls containers after their project. Volumes have a name of the project's, too."""
+    environment = {name: value for name, value in os.environ.items() if name != "COMPOSE_PROJECT_NAME"}
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / "compose.yaml", tmp_path / name)
+        command = ["docker", "compose", "config", "--format", "json"]
+        said = subprocess.run(command, cwd=tmp_path / name, env=environment, check=True, capture_output=True).stdout
+        project = json.loads(said)
+        found.append({project["name"], *(volume["name"] for volume in project["volumes"].values())})
+    assert not found[0] & found[1]
+    assert "two_agent" in found[1]
+
+
 def test_every_value_is_in_the_example() -> None:
     template = (ROOT / "compose.yaml").read_text()
     used = set(re.findall(r"\$\{([A-Z_]+)|^    ([A-Z_]+):$", template, re.MULTILINE))
-    used = {value or passed_on for value, passed_on in used}
+    used = {value or passed_on for value, passed_on in used} | {"COMPOSE_PROJECT_NAME"}
     assert used == set(re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert yaml.safe_load(template)["services"]

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
+from pipeline import bridge
 from pipeline.agents import compose, ps
 from pipeline.agents import workspace as workspaces
 from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
@@ -25,8 +27,9 @@ from pipeline.agents.workspace import Owner
 from pipeline.bootstrap import engine
 from pipeline.build import derived
 from pipeline.build.derived import Derived
-from pipeline.build.image import CA_VARIABLES, VARIANTS, Variant
+from pipeline.build.image import CA_VARIABLES, VARIANTS, Options, Variant
 from pipeline.errors import Problem
+from pipeline.up import from_bare_machine
 from tests.support import certificate
 from tests.support.containers import Agent
 from tests.support.waiting import wait_until
@@ -106,13 +109,50 @@ def test_up_starts_a_stopped_agent_again(person: Person) -> None:
     assert not [line for line in person.told if "replaced" in line]
 
 
-def test_up_with_another_workspace_replaces_the_container_and_keeps_the_data(person: Person) -> None:
-    first = person.up()
-    assert first.exec_run(["sh", "-c", "echo kept > /agent/record"]).exit_code == 0
-    second = person.up(person.workspace("other"))
-    assert first.id != second.id
-    assert [line for line in person.told if "was replaced" in line]
-    assert second.exec_run(["cat", "/agent/record"]).output == b"kept\n"
+def test_folders_of_one_name_have_agents_of_their_own(
+    person: Person, image: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three `up` at the same time, two of them on one folder. Then the name of that folder's agent is taken away."""
+    monkeypatch.setenv("CLAUDE_BRIDGE_STATE", str(person.folder / "state"))
+    monkeypatch.setattr(bridge, "for_agent", lambda *_: None)
+    folders = [person.workspace(place) / person.name for place in "ab"]
+    for folder in folders:
+        folder.mkdir()
+        os.chown(folder, UID, UID)
+    a, b = folders
+
+    def up(folder: Path, name: str | None = None, *, replace: bool = False) -> compose.Running:
+        return from_bare_machine(
+            folder,
+            VARIANTS[variant],
+            Options(),
+            print,
+            chown=False,
+            as_root=False,
+            reference=image,
+            name=name,
+            replace=replace,
+        )
+
+    with ThreadPoolExecutor(3) as pool:
+        first, same, other = pool.map(up, (a, a, b))
+    assert first == same
+    assert {first.name, other.name} == {person.name, f"{person.name}-2"}
+    container = person.client.containers.get(first.container)
+    assert container.exec_run(["sh", "-c", "echo kept > /agent/record"]).exit_code == 0
+    with pytest.raises(
+        Problem, match=f"^agent {first.name} belongs to {a}, .* add --replace to end {first.name} there$"
+    ):
+        up(b, first.name)
+    started = container.attrs["State"]["StartedAt"]
+    container.reload()
+    assert (container.status, container.attrs["State"]["StartedAt"]) == ("running", started)
+
+    taken = person.client.containers.get(up(b, first.name, replace=True).container)
+    assert taken.exec_run(["cat", "/agent/record"]).exit_code == 1
+    again = up(a)
+    assert again.name == f"{person.name}-3"
+    assert person.client.containers.get(again.container).exec_run(["cat", "/agent/record"]).output == b"kept\n"
 
 
 def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:

@@ -41,7 +41,7 @@ class ComposeFolder:
 def values(image: str) -> dict[str, str]:
     """Return values for a project of its own, at free ports."""
     return {
-        "AGENT_PROJECT": f"magents-test-{uuid.uuid4().hex[:8]}",
+        "COMPOSE_PROJECT_NAME": f"magents-test-{uuid.uuid4().hex[:8]}",
         "AGENT_IMAGE": image,
         "AGENT_DEV_IMAGE": image,
         "AGENT_PORT": "0",

@@ -55,11 +55,31 @@ def adopt(private: Path, name: str, workspace: str) -> None:
                 (above / kind).rename(place / kind)
 
 
+def names(private: Path, workspace: str) -> list[str]:
+    """Return the names of the grants, also of ended ones, that keep conversations on a workspace. Raises OSError."""
+    return sorted(above.name for above in private.iterdir() if (above / _key(workspace)).is_dir())
+
+
+def move(private: Path, old: tuple[str, str], new: tuple[str, str]) -> None:
+    """Give the conversations of a name and workspace to another name and workspace, unless that has some.
+
+    Raises StateError or OSError.
+    """
+    source, target = (private / name / _key(workspace) for name, workspace in (old, new))
+    if source.is_dir() and not target.exists():
+        own_directory(target.parent, 0o711)
+        source.rename(target)
+
+
+def _key(workspace: str) -> str:
+    return hashlib.sha256(os.fsencode(workspace)).hexdigest()[:16]
+
+
 def _made(private: Path, name: str, workspace: str) -> Path:
     above = private / name
     if os.geteuid() == 0 and above.is_dir() and not above.is_symlink():
         os.chown(above, 0, 0, follow_symlinks=False)  # an earlier version gave it to the grant's user
-    place = above / hashlib.sha256(os.fsencode(workspace)).hexdigest()[:16]
+    place = above / _key(workspace)
     for path in (above, place):
         own_directory(path, 0o711)
     return place

@@ -7,6 +7,7 @@
     registry/NAME     a grant, as JSON
     grants/NAME/      what a container mounts: one socket and nothing else
     private/NAME/KEY/ the conversations of a grant on one workspace (conversations.py)
+    agents/           the pipeline's records of agents' names (pipeline/agents/names.py)
     scratch/          sockets of single calls, and their configuration if there is no namespace for it
 
 Only one server uses it at a time.
@@ -119,6 +120,14 @@ class StateDirectory:
         names = sorted(path.name for path in (self.root / "registry").iterdir() if NAME.fullmatch(path.name))
         return {name: grant for name in names if (grant := self._read(name))}
 
+    def workspaces(self) -> dict[str, str]:
+        """Return the path of each grant's workspace, by the grant's name, where it is known. Raises OSError."""
+        found = {
+            name: grant.workspace if isinstance(grant, Grant) else self._workspace_of_earlier_version(name)
+            for name, grant in self.registered().items()
+        }
+        return {name: workspace for name, workspace in found.items() if workspace}
+
     def _read(self, name: str) -> Grant | StateError | None:
         try:
             data = json.loads((self.root / "registry" / name).read_text())
@@ -153,7 +162,7 @@ class StateDirectory:
         self._check_places(grant, protected)
         directory = self.prepare_mount(grant.name)
         if workspace := self._workspace_of_earlier_version(grant.name):
-            conversations.adopt(self.root / "private", grant.name, workspace)
+            conversations.adopt(self.kept, grant.name, workspace)
         replace_file(self.root / "registry" / grant.name, json.dumps(dataclasses.asdict(grant)).encode())
         return directory
 
@@ -229,7 +238,7 @@ class StateDirectory:
 
         No container may still mount one of them.
         """
-        directories = self.directory(name), self.root / "private" / name
+        directories = self.directory(name), self.kept / name
         failed = [f"{directory} ({why})" for directory in directories if (why := trees.remove(directory))]
         if failed:
             raise StateError(f"what grant {name} kept is not gone; remove {' and '.join(failed)} by hand")
@@ -238,9 +247,14 @@ class StateDirectory:
         """Return the directory that a container with this grant mounts."""
         return self.root / "grants" / name
 
+    @property
+    def kept(self) -> Path:
+        """The directory with the conversations of all grants."""
+        return self.root / "private"
+
     def private(self, grant: Grant) -> Path:
         """Return the directory with a grant's conversations on its workspace. Raises StateError or OSError."""
-        return conversations.directory(self.root / "private", grant)
+        return conversations.directory(self.kept, grant)
 
     def scratch(self) -> Path:
         """Create a directory for one call, which other users cannot list. Raises OSError."""

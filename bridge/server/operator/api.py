@@ -19,10 +19,10 @@ from bridge.client.project_files import project_files
 from bridge.policy import Scope
 from bridge.policy.argv import Plan, rewrite
 from bridge.protocol.errors import SERVE
-from bridge.server.host import config
+from bridge.server.host import config, conversations
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.credentials import is_key
-from bridge.server.host.files import replace_file
+from bridge.server.host.files import own_directory, replace_file
 from bridge.server.host.grants import SOCKET_NAME, StateError
 from bridge.server.host.listeners import link
 from bridge.server.host.state_directory import StateDirectory, default_root
@@ -193,6 +193,30 @@ class Operator:
     def grant_names(self) -> list[str]:
         """Return the names of all grants."""
         return list(self._state.registered()) if self._exists() else []
+
+    @_as_operator_errors()
+    def workspaces(self) -> dict[str, str]:
+        """Return the path of each grant's workspace, by the grant's name."""
+        return self._state.workspaces() if self._exists() else {}
+
+    @_as_operator_errors()
+    def names_with_conversations(self, workspace: Path) -> list[str]:
+        """Return the names of the grants, also of ended ones, that keep conversations on a workspace."""
+        return conversations.names(self._state.kept, str(workspace)) if self._exists() else []
+
+    @_as_operator_errors()
+    def move_conversations(self, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Give the conversations of a grant's name and workspace to another name and workspace, unless that has
+        some."""
+        if self._exists():
+            conversations.move(self._state.kept, old, new)
+
+    @_as_operator_errors()
+    def own_directory(self, name: str) -> Path:
+        """Return a directory of the state directory for records of the program that uses this API."""
+        self._state.prepare()
+        own_directory(self.root / name, 0o700)
+        return self.root / name
 
     @_as_operator_errors()
     def refuse_links_of_containers(self, path: Path) -> None:
