@@ -5,13 +5,15 @@ from __future__ import annotations
 from invoke import Collection, Exit
 
 try:
-    from commands import agents, bridge, build, engine, lifecycle, release
+    from commands import agents, bridge, build, engine, first_word, lifecycle, release
 except ModuleNotFoundError as error:
     raise Exit(
         f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
         "or `pip install -r requirements/tests.txt`",
         1,
     ) from None
+
+first_word.allow()
 
 namespace = Collection(
     agents.up,

@@ -99,8 +99,8 @@ def own_directory(name: str) -> Path:
         return Operator().own_directory(name)
     except OperatorError as error:
         raise Problem(
-            f"nothing can be kept in the bridge's state directory ({error}), so no agent was started; mend that, or set "
-            "CLAUDE_BRIDGE_STATE to another directory of yours"
+            f"nothing can be kept in the bridge's state directory ({error}), so no agent was started; mend that, or "
+            "set CLAUDE_BRIDGE_STATE to another directory of yours"
         ) from error
 
 

@@ -6,7 +6,8 @@ import ast
 from dataclasses import fields
 
 import pytest
-from invoke import Context
+from invoke import Context, ParseError
+from invoke.parser import Parser, ParserContext
 
 import tasks
 from pipeline.build import image
@@ -40,6 +41,32 @@ class Engine:
 
     def close(self) -> None:
         pass
+
+
+def parsed(*words: str) -> dict[str, object]:
+    """Return what Invoke makes of the words for a task."""
+    found = Parser(initial=ParserContext(), contexts=tasks.namespace.to_contexts()).parse_argv(list(words))
+    return {argument.name: argument.value for argument in found[-1].args.values()}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["agents.logs"], {"name": "", "follow": False}),
+        (["agents.logs", "shop", "--follow"], {"name": "shop", "follow": True}),
+        (["agents.logs", "--follow", "build"], {"name": "build", "follow": True}),
+        (["agents.logs", "--name", "shop", "--tail", "5"], {"name": "shop", "tail": "5"}),
+        (["agents.logs", "--tail", "5", "shop"], {"name": "shop", "tail": "5"}),
+        (["agents.exec", "ls", "--name", "shop"], {"name": "shop", "command": "ls"}),
+    ],
+)
+def test_first_word_of_a_task_is_the_agent_and_may_be_left_out(words: list[str], expected: dict[str, object]) -> None:
+    assert expected.items() <= parsed(*words).items()
+
+
+def test_word_that_means_nothing_is_still_refused() -> None:
+    with pytest.raises(ParseError, match="No idea what 'two' is"):
+        parsed("agents.logs", "one", "two")
 
 
 def test_library_imports_no_invoke() -> None:

@@ -236,7 +236,9 @@ def test_record_that_cannot_be_kept_or_read_is_told(engine: Engine, state: Path,
     place = folder(tmp_path / "shop")
     engine.up(place)
     next((state / "agents").glob("*.json")).write_text("{")
-    with pytest.raises(Problem, match=r"^.*/shop\..*\.json, the record of an agent's name, .*; remove it and try again$"):
+    with pytest.raises(
+        Problem, match=r"^.*/shop\..*\.json, the record of an agent's name, .*; remove it and try again$"
+    ):
         engine.up(place)
     shutil.rmtree(state)
     state.touch()
