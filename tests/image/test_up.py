@@ -126,7 +126,7 @@ def test_folders_of_one_name_have_agents_of_their_own(
             folder,
             VARIANTS[variant],
             Options(),
-            print,
+            person.told.append,
             chown=False,
             as_root=False,
             reference=image,
@@ -137,6 +137,7 @@ def test_folders_of_one_name_have_agents_of_their_own(
     with ThreadPoolExecutor(3) as pool:
         first, same, other = pool.map(up, (a, a, b))
     assert first == same
+    assert f"agent {first.name} runs already" in person.told, "the second one waited for the first"
     assert {first.name, other.name} == {person.name, f"{person.name}-2"}
     container = person.client.containers.get(first.container)
     assert container.exec_run(["sh", "-c", "echo kept > /agent/record"]).exit_code == 0
