@@ -216,7 +216,7 @@ def findings(client: docker.DockerClient) -> Iterator[Finding]:
         lacks = [name for name in needed if not _value(_environment(container), name)]
         lacks += _certificates_lacking(container, bundle)
         if lacks:
-            remedy = "bin/invoke up" if ps.LABEL in container.labels else "start it anew with compose.yaml"
+            remedy = ps.up_again(container) if ps.LABEL in container.labels else "start it anew with compose.yaml"
             yield Finding(str(container.name), "warning", f"lacks what this host has: {', '.join(lacks)}", remedy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 
 import docker
@@ -58,6 +59,11 @@ def workspace_of(container: Container) -> str:
 def is_taken(client: docker.DockerClient, name: str) -> bool:
     """Say whether a container has the name of the agent's, also one that is no agent."""
     return bool(client.containers.list(all=True, sparse=True, filters={"name": f"^/{container_name(name)}$"}))
+
+
+def up_again(container: Container) -> str:
+    """Return what a person types to run `up` for this agent."""
+    return f"bin/invoke up --name {container.labels[LABEL]} --workspace {shlex.quote(workspace_of(container))}"
 
 
 def find(client: docker.DockerClient, name: str) -> Container | None:
@@ -125,5 +131,9 @@ def published_port(container: Container) -> int:
     """Return the port of this machine on which the container's health answers."""
     bindings = container.attrs["NetworkSettings"]["Ports"].get(f"{HEALTH_PORT}/tcp") or []
     if not bindings:
-        raise Problem(f"{container.name} publishes no port for its health; run `bin/invoke agents.down` and up again")
+        name = container.labels[LABEL]
+        raise Problem(
+            f"agent {name} publishes no port for its health; run `bin/invoke agents.down {name}`, then "
+            f"`{up_again(container)}`"
+        )
     return int(bindings[0]["HostPort"])
