@@ -17,6 +17,10 @@ from pipeline.errors import Problem
 from pipeline.files import ROOT, present_folder
 
 
+UNLIMITED = 100_000
+"""The width of a table for a file or a pipe, in letters. Rich takes no more than the rows need."""
+
+
 @contextmanager
 def problems_as_exit() -> Iterator[None]:
     """Report a `Problem` as Invoke reports an error: one line and the exit code."""
@@ -54,7 +58,8 @@ def table(*headings: str) -> Table:
 
 def print_table(rows: Table) -> None:
     """Print a table: wrapped to the terminal's width, and without wrapping when the output is no terminal."""
-    Console(soft_wrap=not sys.stdout.isatty(), emoji=False).print(rows)
+    width = None if sys.stdout.isatty() else UNLIMITED
+    Console(width=width, emoji=False).print(rows)
 
 
 def print_facts(*facts: tuple[str, str]) -> None:

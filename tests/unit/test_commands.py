@@ -10,6 +10,7 @@ from invoke import Context, ParseError
 from invoke.parser import Parser, ParserContext
 
 import tasks
+from commands import output
 from pipeline.build import image
 from pipeline.errors import Problem
 from pipeline.files import ROOT
@@ -87,3 +88,10 @@ def test_description_names_every_variable_that_is_not_set() -> None:
     with pytest.raises(Problem, match=f"^{hub.USER} and {hub.TOKEN} must be set") as caught:
         hub.credentials({hub.TOKEN: ""})
     assert caught.value.code == 64
+
+
+def test_table_for_a_pipe_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = output.table("agent", "workspace")
+    rows.add_row("shop", "/home/me/" + "long/" * 60)
+    output.print_table(rows)
+    assert len(capsys.readouterr().out.splitlines()) == 2
