@@ -16,7 +16,6 @@ from pipeline.agents.logs import plain
 from pipeline.errors import Problem
 from pipeline.files import ROOT, present_folder
 
-
 UNLIMITED = 100_000
 """The width of a table for a file or a pipe, in letters. Rich takes no more than the rows need."""
 
