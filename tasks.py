@@ -46,6 +46,7 @@ namespace = Collection(
         agents.attach,
         agents.show_logs,
         agents.execute,
+        agents.audit,
         agents.down,
     ),
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
+from datetime import datetime
+from json import dumps as to_json
 
 from invoke import Context, task
 
@@ -10,6 +13,7 @@ from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
 from commands.output import exit_with, launcher, print_facts, print_table, problems_as_exit, table, text
 from pipeline import bridge
+from pipeline.agents import audit as audits
 from pipeline.agents import compose, logs, names, ps, terminal
 from pipeline.agents import workspace as workspaces
 from pipeline.bootstrap import engine
@@ -30,6 +34,7 @@ UP_HELP = {
     "ssh-agent": "let the agent use the keys of your ssh agent (SSH_AUTH_SOCK)",
     **BUILD_HELP,
 }
+SHOWN = 200  # places of an audit; more would hide the first ones
 NAME_HELP = {"name": "which agent; when left out, that of the present folder, or the only one, or `default`"}
 
 
@@ -118,6 +123,39 @@ def execute(_: Context, command: str, name: str = "") -> None:
         on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         code = terminal.run(agent, ["bash", "-c", command], on_terminal=on_terminal)
     exit_with(code)
+
+
+@task(positional=["name"], help={**NAME_HELP, "json": "print everything as one JSON object"})
+def audit(_: Context, name: str = "", json: bool = False) -> None:
+    """List what in the workspace runs by itself and changed since `up`."""
+    with problems_as_exit(), engine.connected() as client:
+        name = names.meant(client, name)
+        made = audits.of_agent(ps.require(client, name))
+    if json:
+        print(to_json({"agent": name, **asdict(made), "workspace": str(made.workspace)}))
+    else:
+        _print_audit(made)
+    exit_with(1 if made.found else 0)
+
+
+def _print_audit(made: audits.Audit) -> None:
+    where, when = audits.quoted(str(made.workspace)), _local(made.since)
+    if made.found:
+        print(f"{where}: these run on this machine by themselves, and changed since `up` at {when}")
+        rows = table("path", "changed", "who runs it")
+        for found in made.found[:SHOWN]:
+            rows.add_row(text(audits.quoted(found.path)), _local(found.changed), text(found.who))
+        print_table(rows)
+        if len(made.found) > SHOWN:
+            print(f"and {len(made.found) - SHOWN:,} more; --json shows all")
+    else:
+        print(f"{where}: nothing that runs by itself changed since `up` at {when}")
+    if made.unread:
+        print(f"not looked at: {'; '.join(made.unread)}")
+
+
+def _local(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 @task(positional=["name"], help={**NAME_HELP, "all": "every agent of this machine"})

@@ -22,8 +22,8 @@ from typing import Any
 import docker
 from docker.models.containers import Container
 
+from pipeline.agents import audit, ps
 from pipeline.agents import host as hosts
-from pipeline.agents import ps
 from pipeline.agents.logs import plain
 from pipeline.agents.workspace import Owner
 from pipeline.build import image
@@ -205,6 +205,7 @@ def up(
     image.require(client, variant)
     before = ps.find(client, name)
     project = _project(variant, name, workspace, owner, bridge, _port(before), volume)
+    project.service["labels"][audit.SINCE_LABEL] = audit.since_label(workspace, before)
     project = _with_host(project, host or hosts.Host(), say)
     is_left_behind = before is not None and _has_another_folder(before, workspace)
     if before and not is_left_behind and _fits(client, before, project):
