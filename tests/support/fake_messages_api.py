@@ -39,6 +39,13 @@ class Use:
 
 
 @dataclasses.dataclass(frozen=True)
+class Together:
+    """Answer with calls of several tools at once."""
+
+    uses: tuple[Use, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Fail:
     """Answer with an HTTP error."""
 
@@ -46,7 +53,7 @@ class Fail:
     kind: str = "api_error"
 
 
-Reply = Say | Use | Fail
+Reply = Say | Use | Together | Fail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif request.body.get("stream"):
             self._stream(request, reply)
         else:
-            self._whole(_message(request, [_block(reply)], _stop_reason(reply)))
+            self._whole(_message(request, _blocks(reply), _stop_reason(reply)))
 
     def _whole(self, value: Json, status: int = 200) -> None:
         data = json.dumps(value).encode()
@@ -218,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def _stream(self, request: Request, reply: Say | Use) -> None:
+    def _stream(self, request: Request, reply: Say | Use | Together) -> None:
         if isinstance(reply, Say):
             time.sleep(reply.after)
         self.send_response(200)
@@ -233,33 +240,37 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(reply.over / len(reply.text.split(" ")))
 
 
-def _events(request: Request, reply: Say | Use) -> Iterator[Json]:
+def _events(request: Request, reply: Say | Use | Together) -> Iterator[Json]:
     """Return the events of one streamed answer, in the API's order."""
-    block = _block(reply)
     yield {"type": "message_start", "message": _message(request, [], None)}
     if isinstance(reply, Say):
         yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
         for number, word in enumerate(reply.text.split(" ")):
             delta = {"type": "text_delta", "text": word if number == 0 else " " + word}
             yield {"type": "content_block_delta", "index": 0, "delta": delta}
+        yield {"type": "content_block_stop", "index": 0}
     else:
-        yield {"type": "content_block_start", "index": 0, "content_block": {**block, "input": {}}}
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(reply.arguments)}
-        yield {"type": "content_block_delta", "index": 0, "delta": delta}
-    yield {"type": "content_block_stop", "index": 0}
+        for index, block in enumerate(_blocks(reply)):
+            yield {"type": "content_block_start", "index": index, "content_block": {**block, "input": {}}}
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+            yield {"type": "content_block_stop", "index": index}
     stop = {"stop_reason": _stop_reason(reply), "stop_sequence": None}
     yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 1}}
     yield {"type": "message_stop"}
 
 
-def _block(reply: Say | Use) -> Json:
+def _blocks(reply: Say | Use | Together) -> list[Json]:
     if isinstance(reply, Say):
-        return {"type": "text", "text": reply.text}
-    number = next(_Handler._ids)
-    return {"type": "tool_use", "id": f"toolu_{number:08d}", "name": reply.tool, "input": reply.arguments}
+        return [{"type": "text", "text": reply.text}]
+    uses = reply.uses if isinstance(reply, Together) else (reply,)
+    return [
+        {"type": "tool_use", "id": f"toolu_{next(_Handler._ids):08d}", "name": use.tool, "input": use.arguments}
+        for use in uses
+    ]
 
 
-def _stop_reason(reply: Say | Use) -> str:
+def _stop_reason(reply: Say | Use | Together) -> str:
     return "end_turn" if isinstance(reply, Say) else "tool_use"
 
 
