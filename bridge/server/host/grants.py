@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bridge.policy.terms import WORKSPACE
 from bridge.server.host.places import Identity, Place, PlaceError
+from bridge.server.host.protected import USUAL, Choice
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 """The number of a user or group. It is well below the numbers with a special meaning for the kernel."""
@@ -77,6 +78,10 @@ class Grant:
     earlier: tuple[Identity, ...] = ()
     """The directories that were granted at the workspace's path before, newest first. A container that was not
     restarted still has one of them."""
+    choice: Choice = USUAL
+    """Which paths of the workspace are protected."""
+    of_agent: bool = False
+    """Whether an agent's container has the same workspace. What ends the agent removes the stand-ins then."""
 
     @classmethod
     def of(

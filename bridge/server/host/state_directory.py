@@ -39,6 +39,7 @@ from bridge.server.host.grants import (
     pinned,
 )
 from bridge.server.host.places import Place
+from bridge.server.host.protected import Choice
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Pattern of a grant's name."""
@@ -134,7 +135,9 @@ class StateDirectory:
             shares = tuple(Share(Place(**share.pop("source")), **share) for share in data["shares"])
             uid, gid = data["user"]
             earlier = tuple((int(device), int(inode)) for device, inode in data.get("earlier", ()))
-            return Grant(name, Place(**data["place"]), (int(uid), int(gid)), shares, earlier)
+            choice = Choice(**{key: tuple(map(str, paths)) for key, paths in data.get("choice", {}).items()})
+            of_agent = bool(data.get("of_agent"))
+            return Grant(name, Place(**data["place"]), (int(uid), int(gid)), shares, earlier, choice, of_agent)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
