@@ -334,8 +334,10 @@ def where_it_lives(scope: Scope) -> str:
         f"with its tools. Your file tools (Read, Write, Edit, Glob, Grep) see {shared}, which are the very same files "
         "at the same paths in the container, and no other of its files: use Bash for every other path, such as /tmp "
         "or the home directory. Paths that begin with /claude are your own files, such as long results and outputs of "
-        "background tasks: Read and Grep see them, and a command that names one gets a copy of it. What a command "
-        "leaves running in the background ends with this session."
+        "background tasks: Read and Grep see them, and a command that names one gets a copy of it. A path at which a "
+        "write fails with EROFS or EBUSY, or finds an empty directory in place of a file, is protected, because "
+        "programs of the person's machine would run what is there: ask the person to open it with --unprotect. What a "
+        "command leaves running in the background ends with this session."
     )
 
 

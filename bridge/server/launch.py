@@ -20,6 +20,7 @@ from bridge.server.host.config import Config
 from bridge.server.host.credentials import Credential, NoCredentialsError
 from bridge.server.host.grants import Grant, StateError
 from bridge.server.host.places import PlaceError
+from bridge.server.host.protected import ProtectionError
 from bridge.server.host.state_directory import StateDirectory
 from bridge.server.paths import PathTranslator
 from bridge.server.policy_worker import directory_of, has_terminal
@@ -189,6 +190,8 @@ def failure_of(error: Exception, grant: Grant) -> tuple[str, str]:
         return "login", error.public_text
     if isinstance(error, PlaceError):
         return "changed", f"on the host, {grant.changed or error.what}"
+    if isinstance(error, ProtectionError):
+        return "changed", f"on the host, {error}"
     if isinstance(error, bubblewrap.ConfinementError):
         return "start", f"the host could not start Claude Code: {error}"
     # Any other message may contain paths of the host. Only the audit log gets it.

@@ -32,7 +32,7 @@ from bridge.server.policy_worker import LIMIT_S
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.pipes import InputPump
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
-from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host
+from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host, make_way
 from tests.support.waiting import wait_until
 
 WITH_COMMANDS = Scope(runs_commands=True, web=True)
@@ -136,6 +136,7 @@ def test_limit_is_told_on_stderr_also_where_notes_are_not(host_per_test: HostMak
     for name, text in {"commands/large.md": "x" * (MAX_FILE + 1), "settings.json": '{"apiKeyHelper": "x"}'}.items():
         path = place.workspace / ".claude" / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path)
         path.write_text(text)
     done = place.run(*argv)
     assert done.stderr == f"bridge: .claude/commands/large.md is left out: a file may have {MAX_FILE} bytes\n".encode()

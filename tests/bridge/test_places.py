@@ -81,7 +81,7 @@ def put_link_above(path: Path, target: Path) -> None:
 
 
 def remove(path: Path, _: Path) -> None:
-    path.rmdir()
+    shutil.rmtree(path)
 
 
 def mount_over(path: Path, target: Path) -> None:
@@ -190,14 +190,14 @@ def test_number_of_a_removed_directory_is_never_reused(host_per_test: HostMaker,
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"))
     number = place.workspace.stat().st_ino
-    place.workspace.rmdir()
+    shutil.rmtree(place.workspace)
     assert folder(place.workspace).stat().st_ino != number
 
 
 def test_what_is_granted_anew_works(host_per_test: HostMaker, tmp_path: Path) -> None:
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"))
-    place.workspace.rmdir()
+    shutil.rmtree(place.workspace)
     folder(place.workspace)
     assert RawClient(place).call("-p", "out x").code == 125
     assert RawClient(grant(host, "one", place.workspace)).call("-p", "out x").stdout == b"x"
@@ -230,7 +230,7 @@ def test_container_that_was_not_restarted_is_told_that_its_workspace_was_replace
     old = f"{place.workspace.stat().st_dev}:{place.workspace.stat().st_ino}"
     for number in range(2):
         if how == "removed":
-            place.workspace.rmdir()
+            shutil.rmtree(place.workspace)
         else:
             place.workspace.rename(tmp_path / f"earlier-{number}")
         grant(host, "one", folder(place.workspace))
@@ -370,7 +370,7 @@ def test_workspace_with_a_new_owner_is_granted_by_user(host_per_test: HostMaker,
 def test_grant_that_is_made_anew_keeps_its_user(host_per_test: HostMaker, tmp_path: Path) -> None:
     host = host_per_test()
     place = grant(host, "one", folder(tmp_path / "ws"), "--user", "1234:99")
-    place.workspace.rmdir()
+    shutil.rmtree(place.workspace)
     folder(place.workspace)
     assert b'"ids": [1234, 99' in RawClient(grant(host, "one", place.workspace)).call("-p", "report").stdout
 
@@ -503,7 +503,7 @@ def test_directory_that_holds_the_bridge_s_own_is_refused(host_per_test: HostMak
 
 
 BAD: dict[str, Callable[[Path], object]] = {
-    "gone": lambda workspace: workspace.rmdir(),
+    "gone": shutil.rmtree,
     "other owner": lambda workspace: os.chown(workspace, 0, 0),
     "a link": lambda workspace: put_link(workspace, Path("/")),
 }

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.bridge_cli import NEWEST, VERSIONS
-from tests.support.bridge_host import OWNER, SECRET, Place
+from tests.support.bridge_host import OWNER, SECRET, Place, make_way
 from tests.support.fake_messages_api import FakeMessagesApi, echo
 from tests.support.real_host import RealHost, real_server
 from tests.support.stream_json import STREAM, ask, reply, user
@@ -46,6 +46,7 @@ class Range:
         """Write a file in the workspace, with the workspace's owner."""
         path = self.place.workspace / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         for made in (path, *path.parents):
             if self.place.workspace in made.parents:

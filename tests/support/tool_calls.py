@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.support.bridge_host import OWNER, Place
+from tests.support.bridge_host import OWNER, Place, make_way
 from tests.support.fake_messages_api import Use
 from tests.support.waiting import wait_until
 
@@ -59,6 +59,7 @@ def gone(number: str) -> None:
 def write(place: Place, name: str, content: str | dict[str, Any]) -> None:
     path = place.workspace / name
     path.parent.mkdir(parents=True, exist_ok=True)
+    make_way(path)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     for made in (path, *path.parents):
         if place.workspace in made.parents:

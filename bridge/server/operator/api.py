@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -19,12 +20,14 @@ from bridge.client.project_files import project_files
 from bridge.policy import Scope
 from bridge.policy.argv import Plan, rewrite
 from bridge.protocol.errors import SERVE
-from bridge.server.host import config, conversations
+from bridge.server.host import config, conversations, protected
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.credentials import is_key
 from bridge.server.host.files import own_directory, replace_file
-from bridge.server.host.grants import SOCKET_NAME, StateError
+from bridge.server.host.grants import SOCKET_NAME, Grant, StateError
 from bridge.server.host.listeners import link
+from bridge.server.host.places import Place, PlaceError
+from bridge.server.host.protected import Choice, ProtectionError
 from bridge.server.host.state_directory import StateDirectory, default_root
 from bridge.server.operator import admin_socket, doctor, foreground, report, systemd
 from bridge.server.sandbox import bubblewrap
@@ -70,7 +73,7 @@ def _as_operator_errors() -> Iterator[None]:
         yield
     except config.ConfigError as error:
         raise OperatorError(str(error), USAGE) from error
-    except (StateError, bubblewrap.ConfinementError, OSError) as error:
+    except (StateError, PlaceError, ProtectionError, bubblewrap.ConfinementError, OSError) as error:
         raise OperatorError(str(error)) from error
 
 
@@ -153,35 +156,68 @@ class Operator:
 
     @_as_operator_errors()
     def grant(
-        self, name: str, workspace: Path, *, shares: Sequence[str] | None = None, user: str | None = None
+        self,
+        name: str,
+        workspace: Path,
+        *,
+        shares: Sequence[str] | None = None,
+        user: str | None = None,
+        choice: Choice | None = None,
+        of_agent: bool = False,
     ) -> Path:
         """Let containers that mount the returned directory use the host's Claude Code on `workspace`.
 
         Each of `shares` is HOSTDIR:CONTAINERDIR[:ro]. Claude runs as `user` (UID[:GID] or a name). Without `user`,
         a known grant keeps its user, and a new one uses the workspace's owner. A running server serves the grant
-        when this returns. Without `shares`, an earlier grant of the same workspace keeps its shares, and a grant
-        without changes is left alone.
+        when this returns. Without `shares` or `choice`, an earlier grant of the same workspace keeps its own, and a
+        grant without changes is left alone. `of_agent`: what ends the agent's container also calls `tidy`.
         """
         self._state.prepare()
         if not workspace.is_dir():
             raise OperatorError(f"{workspace} is no directory; name the workspace that the container mounts", USAGE)
         known = self._state.grants().get(name)
         wanted = self._state.renewed(name, workspace, shares or (), user)
-        if shares is None and known and known.workspace == wanted.workspace:
-            wanted = dataclasses.replace(wanted, shares=known.shares)
-            if known == wanted:
-                return self._state.prepare_mount(name)
+        before = known if known and known.workspace == wanted.workspace else None
+        if choice is None:
+            choice = before.choice if before else Choice()
+        of_agent |= bool(before and before.of_agent)
+        wanted = dataclasses.replace(wanted, choice=choice, of_agent=of_agent)
+        if shares is None and before:
+            wanted = dataclasses.replace(wanted, shares=before.shares)
+        if shares is None and known == wanted:
+            directory = self._state.prepare_mount(name)
+            self._protect(wanted)
+            return directory
         directory = self._state.add(wanted, protected=self._protected_paths())
+        try:
+            self._protect(wanted)
+        except ProtectionError:
+            if known is None:
+                self._state.remove(name)
+            raise
+        if known and not before:
+            self._tidy(known)
         admin_socket.reload(self._state, name)
         return directory
 
     @_as_operator_errors()
     def revoke(self, name: str) -> bool:
         """End a grant and its running calls at once. Returns whether there was one. Its conversations stay."""
+        known = self._state.grants().get(name) if self._exists() else None
         is_known = self._exists() and self._state.remove(name)
         if is_known:
             admin_socket.reload(self._state)
+        if known and not known.of_agent:
+            self._tidy(known)
         return is_known
+
+    @_as_operator_errors()
+    def tidy(self, workspace: Path, others: Iterable[str] = ()) -> None:
+        """Remove the stand-ins of protected paths from a workspace, unless a grant uses it. See `protected.clear`."""
+        used = self._state.grants().values() if self._exists() else ()
+        if all(grant.workspace != os.path.realpath(workspace) for grant in used):
+            with contextlib.suppress(PlaceError):  # ignored because a folder that is gone holds none
+                protected.clear(Place.pin(workspace), others)
 
     @_as_operator_errors()
     def forget(self, name: str) -> None:
@@ -305,6 +341,14 @@ class Operator:
 
     def _add_default(self, workspace: Path, user: str | None) -> Path:
         return self._state.add(self._state.renewed("default", workspace, user=user), protected=self._protected_paths())
+
+    def _protect(self, grant: Grant) -> None:
+        """Make the stand-ins of protected paths. Without a namespace nothing is protected."""
+        if config.load(self._config_path).confinement != "none":
+            protected.prepare(grant.place, grant.choice)
+
+    def _tidy(self, grant: Grant) -> None:
+        self.tidy(Path(grant.workspace), grant.choice.more)
 
     def _protected_paths(self) -> Iterable[Path]:
         """Return the paths that no container may write to: the configuration, the CLI and this program."""

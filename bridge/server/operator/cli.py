@@ -13,6 +13,7 @@ from bridge import __version__
 from bridge.policy import PolicyError
 from bridge.policy.terms import printable
 from bridge.server.host import config
+from bridge.server.host.protected import Choice, ProtectionError
 from bridge.server.host.state_directory import default_root
 from bridge.server.operator.api import FAILED, USAGE, Operator, OperatorError
 
@@ -82,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     granting.add_argument("--workspace", type=Path, required=True, metavar="DIR")
     granting.add_argument("--user", metavar="UID[:GID]", help=USER_HELP)
     granting.add_argument("--share", action="append", default=[], metavar="HOSTDIR:CONTAINERDIR[:ro]")
+    granting.add_argument(
+        "--protect", action="append", default=[], metavar="PATH", help="a further path of DIR that Claude only reads"
+    )
+    granting.add_argument(
+        "--unprotect", action="append", default=[], metavar="PATH", help="a path of DIR that Claude may write after all"
+    )
     revoking = add("revoke", revoke, "End a grant at once, its running calls included.")
     revoking.add_argument("name", metavar="NAME")
     showing = add("status", status, "Show what runs and what waits.")
@@ -114,7 +121,11 @@ def serve(operator: Operator, options: argparse.Namespace) -> int:
 
 def grant(operator: Operator, options: argparse.Namespace) -> int:
     """Make or change a grant."""
-    print(operator.grant(options.name, options.workspace, shares=options.share, user=options.user))
+    try:
+        choice = Choice.of(options.protect, options.unprotect)
+    except ProtectionError as error:
+        raise OperatorError(str(error), USAGE) from None
+    print(operator.grant(options.name, options.workspace, shares=options.share, user=options.user, choice=choice))
     return OK
 
 

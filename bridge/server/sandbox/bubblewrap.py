@@ -1,6 +1,7 @@
 """The sandbox of one call: a bubblewrap namespace with what the CLI needs, and nothing else of the host.
 
-    /workspace          the grant's workspace, at the same path as in the container; the shares likewise
+    /workspace          the grant's workspace, at the same path as in the container; the shares likewise. Its protected
+                        paths are read-only (protected.py)
     /claude             configuration of this call, in memory; the directories of conversations are bound into it
     /usr, /etc          libraries, time zones and certificates, read-only; no programs
     /tmp, /home/claude  empty and read-only, because the container would not see what is written there
@@ -37,6 +38,7 @@ from pathlib import Path
 from bridge.policy import Scope, environment
 from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE
+from bridge.server.host import protected
 from bridge.server.host.claude_cli import files_of, interpreters_of
 from bridge.server.host.conversations import HISTORY, KEPT
 from bridge.server.host.credentials import Credential
@@ -51,6 +53,9 @@ MEMORY_LIMIT = 64 * 1024 * 1024
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
 """Capabilities that root keeps until the launcher has become the grant's user. The last one is needed to enter the
 workspace."""
+
+MOUNTING = "CAP_SYS_ADMIN"
+"""The launcher mounts the protected paths, within this namespace, and then loses this capability."""
 
 LIBRARIES = ("lib", "lib32", "lib64", "libx32")
 OF_USR = (*LIBRARIES, "share/ca-certificates", "share/locale", "share/pki", "share/terminfo", "share/zoneinfo")
@@ -147,7 +152,8 @@ class SandboxSpec:
 
 
 def sandboxed(spec: SandboxSpec, state: StateDirectory, scope: Scope) -> Command:
-    """Return the command that runs a call under bubblewrap. Raises ConfinementError, OSError or PlaceError."""
+    """Return the command that runs a call under bubblewrap. Raises ConfinementError, OSError, PlaceError or
+    ProtectionError."""
     env = environment.through_proxy(spec.env, proxy.PORT)
     command = Command([b"bwrap"], env, scratch=spec.scratch, terminal=spec.interactive)
     try:
@@ -162,7 +168,8 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
     visible, program = files_of(spec.program)
     inside = f"{CLI_AT}/{program.relative_to(visible)}" if visible != program else f"{CLI_AT}/claude"
     python, binds = interpreter()
-    words: list[str | bytes] = [*_namespaces(), "--unshare-net", *_system(command), *binds, *_identity(command, spec)]
+    words: list[str | bytes] = [*_namespaces(), "--cap-add", MOUNTING, "--unshare-net"]
+    words += [*_system(command), *binds, *_identity(command, spec)]
     words += _configuration(command, spec, state, scope)
     words += ["--perms", "0755", "--ro-bind-data", command.document(shim_source(python)), SHIM_AT]
     if spec.runs_commands:
@@ -177,13 +184,17 @@ def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: 
         descriptor = command.inherit(place.open()).decode()
         words += [bind, f"/proc/self/fd/{descriptor}", target]
         launcher += ["--at", target, f"{place.device}:{place.inode}", descriptor]
+    protection = protected.prepare(spec.grant.place, spec.grant.choice)
+    if os.geteuid() != 0:
+        launcher.append("--apart")  # bubblewrap has put the launcher below the user whose mounts these are
+    for path in protection.identities:
+        launcher += ["--fix", f"{WORKSPACE}/{path}", "ro" if path in protection.paths else "rw"]
     words += ["--ro-bind", str(visible), inside if visible == program else CLI_AT]
     reading, writing = os.pipe2(os.O_CLOEXEC)
     command.status = reading
     words += ["--json-status-fd", command.inherit(writing), "--remount-ro", "/", "--chdir", "/", "--"]
     launcher += ["--net", str(proxy.PORT)]
-    if os.geteuid() == 0:
-        launcher += ["--as", "{}:{}".format(*spec.grant.user)]
+    launcher += ["--as", "{}:{}".format(*spec.grant.user)] if os.geteuid() == 0 else ["--drop"]
     launcher += ["--in", spec.cwd]
     launcher += [word for path in only for word in ("--only", path)]
     words += [SHIM_AT, *launcher, *(["--tty"] if spec.interactive else []), "--"]

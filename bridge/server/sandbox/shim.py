@@ -9,9 +9,12 @@ bridge.
                                   status and the last commits of the project. The container answers
     shim.py OPTION... -- CLI      prepares the namespace, then becomes the CLI:
         --at PATH DEV:INODE FD    exit unless PATH is this directory; close the descriptor used to mount it
+        --apart                   mount in a namespace of its own from here on
+        --fix PATH ro|rw          mount PATH on itself, so that nobody here can remove or rename it; ro: nor change it
         --from FD PATH            start in this open directory, which is called PATH
         --net PORT                listen on this namespace's loopback, and pass the listener to the server
         --as UID:GID              become this user permanently, without capabilities
+        --drop                    lose all capabilities
         --in DIR                  change to DIR; exit unless it is in a directory of --at or --from
         --no-proc                 block the files in /proc that reveal facts about the CLI
         --only PROGRAM            the same, and allow no program to be executed except those named with --only
@@ -341,9 +344,12 @@ def launch(words: list[str]) -> None:
         "--no-proc": lambda: flags.add("--no-proc"),
         "--net": lambda: listen(int(take())),
         "--at": lambda: shared.append(make_sure(take(), take(), int(take()))),
+        "--apart": lambda: apart(),
+        "--fix": lambda: fix(take(), take()),
         "--from": lambda: shared.append(begin(int(take()), take())),
         "--in": lambda: enter(take(), shared),
         "--as": lambda: become(*map(int, take().split(":"))),
+        "--drop": lambda: drop(),
         "--only": lambda: only.append(take()),
     }
     while (option := take()) != "--":
@@ -364,6 +370,53 @@ def make_sure(path: str, identity: str, descriptor: int) -> str:
     if f"{found.st_dev}:{found.st_ino}" != identity:
         fail(b"moved")
     return path
+
+
+def apart() -> None:
+    """Mount in a namespace of this process's own user from here on. Without it, mounting fails, and says so."""
+    libc("unshare", CLONE_NEWNS)
+
+
+def fix(path: str, how: str) -> None:
+    """Mount a path on itself. No link is followed, because a container may put some there.
+
+    The descriptors are closed: they lead to what is below the new mount, where all can be written.
+    """
+    done = -1
+    try:
+        at = reach(path)
+        done = mount(at, at, MS_BIND | MS_REC)
+        os.close(at)
+        if not done and how == "ro":
+            at = reach(path)
+            found = os.fstatvfs(at).f_flag  # the kernel refuses to take one of these away
+            kept = found & KEPT_FLAGS | (MS_RELATIME if found & ST_RELATIME else 0)
+            done = mount(None, at, MS_REMOUNT | MS_BIND | MS_RDONLY | kept)
+            os.close(at)
+    except OSError:
+        done = -1
+    if done:
+        fail(b"moved")
+
+
+def reach(path: str) -> int:
+    """Open a path without following links. Raises OSError."""
+    at = os.open("/", os.O_PATH)
+    for name in path.split("/")[1:]:
+        above, at = at, -1
+        try:
+            at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
+    if os.fstat(at).st_mode & 0o170000 == 0o120000:
+        raise OSError
+    return at
+
+
+def mount(source: int | None, target: int, flags: int) -> int:
+    """Call mount for open files. Returns 0 if it worked."""
+    name = None if source is None else b"/proc/self/fd/%d" % source
+    return libc("mount", name, b"/proc/self/fd/%d" % target, None, flags, None)
 
 
 def begin(descriptor: int, path: str) -> str:
@@ -418,6 +471,11 @@ FILES = (1 << 13) - 1 - EXECUTE
 """Rights to read, write, make and remove files, as in Landlock's first version."""
 
 
+CLONE_NEWNS = 1 << 17
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_RELATIME, ST_RELATIME = 1 << 0, 1 << 5, 1 << 12, 1 << 14, 1 << 21, 1 << 12
+KEPT_FLAGS = 0b1110 | 3 << 10
+"""Flags of a mount with the same number in statvfs and in mount: nosuid, nodev, noexec, noatime, nodiratime."""
+
 OF_PROC = ("cpuinfo", "meminfo", "self/maps", "self/stat", "self/statm", "self/status", "stat", "version")
 """Files in /proc that programs read about the machine and themselves. They reveal nothing sensitive, and programs
 also work without them."""
@@ -439,6 +497,11 @@ def become(uid: int, gid: int) -> None:
     for capability in range(LAST_CAPABILITY + 1):
         libc("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)  # ignored if there is no such capability
     os.setresuid(uid, uid, uid)
+    drop()
+
+
+def drop() -> None:
+    """Lose all capabilities. The launcher has no way to get one back: restrict() forbids new privileges."""
     if libc("capset", CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4), bytes(24)):
         os._exit(125)
 
