@@ -7,10 +7,12 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
+from agent import protected
 from agent.events import Events
 from agent.pause_clock import PauseClockLoop
 from agent.settings import BadSettingError, read
 from agent.supervisor import SOFTWARE, Supervisor
+from agent.volumes import mount_table
 
 if TYPE_CHECKING:
     from agent.settings import Settings
@@ -25,6 +27,9 @@ def main() -> NoReturn:
         settings = read(os.environ)
     except BadSettingError as error:
         print(f"entrypoint: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    if problem := protected.problem(os.environ, mount_table()):
+        print(f"entrypoint: {problem}", file=sys.stderr)
         sys.exit(USAGE)
     # /etc/profile resets PATH in login shells; profile.d restores this one
     os.environ["AGENT_PATH"] = os.environ.get("PATH", os.defpath)

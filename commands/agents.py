@@ -9,12 +9,13 @@ from json import dumps as to_json
 
 from invoke import Context, task
 
+from bridge.server.operator.workspaces import Choice
 from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
 from commands.output import exit_with, launcher, print_facts, print_table, problems_as_exit, table, text
 from pipeline import bridge
 from pipeline.agents import audit as audits
-from pipeline.agents import compose, logs, names, ps, terminal
+from pipeline.agents import compose, logs, names, protection, ps, terminal
 from pipeline.agents import workspace as workspaces
 from pipeline.bootstrap import engine
 from pipeline.build import image
@@ -31,6 +32,8 @@ UP_HELP = {
     "image": "run this image, made FROM magents/agent, as it is; nothing is built",
     "chown": "give a workspace that belongs to root to uid 1000",
     "as-root": "run the agent as root on a workspace that belongs to root",
+    "protect": "a further path of the workspace that the agent only reads; may be given again",
+    "unprotect": "a path of the workspace that the agent may change after all; may be given again",
     "ssh-agent": "let the agent use the keys of your ssh agent (SSH_AUTH_SOCK)",
     **BUILD_HELP,
 }
@@ -38,10 +41,10 @@ SHOWN = 200  # places of an audit; more would hide the first ones
 NAME_HELP = {"name": "which agent; when left out, that of the present folder, or the only one, or `default`"}
 
 
-@task(help=UP_HELP)
+@task(help=UP_HELP, iterable=["protect", "unprotect"])
 @with_build_options
 def up(
-    _: Context,
+    context: Context,
     options: image.Options,
     workspace: str | None = None,
     name: str | None = None,
@@ -51,12 +54,18 @@ def up(
     as_root: bool = False,
     ssh_agent: bool = False,
     image: str | None = None,
+    protect: list[str] | None = None,
+    unprotect: list[str] | None = None,
 ) -> None:
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
     with problems_as_exit():
         engine.refuse_elsewhere()
         folder = workspaces.named(workspace) if workspace is not None else workspaces.default_workspace(ROOT)
+
+        def choose(agent: str) -> Choice:
+            return protection.chosen(dict(context.config), agent, protect or [], unprotect or [])
+
         running = from_bare_machine(
             folder,
             chosen,
@@ -68,6 +77,7 @@ def up(
             reference=image,
             name=name,
             replace=replace,
+            choose=choose,
         )
     here = launcher()
     print_facts(
@@ -83,13 +93,13 @@ def up(
 def list_all(_: Context) -> None:
     """List the agents of this machine."""
     with problems_as_exit(), engine.connected() as client:
-        found = ps.listing(client)
+        found = list(zip(ps.listing(client), map(protection.mode, ps.every(client)), strict=False))
     if not found:
         print("no agents; run `bin/invoke up`")
         return
-    rows = table("agent", "state", "image", "user", "workspace", "health")
-    for each in found:
-        rows.add_row(each.name, each.state, each.image, each.user, text(each.workspace), each.health)
+    rows = table("agent", "state", "image", "user", "workspace", "mode", "health")
+    for each, mode in found:
+        rows.add_row(each.name, each.state, each.image, each.user, text(each.workspace), text(mode), each.health)
     print_table(rows)
 
 
@@ -163,9 +173,12 @@ def down(_: Context, name: str = "", all: bool = False) -> None:  # noqa: A002  
     """Stop an agent gracefully and remove its container; volumes stay."""
     with problems_as_exit(), engine.connected() as client:
         ending = ps.names(client) if all else [names.meant(client, name)]
+        used = [protection.used(ps.require(client, one)) for one in ending]
         compose.down(client, ending, print)
         for one in ending:
             bridge.revoke(one)
+        for workspace, paths in used:
+            protection.tidy(client, workspace, paths)
 
 
 def _meant(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Context, Exit, task
 
 from commands.output import print_table, problems_as_exit, table, text
-from pipeline.agents import audit
+from pipeline.agents import audit, protection
 from pipeline.agents import host as hosts
 from pipeline.bootstrap import doctor, engine, engine_setup
 from pipeline.reporting import say_on_stderr
@@ -34,7 +34,7 @@ def examine(_: Context) -> None:
         findings = doctor.examine()
         if not any(finding.state == "missing" for finding in findings):
             with engine.connected() as client:
-                findings += [*hosts.findings(client), *audit.findings(client)]
+                findings += [*hosts.findings(client), *protection.findings(client), *audit.findings(client)]
     rows = table("part", "state", "detail", "type this")
     for finding in findings:
         colour = COLOURS[finding.state]

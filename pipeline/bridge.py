@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bridge.server.operator.api import Operator, OperatorError
+from bridge.server.operator.workspaces import Choice
 from pipeline.bootstrap import engine_setup
 from pipeline.errors import Problem
 from pipeline.reporting import Say
@@ -47,14 +48,23 @@ def doctor() -> int:
     return 0 if all(result.good for result in results) else 1
 
 
-def grant(name: str, workspace: Path, user: str | None = None) -> Path:
+def grant(
+    name: str, workspace: Path, user: str | None = None, choice: Choice | None = None, *, of_agent: bool = False
+) -> Path:
     """Let containers that mount the returned directory use the host's Claude Code on `workspace`.
 
     Claude runs as `user` (UID[:GID]). Without `user`, it runs as in the earlier grant, or as the workspace's owner. A
     workspace that was replaced is granted again. The shares of an earlier grant were chosen by the operator and stay.
+    Without `choice` the protected paths stay as well. `of_agent`: see `Operator.grant`.
     """
     with _operator() as operator:
-        return operator.grant(name, workspace, user=user)
+        return operator.grant(name, workspace, user=user, choice=choice, of_agent=of_agent)
+
+
+def tidy(workspace: Path, others: Iterable[str]) -> None:
+    """Remove the stand-ins of protected paths from a workspace, unless a grant uses it."""
+    with _operator() as operator:
+        operator.tidy(workspace, others)
 
 
 def refuse_links_of_containers(path: Path) -> None:
@@ -104,15 +114,18 @@ def own_directory(name: str) -> Path:
         ) from error
 
 
-def for_agent(name: str, workspace: Path, say: Say, user: str | None = None) -> Path | None:
+def for_agent(
+    name: str, workspace: Path, say: Say, user: str | None = None, choice: Choice | None = None
+) -> Path | None:
     """Grant an agent its workspace and make sure that the server runs. Returns the directory to mount.
 
-    `user` (UID[:GID]) is the user that Claude runs as, where the operator has just chosen one. Every problem is
-    reported in one line, and None is returned where there is no grant: an agent also works without Claude Code.
+    `user` (UID[:GID]) is the user that Claude runs as, where the operator has just chosen one. `choice` says what
+    of the workspace is protected, in the agent's container as well. Every problem is reported in one line, and None is
+    returned where there is no grant: an agent also works without Claude Code.
     """
     directory = None
     try:
-        directory = grant(name, workspace, user)
+        directory = grant(name, workspace, user, choice, of_agent=choice is not None)
         say(up(say) if host_has_claude() else NO_CLAUDE)
     except Problem as problem:
         say(f"{problem}; going on without the host's Claude Code")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from bridge.server.operator.workspaces import USUAL, Choice
 from pipeline import bridge
-from pipeline.agents import compose, names
+from pipeline.agents import compose, names, protection
 from pipeline.agents import host as hosts
 from pipeline.agents.workspace import owner_of
 from pipeline.bootstrap import engine, engine_setup
@@ -26,12 +28,14 @@ def from_bare_machine(
     reference: str | None = None,
     name: str | None = None,
     replace: bool = False,
+    choose: Callable[[str], Choice] = lambda _: USUAL,
 ) -> compose.Running:
     """Provide an engine, the image, the bridge and one agent on `workspace`.
 
     `chown` and `as_root` decide what happens to a workspace that belongs to root (`workspace.owner_of`). `ssh_agent`
     hands over this person's ssh agent. `reference` names an image made FROM one of ours, which is run in place of the
-    variant's own. `name` is the agent's, where a person chose one; `replace` takes it from another folder.
+    variant's own. `name` is the agent's, where a person chose one; `replace` takes it from another folder. `choose`
+    returns which paths of the workspace are protected for an agent of a name.
     """
     kind = engine.kind()
     owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
@@ -42,6 +46,7 @@ def from_bare_machine(
         owner = owner_of(workspace, kind, chown=chown, as_root=as_root)
     with engine.connected() as client:
         agent = names.claim(workspace, name, say, client=client, replace=replace)
+        choice = protection.check(workspace, choose(agent.name))
         if reference is not None:
             variant = derived.require(client, reference, variant)
         else:
@@ -54,5 +59,5 @@ def from_bare_machine(
                 "without the host's Claude Code; run the same command as that user to have it"
             )
         with names.starting(agent.name, say):
-            mount = bridge.for_agent(agent.name, workspace, say, user) if can_mount else None
-            return compose.up(client, variant, agent.name, workspace, owner, say, mount, host, agent.volume)
+            mount = bridge.for_agent(agent.name, workspace, say, user, choice) if can_mount else None
+            return compose.up(client, variant, agent.name, workspace, owner, say, mount, host, agent.volume, choice)

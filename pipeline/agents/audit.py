@@ -21,7 +21,7 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from pipeline.agents import ps
+from pipeline.agents import protection, ps
 from pipeline.agents.self_running import TABLE, git_entries, place_of, reason
 from pipeline.bootstrap.doctor import Finding
 from pipeline.errors import Problem
@@ -102,7 +102,8 @@ def of_folder(workspace: Path, since: float, repository: str, longest_s: float =
         walk.all(descriptor)
     finally:
         os.close(descriptor)
-    found = sorted(walk.found, key=lambda one: (one.rank, one.path))
+    ours = protection.stand_ins(workspace) if walk.found else ()
+    found = sorted((one for one in walk.found if one.path not in ours), key=lambda one: (one.rank, one.path))
     return Audit(workspace, since, found, [text.format(count=count) for text, count in walk.unread.items()])
 
 

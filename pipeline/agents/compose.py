@@ -22,7 +22,8 @@ from typing import Any
 import docker
 from docker.models.containers import Container
 
-from pipeline.agents import audit, ps
+from bridge.server.operator.workspaces import USUAL, Choice
+from pipeline.agents import audit, protection, ps
 from pipeline.agents import host as hosts
 from pipeline.agents.logs import plain
 from pipeline.agents.workspace import Owner
@@ -195,33 +196,46 @@ def up(
     bridge: Path | None = None,
     host: hosts.Host | None = None,
     volume: str | None = None,
+    choice: Choice = USUAL,
 ) -> Running:
     """Make sure that the agent `name` runs and is healthy on `workspace`. An agent that already fits is not restarted.
 
     `bridge` is the directory of the agent's grant for the host's Claude Code. `host` is what else the host gives.
-    `volume` is the engine's name for the volume at /agent, where it is not the usual one.
+    `volume` is the engine's name for the volume at /agent, where it is not the usual one. `choice` says which paths of
+    the workspace are protected.
     """
     volume = volume or ps.volume_name(name)
     image.require(client, variant)
     before = ps.find(client, name)
+    lost = protection.lost(before) if before else []
+    used = protection.used(before) if before else None
     project = _project(variant, name, workspace, owner, bridge, _port(before), volume)
+    found = protection.prepare(workspace, choice, say)  # what it makes is none of the agent's changes
     project.service["labels"][audit.SINCE_LABEL] = audit.since_label(workspace, before)
+    project = _extended(project, protection.settings(workspace, found, choice, before))
     project = _with_host(project, host or hosts.Host(), say)
-    is_left_behind = before is not None and _has_another_folder(before, workspace)
-    if before and not is_left_behind and _fits(client, before, project):
+    why = ""
+    if before and _has_another_folder(before, workspace):
+        why = f"{workspace} was replaced under agent {name}, which is restarted to get the new folder"
+    elif lost:
+        why = f"{', '.join(lost)} was replaced on this machine, so agent {name} is restarted to protect it again"
+    if before and not why and _fits(client, before, project):
         say(f"agent {name} runs already")
     else:
         before = _replaceable(client, before, project, say)
         client.volumes.create(SHARED_VOLUME)
         client.volumes.create(volume, labels={ps.LABEL: name, ps.WORKSPACE_LABEL: str(workspace)})
-        if before and is_left_behind and project.matches(before):
-            say(f"{workspace} was replaced under agent {name}, which is restarted to get the new folder")
+        if before and why and project.matches(before):
+            say(why)
             before.restart(timeout=STOP_S)
         _start(client, project, name)
-        if before and before.id != ps.require(client, name).id:
+        is_new = before is not None and before.id != ps.require(client, name).id
+        if is_new:
             say(f"agent {name} was replaced, since its image, workspace, user or settings changed; volumes stay")
         for line in project.remarks(client):
             say(line)
+        if used:
+            protection.tidy(client, *used)
     container = ps.require(client, name)
     if warning := ps.warning(container, "network"):
         say(warning)
@@ -309,9 +323,14 @@ def _project(
 
 def _with_host(project: Project, host: hosts.Host, say: Say) -> Project:
     project = dataclasses.replace(project, values={**project.values, **host.values()})
-    added = hosts.settings(project.resolved(), host, say)
-    both = {key: {**project.service[key], **more} for key, more in added.items()}
-    return dataclasses.replace(project, service={**project.service, **both})
+    return _extended(project, hosts.settings(project.resolved(), host, say))
+
+
+def _extended(project: Project, added: Mapping[str, Any]) -> Project:
+    """Add settings to those of the service: entries of a mapping, or of a list."""
+    own = project.service
+    both = {key: [*own[key], *more] if isinstance(more, list) else {**own[key], **more} for key, more in added.items()}
+    return dataclasses.replace(project, service={**own, **both})
 
 
 def _port(before: Container | None) -> str:
