@@ -100,7 +100,8 @@ def agent(rootless: SecondEngine, image: str, workspace: Path, listener: socket.
 
 def test_agent_of_a_rootless_engine_is_the_person_without_a_warning(agent: Container, workspace: Path) -> None:
     assert agent.exec_run(["touch", "/workspace/made"]).exit_code == 0
-    assert (workspace / "made").stat().st_uid == PERSON
+    assert (workspace / "made").stat().st_uid == (workspace / ".vscode").stat().st_uid == PERSON
+    assert b"Read-only file system" in agent.exec_run(["touch", "/workspace/.vscode/made"]).output
     said = agent.logs().decode()
     assert "runs a login shell as 0:0" in said
     assert "WARNING" not in said
