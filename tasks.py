@@ -47,6 +47,9 @@ namespace = Collection(
         agents.show_logs,
         agents.execute,
         agents.audit,
+        agents.fetch,
+        agents.diff,
+        agents.push,
         agents.down,
     ),
 )

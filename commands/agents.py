@@ -14,9 +14,11 @@ from commands.build import HELP as BUILD_HELP
 from commands.build import variant_named, with_build_options
 from commands.output import exit_with, launcher, print_facts, print_table, problems_as_exit, table, text
 from pipeline import bridge
+from pipeline.agents import arrived, compose, exchange, logs, names, protection, ps, terminal
 from pipeline.agents import audit as audits
-from pipeline.agents import compose, logs, names, protection, ps, terminal
+from pipeline.agents import clone as clones
 from pipeline.agents import workspace as workspaces
+from pipeline.agents.logs import plain
 from pipeline.bootstrap import engine
 from pipeline.build import image
 from pipeline.errors import Problem
@@ -34,6 +36,8 @@ UP_HELP = {
     "as-root": "run the agent as root on a workspace that belongs to root",
     "protect": "a further path of the workspace that the agent only reads; may be given again",
     "unprotect": "a path of the workspace that the agent may change after all; may be given again",
+    "clone": "work in a clone of the folder's repository; agents.fetch brings its commits",
+    "clone-with": "copy this file, which is not in the repository, into a new clone; may be repeated",
     "ssh-agent": "let the agent use the keys of your ssh agent (SSH_AUTH_SOCK)",
     **BUILD_HELP,
 }
@@ -41,7 +45,7 @@ SHOWN = 200  # places of an audit; more would hide the first ones
 NAME_HELP = {"name": "which agent; when left out, that of the present folder, or the only one, or `default`"}
 
 
-@task(help=UP_HELP, iterable=["protect", "unprotect"])
+@task(help=UP_HELP, iterable=["protect", "unprotect", "clone_with"])
 @with_build_options
 def up(
     context: Context,
@@ -56,10 +60,16 @@ def up(
     image: str | None = None,
     protect: list[str] | None = None,
     unprotect: list[str] | None = None,
+    clone: bool = False,
+    clone_with: list[str] | None = None,
 ) -> None:
     """Go from a bare machine to a healthy agent."""
     chosen = variant_named(variant)
     with problems_as_exit():
+        if clone_with and not clone:
+            raise Problem("--clone-with counts with --clone only; add it", 64)
+        if clone and (protect or unprotect):
+            raise Problem("--protect and --unprotect are for a folder of yours, not for a clone; leave them out", 64)
         engine.refuse_elsewhere()
         folder = workspaces.named(workspace) if workspace is not None else workspaces.default_workspace(ROOT)
 
@@ -78,6 +88,8 @@ def up(
             name=name,
             replace=replace,
             choose=choose,
+            clone=clone,
+            clone_with=clone_with or (),
         )
     here = launcher()
     print_facts(
@@ -168,15 +180,79 @@ def _local(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-@task(positional=["name"], help={**NAME_HELP, "all": "every agent of this machine"})
-def down(_: Context, name: str = "", all: bool = False) -> None:  # noqa: A002  # the flag is --all
+@task(
+    positional=["name"],
+    help={**NAME_HELP, "megabytes": "how much may come at most", "minutes": "how long it may take at most"},
+)
+def fetch(
+    _: Context,
+    name: str = "",
+    megabytes: int = exchange.MEGABYTES,
+    minutes: int = exchange.MINUTES,
+) -> None:
+    """Bring commits from an agent's clone, as branches agents/NAME/..."""
+    with problems_as_exit(), engine.connected() as client:
+        agent = names.meant(client, name)
+        came = exchange.fetch(client, agent, megabytes, minutes)
+    for each in came:
+        print(plain(each.line))
+    print(f"look at it with `{launcher()} agents.diff {agent}`" if came else f"nothing new from agent {agent}")
+
+
+@task(positional=["name"], help={**NAME_HELP, "patch": "show the differences, too"})
+def diff(_: Context, name: str = "", patch: bool = False) -> None:
+    """Show what agents.fetch brought; files that run by themselves come first."""
+    with problems_as_exit():
+        agent = name if name and clones.find(name) else _meant(name)
+        for branch in arrived.branches(agent):
+            for line in arrived.lines(branch):
+                print(line)
+            if patch:
+                print(plain(arrived.patch(agent, branch)))
+
+
+@task(
+    positional=["name", "branch"],
+    help={**NAME_HELP, "branch": "which branch of yours; the one that is checked out when left out"},
+)
+def push(_: Context, name: str = "", branch: str = "") -> None:
+    """Hand a branch of yours to an agent's clone, as host/BRANCH there."""
+    with problems_as_exit(), engine.connected() as client:
+        agent = names.meant(client, name)
+        given = plain(exchange.push(client, agent, branch))
+    print(f"agent {agent} has your branch as host/{given}; in its container: `git merge host/{given}`")
+
+
+@task(
+    positional=["name"],
+    help={
+        **NAME_HELP,
+        "all": "every agent of this machine",
+        "remove-clone": "also remove the agent's clone, after a last agents.fetch",
+        "discard": "with --remove-clone: also when that loses work of the agent's",
+    },
+)
+def down(
+    _: Context,
+    name: str = "",
+    all: bool = False,  # noqa: A002  # the flag is --all
+    remove_clone: bool = False,
+    discard: bool = False,
+) -> None:
     """Stop an agent gracefully and remove its container; volumes stay."""
     with problems_as_exit(), engine.connected() as client:
-        ending = ps.names(client) if all else [names.meant(client, name)]
-        used = [protection.used(ps.require(client, one)) for one in ending]
-        compose.down(client, ending, print)
+        if remove_clone and name and ps.find(client, name) is None and clones.find(name):
+            ending, running = [name], []
+        else:
+            ending = running = ps.names(client) if all else [names.meant(client, name)]
+        if remove_clone and not discard:
+            for one in ending:
+                exchange.save(client, one, print)
+        used = [protection.used(ps.require(client, one)) for one in running]
+        compose.down(client, running, print)
         for one in ending:
             bridge.revoke(one)
+            clones.end(one, print, remove_it=remove_clone)
         for workspace, paths in used:
             protection.tidy(client, workspace, paths)
 

@@ -67,6 +67,12 @@ def tidy(workspace: Path, others: Iterable[str]) -> None:
         operator.tidy(workspace, others)
 
 
+def state_root() -> Path:
+    """Return the directory with the bridge's state, which may not exist yet."""
+    with _operator() as operator:
+        return operator.root
+
+
 def refuse_links_of_containers(path: Path) -> None:
     """Refuse a folder whose path goes through a link that an agent could have made."""
     with _operator() as operator:

@@ -27,7 +27,7 @@ from pipeline.bootstrap.doctor import Finding
 from pipeline.errors import Problem
 
 SINCE_LABEL = f"{ps.LABEL}.since"
-MODE_LABEL, CLONE = f"{ps.LABEL}.mode", "clone"
+CLONE = "clone"
 DEEPEST = 100  # levels of folders, each of which holds a descriptor; no project is as deep
 MOST = 1_000_000  # files and folders
 LONGEST_S = 60.0
@@ -76,7 +76,7 @@ def since_label(workspace: Path, before: Container | None) -> str:
 def of_agent(container: Container, longest_s: float = LONGEST_S) -> Audit:
     """Look through the workspace of an agent."""
     name, workspace = container.labels[ps.LABEL], ps.workspace_of(container)
-    if container.labels.get(MODE_LABEL) == CLONE:
+    if container.labels.get(ps.MODE_LABEL) == CLONE:
         raise Problem(
             f"agent {name} works in a clone and cannot write to {workspace}, so nothing of it runs there; "
             f"`bin/invoke agents.diff {name}` shows what came from it"
@@ -111,7 +111,7 @@ def findings(client: docker.DockerClient) -> Iterator[Finding]:
     """Say which running agents have such places in their workspaces."""
     for container in ps.every(client):
         labels = container.labels
-        if container.status != "running" or SINCE_LABEL not in labels or labels.get(MODE_LABEL) == CLONE:
+        if container.status != "running" or SINCE_LABEL not in labels or labels.get(ps.MODE_LABEL) == CLONE:
             continue
         name = labels[ps.LABEL]
         try:

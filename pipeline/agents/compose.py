@@ -25,6 +25,7 @@ from docker.models.containers import Container
 from bridge.server.operator.workspaces import USUAL, Choice
 from pipeline.agents import audit, protection, ps
 from pipeline.agents import host as hosts
+from pipeline.agents.clone import STORE, Clone
 from pipeline.agents.logs import plain
 from pipeline.agents.workspace import Owner
 from pipeline.build import image
@@ -197,12 +198,13 @@ def up(
     host: hosts.Host | None = None,
     volume: str | None = None,
     choice: Choice = USUAL,
+    clone: Clone | None = None,
 ) -> Running:
     """Make sure that the agent `name` runs and is healthy on `workspace`. An agent that already fits is not restarted.
 
     `bridge` is the directory of the agent's grant for the host's Claude Code. `host` is what else the host gives.
     `volume` is the engine's name for the volume at /agent, where it is not the usual one. `choice` says which paths of
-    the workspace are protected.
+    the workspace are protected. With `clone`, the agent works in that clone of `workspace`, where none is.
     """
     volume = volume or ps.volume_name(name)
     image.require(client, variant)
@@ -210,13 +212,17 @@ def up(
     lost = protection.lost(before) if before else []
     used = protection.used(before) if before else None
     project = _project(variant, name, workspace, owner, bridge, _port(before), volume)
-    found = protection.prepare(workspace, choice, say)  # what it makes is none of the agent's changes
+    mounted = clone.workspace if clone else workspace
+    found = None if clone else protection.prepare(workspace, choice, say)  # before the moment from which changes count
     project.service["labels"][audit.SINCE_LABEL] = audit.since_label(workspace, before)
-    project = _extended(project, protection.settings(workspace, found, choice, before))
+    if found:
+        project = _extended(project, protection.settings(workspace, found, choice, before))
+    if clone:
+        project = _in_clone(project, clone)
     project = _with_host(project, host or hosts.Host(), say)
     why = ""
-    if before and _has_another_folder(before, workspace):
-        why = f"{workspace} was replaced under agent {name}, which is restarted to get the new folder"
+    if before and _has_another_folder(before, mounted):
+        why = f"{mounted} was replaced under agent {name}, which is restarted to get the new folder"
     elif lost:
         why = f"{', '.join(lost)} was replaced on this machine, so agent {name} is restarted to protect it again"
     if before and not why and _fits(client, before, project):
@@ -297,6 +303,7 @@ def _project(
     labels = {
         ps.LABEL: name,
         ps.WORKSPACE_LABEL: str(workspace),
+        ps.MODE_LABEL: "direct",
         f"{ps.LABEL}.user": f"{owner.uid}:{owner.gid}",
         f"{ps.LABEL}.bridge": str(bridge or ""),
     }
@@ -319,6 +326,14 @@ def _project(
         },
         volumes={"shared": SHARED_VOLUME, PARTS[variant.name].agent: volume},
     )
+
+
+def _in_clone(project: Project, clone: Clone) -> Project:
+    """Return the same project in a clone of its workspace, with the objects of the person's repository read-only."""
+    store = {**folder_at(STORE, clone.store), "read_only": True}
+    labels = {**project.service["labels"], ps.MODE_LABEL: "clone"}
+    service = {**project.service, "labels": labels, "volumes": [folder_at("/workspace", clone.workspace), store]}
+    return dataclasses.replace(project, service=service)
 
 
 def _with_host(project: Project, host: hosts.Host, say: Say) -> Project:

@@ -176,6 +176,8 @@ def lost(container: Container) -> list[str]:
 
 def mode(container: Container) -> str:
     """Return how an agent has its workspace, in a few words."""
+    if container.labels.get(ps.MODE_LABEL) == "clone":
+        return "clone"
     if LABEL not in container.labels:
         return "direct, unprotected"
     words = ["direct"]

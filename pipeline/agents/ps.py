@@ -15,6 +15,8 @@ from pipeline.errors import Problem
 
 LABEL = "io.magents.agent"
 WORKSPACE_LABEL = f"{LABEL}.workspace"
+MODE_LABEL = f"{LABEL}.mode"
+"""`clone` or `direct`."""
 HEALTH_PORT = 3999
 
 

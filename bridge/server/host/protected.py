@@ -87,6 +87,8 @@ class Choice:
 
 
 USUAL = Choice()
+NOTHING = Choice(fewer=tuple(sorted({path.split("/")[0] for path in PROTECTED})))
+"""For a workspace in which no program of the host works: a clone that is the agent's own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from bridge.server.host import protected
 from bridge.server.host.places import Place, PlaceError
-from bridge.server.host.protected import GIT, PROTECTED, USUAL, Choice, Protection, ProtectionError, lost
+from bridge.server.host.protected import GIT, NOTHING, PROTECTED, USUAL, Choice, Protection, ProtectionError, lost
 from bridge.server.operator.api import USAGE, OperatorError
 
 __all__ = [
     "GIT",
+    "NOTHING",
     "PROTECTED",
     "USUAL",
     "Choice",

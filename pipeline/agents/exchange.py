@@ -1,0 +1,348 @@
+"""Bring commits from an agent's clone to the person's repository, and hand a branch over.
+
+Git's other side runs in the container, as the agent, over `docker exec`. What comes is hostile:
+
+1. It goes into a new bare repository of ours, `arrival.git`, with no settings but ours. Git checks every object there
+   (`fsckObjects`), and its references are counted. Bytes, time and memory have limits.
+2. Only branches that are new or changed are handed to the person's repository, in one transaction, to
+   `refs/remotes/agents/NAME/`. New tags go to `refs/agents/NAME/tags/`, so they replace none.
+
+Nothing that the other side prints reaches the terminal, except git's own reason for a failure, without control
+characters. A call that is killed has changed nothing or everything; the next one removes what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from pipeline.agents import clone, ps
+from pipeline.agents.clone import Clone
+from pipeline.agents.host_git import Git, GitError, ending
+from pipeline.agents.logs import plain
+from pipeline.agents.repository import OURS, Repository
+from pipeline.errors import NO_DOCKER_COMMAND, Problem
+from pipeline.reporting import Say
+
+MEGABYTES, MINUTES = 2048, 10
+"""What one call may bring, and how long it may take."""
+MAX_REFS = 20_000
+STATUS_S = 60
+SHOWN = 5
+THERE = "file:///workspace"
+"""The name of the agent's repository for git. It is only passed to the program in the container."""
+
+CLEAN = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "HOME=/agent/home", "LC_ALL=C", "/usr/bin/git"]
+JOINED = "cat <&3 & exec >&4 3<&- 4>&-; cat; exec >&-; wait"
+"""What git starts as the other side: it only copies between git and the two descriptors that lead to the container.
+
+The shell keeps none of them, so that each side notices when the other one has ended.
+"""
+SET_ASIDE = "exec 3<&0 4>&1 </dev/null >/dev/null;"
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """One branch or tag that came: its name in the person's repository, with the commit before and now."""
+
+    name: str
+    before: str | None
+    now: str | None
+    """None: the agent no longer has it."""
+
+    @property
+    def line(self) -> str:
+        """What `agents.fetch` prints."""
+        short = self.name.removeprefix("refs/remotes/")
+        if self.now is None:
+            return f"gone     {short}, which was {str(self.before)[:12]}"
+        return f"{'changed' if self.before else 'new':<7}  {short} {self.now[:12]}"
+
+
+def fetch(
+    client: docker.DockerClient, name: str, megabytes: int = MEGABYTES, minutes: float = MINUTES
+) -> list[Arrived]:
+    """Bring an agent's branches and tags. Returns what is new, changed or gone."""
+    with clone.locked(name) as place:
+        made = clone.require(name)
+        container = _running(client, made)
+        repository = _repository(made)
+        arrival = place / "arrival.git"
+        _discard(arrival)
+        try:
+            _bring(container, repository, arrival, megabytes << 20, minutes * 60)
+            return _hand_over(repository, made, arrival)
+        finally:
+            _discard(arrival)
+
+
+def push(client: docker.DockerClient, name: str, branch: str | None, minutes: float = MINUTES) -> str:
+    """Hand a branch of the person's to the agent, as `host/BRANCH`. Returns the branch's name."""
+    with clone.locked(name):
+        made = clone.require(name)
+        container = _running(client, made)
+        repository = _repository(made)
+        git = repository.git
+        try:
+            chosen = branch or git.line("symbolic-ref", "--short", "HEAD")
+            git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{chosen}^{{commit}}")
+        except GitError:
+            raise Problem(
+                f"{made.folder} has no branch {plain(branch or 'checked out')}; name one of `git branch`", 64
+            ) from None
+        refspec = f"+refs/heads/{chosen}:refs/remotes/host/{chosen}"
+        command = ["push", "--quiet", "--no-verify", "--no-follow-tags", f"--receive-pack=sh -c {shlex.quote(JOINED)}"]
+        with _other_side(container, ["receive-pack", "/workspace"], limit=64 << 20) as other:
+            _talk(git, [*command, THERE, refspec], other, minutes * 60)
+    return chosen
+
+
+def save(client: docker.DockerClient, name: str, say: Say) -> None:
+    """Bring everything from a clone that is to be removed. Raises a `Problem` when something in it would be lost."""
+    if clone.find(name) is None:
+        return
+    try:
+        came = fetch(client, name)
+        changed = _uncommitted(_running(client, clone.require(name)))
+    except Problem as problem:
+        raise Problem(
+            f"the clone of agent {name} was not removed: {problem}; or add --discard to lose what is there"
+        ) from None
+    for each in came:
+        say(plain(each.line))
+    if changed:
+        more = " ..." if len(changed) > SHOWN else ""
+        raise Problem(
+            f"the clone of agent {name} was not removed, as it has files that are not committed: "
+            f"{', '.join(changed[:SHOWN])}{more}; commit them there, or add --discard to lose them"
+        )
+
+
+def _uncommitted(container: str) -> list[str]:
+    """Return what git in the container says of files without a commit, and of stashes."""
+    found: list[str] = []
+    for command in (["status", "--porcelain"], ["stash", "list"]):
+        with _other_side(container, ["-C", "/workspace", *command], limit=1 << 20) as other:
+            timer = threading.Timer(STATUS_S, other.process.kill)
+            timer.start()
+            said = other.output.read()
+            timer.cancel()
+            if other.process.wait():
+                reason = plain(other.words.decode(errors="replace")).strip() or "no answer"
+                raise Problem(f"git {command[0]} in the container failed: {reason.splitlines()[-1]}")
+        found += [plain(line).strip() for line in said.decode(errors="replace").splitlines()]
+    return found
+
+
+def _running(client: docker.DockerClient, made: Clone) -> str:
+    container = ps.find(client, made.name)
+    if container is None or container.status != "running" or container.attrs["State"].get("Paused"):
+        raise Problem(
+            f"agent {made.name} does not run, and git for its clone runs only in its container; run "
+            f"`bin/invoke up --clone --workspace {shlex.quote(str(made.folder))}`, and then the same command again"
+        )
+    if container.labels.get(ps.MODE_LABEL) != "clone":
+        raise Problem(
+            f"agent {made.name} works directly in a folder now; run `bin/invoke up --clone` to go on in its clone"
+        )
+    return str(container.id)
+
+
+def _repository(made: Clone) -> Repository:
+    if not made.folder.is_dir():
+        raise Problem(f"{plain(str(made.folder))}, of which agent {made.name} has a clone, is gone; put it back")
+    return Repository.at(made.folder)
+
+
+# The other side
+
+
+class OtherSide:
+    """A git in a container: what it prints can be read up to a limit, and it can be written to."""
+
+    def __init__(self, process: subprocess.Popen[bytes], limit: int) -> None:
+        self.process = process
+        self.limit = limit
+        self.is_over = False
+        self.words = b""
+        reading, writing = os.pipe()
+        self.output = os.fdopen(reading, "rb", buffering=0)
+        self._pump = threading.Thread(target=self._copy, args=[writing], daemon=True)
+        self._listen = threading.Thread(target=self._hear, daemon=True)
+        self._pump.start()
+        self._listen.start()
+
+    def _copy(self, writing: int) -> None:
+        assert self.process.stdout
+        left = self.limit
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb", buffering=0) as output:
+            while piece := os.read(self.process.stdout.fileno(), 1 << 18):
+                left -= len(piece)
+                if left < 0:
+                    self.is_over = True
+                    break
+                output.write(piece)
+        self.process.kill()
+
+    def _hear(self) -> None:
+        """Read its errors to their end, and keep the beginning."""
+        assert self.process.stderr
+        while piece := os.read(self.process.stderr.fileno(), 65_536):
+            self.words = (self.words + piece)[:4096]
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        self.output.close()
+        self._pump.join(5)
+        self._listen.join(5)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):  # ignored because it has ended
+                    stream.close()
+
+
+@contextmanager
+def _other_side(container: str, command: Sequence[str], limit: int) -> Iterator[OtherSide]:
+    asked = ["docker", "exec", "-i", "--workdir", "/", container, *CLEAN, *command]
+    try:
+        process = subprocess.Popen(
+            asked,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise Problem(NO_DOCKER_COMMAND) from None
+    other = OtherSide(process, limit)
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+def _talk(
+    git: Git, command: Sequence[str], other: OtherSide, limit_s: float, settings: Sequence[str] = ()
+) -> None:
+    """Let git on this machine talk to the other side. Raises a `Problem` that says who failed."""
+    assert other.process.stdin
+    process = git.start(
+        command,
+        allow="file",
+        settings=settings,
+        first=SET_ASIDE,
+        stdin=other.output,
+        stdout=other.process.stdin,
+    )
+    other.process.stdin.close()
+    try:
+        with ending(process, limit_s) as ended:
+            pass
+        ended.check(command[0])
+    except GitError as error:
+        if other.is_over:
+            raise Problem(
+                f"more than {other.limit >> 20} MB came from the agent, so nothing was taken; --megabytes N allows more"
+            ) from None
+        words = plain(other.words.decode(errors="replace")).strip().splitlines()
+        raise Problem(f"nothing was taken: {' / '.join([str(error), *words[-1:]])}") from None
+
+
+# What comes
+
+
+def _bring(container: str, repository: Repository, arrival: Path, limit: int, limit_s: float) -> None:
+    """Let the agent's branches and tags come into a repository of ours, and count them."""
+    user = repository.git.user
+    _make_arrival(repository, arrival)
+    git = Git(arrival, user)
+    checks = ["transfer.fsckObjects=true", "fetch.unpackLimit=1", "fetch.negotiationAlgorithm=consecutive"]
+    command = [
+        "fetch",
+        "--quiet",
+        "--no-tags",
+        "--no-write-fetch-head",
+        "--no-recurse-submodules",
+        "--no-auto-maintenance",
+    ]
+    command += [f"--upload-pack=sh -c {shlex.quote(JOINED)}", THERE]
+    command += ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+    with _other_side(container, ["upload-pack", "--strict", "/workspace/.git"], limit) as other:
+        _talk(git, command, other, limit_s, checks)
+
+
+def _make_arrival(repository: Repository, arrival: Path) -> None:
+    """Make a bare repository that has the person's objects, and their references as a place to go on from."""
+    for folder in ("objects/info", "objects/pack", "refs"):
+        (arrival / folder).mkdir(parents=True)
+    settings = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = "
+    (arrival / "config").write_text(f"{settings}{repository.object_format}\n")
+    (arrival / "HEAD").write_text("ref: refs/heads/none\n")
+    (arrival / "objects/info/alternates").write_bytes(os.fsencode(f"{repository.common / 'objects'}\n"))
+    known = sorted(set(repository.git.run("for-each-ref", "--format=%(objectname)").split()))
+    lines = [b"%b refs/have/%d\n" % (each, number) for number, each in enumerate(known)]
+    (arrival / "packed-refs").write_bytes(b"".join(lines))
+    if shallow := repository.file("shallow"):
+        (arrival / "shallow").write_bytes(shallow)
+    if os.geteuid() == 0:
+        for folder, folders, files in os.walk(arrival):
+            for name in (".", *folders, *files):
+                os.chown(Path(folder) / name, repository.git.user.uid, repository.git.user.gid)
+
+
+def _hand_over(repository: Repository, made: Clone, arrival: Path) -> list[Arrived]:
+    """Hand new and changed branches to the person's repository."""
+    arrived = Git(arrival, repository.git.user)
+    wanted, remote = _wanted(repository, made, arrived)
+    before = _refs(repository.git, f"refs/remotes/{remote}/", f"refs/agents/{made.name}/")
+    command = ["fetch", "--quiet", "--atomic", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
+    command += ["--no-auto-maintenance", "--prune", "--force", str(arrival)]
+    command += [f"+refs/agent/heads/*:refs/remotes/{remote}/*", f"+refs/agent/tags/*:refs/agents/{made.name}/tags/*"]
+    lines = [f"update {name} {target}\n" for name, target in wanted.items()]
+    arrived.run("update-ref", "--stdin", given=os.fsencode("".join(lines)))
+    git = Git(repository.common, repository.git.user)
+    try:
+        git.run(*command, allow="file", limit_s=MINUTES * 60)
+    except GitError as error:
+        raise Problem(f"nothing was taken into {plain(str(made.folder))}: {error}") from None
+    after = _refs(repository.git, f"refs/remotes/{remote}/", f"refs/agents/{made.name}/")
+    names = sorted({*before, *after})
+    return [Arrived(each, before.get(each), after.get(each)) for each in names if before.get(each) != after.get(each)]
+
+
+def _wanted(repository: Repository, made: Clone, arrived: Git) -> tuple[dict[str, str], str]:
+    """Return which references are handed over, by their names in the arrival, and the remote's name."""
+    theirs = _refs(arrived, "refs/heads/", "refs/tags/")
+    if len(theirs) > MAX_REFS:
+        raise Problem(f"the agent has {len(theirs)} branches and tags, more than {MAX_REFS}, so nothing was taken")
+    began, tags = made.starting_refs, _refs(repository.git, "refs/tags/")
+    head = made.record.head.removeprefix("ref: ")
+    wanted = {}
+    for name, target in theirs.items():
+        is_known = tags.get(name) == target if name.startswith("refs/tags/") else began.get(name) == target
+        if not is_known or name == head:
+            wanted[name.replace("refs/", "refs/agent/", 1)] = target
+    return wanted, OURS + made.name
+
+
+def _refs(git: Git, *below: str) -> dict[str, str]:
+    lines = os.fsdecode(git.run("for-each-ref", "--format=%(refname) %(objectname)", *below)).splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def _discard(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
