@@ -17,6 +17,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,13 @@ def push(client: docker.DockerClient, name: str, branch: str | None, minutes: fl
                 f"{made.folder} has no branch {plain(branch or 'checked out')}; name one of `git branch`", 64
             ) from None
         refspec = f"+refs/heads/{chosen}:refs/remotes/host/{chosen}"
-        command = ["push", "--quiet", "--no-verify", "--no-follow-tags", f"--receive-pack=sh -c {shlex.quote(JOINED)}"]
+        command = [
+            "push",
+            "--quiet",
+            "--no-verify",
+            "--no-follow-tags",
+            f"--receive-pack=exec sh -c {shlex.quote(JOINED)}",
+        ]
         with _other_side(container, ["receive-pack", "/workspace"], limit=64 << 20) as other:
             _talk(git, [*command, THERE, refspec], other, minutes * 60)
     return chosen
@@ -192,7 +199,7 @@ class OtherSide:
                     self.is_over = True
                     break
                 output.write(piece)
-        self.process.kill()
+        self._kill()
 
     def _hear(self) -> None:
         """Read its errors to their end, and keep the beginning."""
@@ -200,9 +207,13 @@ class OtherSide:
         while piece := os.read(self.process.stderr.fileno(), 65_536):
             self.words = (self.words + piece)[:4096]
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # ignored because it has ended
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End it."""
-        self.process.kill()
+        self._kill()
         self.process.wait()
         self.output.close()
         self._pump.join(5)
@@ -234,9 +245,7 @@ def _other_side(container: str, command: Sequence[str], limit: int) -> Iterator[
         other.close()
 
 
-def _talk(
-    git: Git, command: Sequence[str], other: OtherSide, limit_s: float, settings: Sequence[str] = ()
-) -> None:
+def _talk(git: Git, command: Sequence[str], other: OtherSide, limit_s: float, settings: Sequence[str] = ()) -> None:
     """Let git on this machine talk to the other side. Raises a `Problem` that says who failed."""
     assert other.process.stdin
     process = git.start(
@@ -278,7 +287,7 @@ def _bring(container: str, repository: Repository, arrival: Path, limit: int, li
         "--no-recurse-submodules",
         "--no-auto-maintenance",
     ]
-    command += [f"--upload-pack=sh -c {shlex.quote(JOINED)}", THERE]
+    command += [f"--upload-pack=exec sh -c {shlex.quote(JOINED)}", THERE]
     command += ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
     with _other_side(container, ["upload-pack", "--strict", "/workspace/.git"], limit) as other:
         _talk(git, command, other, limit_s, checks)

@@ -147,7 +147,7 @@ class Repository:
         status = self.git.parts(*self._no_filters(), "status", "--porcelain", "-z", "--ignored", "--no-renames")
         for entry in status:
             kind = {"??": "untracked", "!!": "ignored"}.get(entry[:2], "changed")
-            if entry[3:] not in taken:
+            if entry[3:].rstrip("/") not in taken:
                 words[kind].append(entry[3:])
         told = [f"{kind} {_few(names)}" for kind, names in words.items() if names]
         if not told:

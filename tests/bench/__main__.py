@@ -12,12 +12,13 @@ from rich.table import Table
 from pipeline.bootstrap import engine
 from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
-from tests.bench import bridge, images, planning, starts, task_master
+from tests.bench import bridge, clone, images, planning, starts, task_master
 from tests.bench.figures import Figure
 
 PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
     "images": images.measure,
     "starts": starts.measure,
+    "clone": clone.measure,
     "bridge": bridge.measure,
     "task_master": task_master.measure,
     "planning": planning.measure,

@@ -1,0 +1,92 @@
+"""What clones of a large repository cost: 1 GB of objects that do not compress, and 50,000 files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+
+from pipeline.agents import clone
+from pipeline.build.image import VARIANTS
+from tests.bench.figures import Figure, seconds
+
+FILES, LARGE, LARGE_BYTES = 50_000, 100, 10 << 20
+AGENTS = 20
+WORKSPACES_MB = 250
+"""What 50,000 files of 2 bytes take on a disk with blocks of 4 KB, their folders and the index included."""
+
+
+def measure(client: docker.DockerClient) -> Iterator[Figure]:
+    """Compare clones for agents with a plain `git clone --no-hardlinks`, in time and in disk."""
+    before = os.environ.get("CLAUDE_BRIDGE_STATE")
+    root = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    os.environ["CLAUDE_BRIDGE_STATE"] = str(root / "bridge")
+    try:
+        root.chmod(0o755)
+        yield from _measure(client, root)
+    finally:
+        if before is None:
+            del os.environ["CLAUDE_BRIDGE_STATE"]
+        else:
+            os.environ["CLAUDE_BRIDGE_STATE"] = before
+        shutil.rmtree(root)
+
+
+def _measure(client: docker.DockerClient, root: Path) -> Iterator[Figure]:
+    folder = root / "shop"
+    _make(folder)
+    used = _megabytes(root)
+    plain_s = seconds(["git", "clone", "--quiet", "--no-hardlinks", str(folder), str(root / "plain")])
+    plain_mb = _megabytes(root) - used
+    shutil.rmtree(root / "plain")
+    first_s, first_mb = _clones(client, root, folder, 1)
+    yield Figure("first clone for an agent / plain `git clone --no-hardlinks`", first_s / plain_s, "x", 1.0)
+    yield Figure("the same, in disk", first_mb / plain_mb, "x", 0.25)
+    all_s, all_mb = _clones(client, root, folder, AGENTS)
+    yield Figure(f"one of {AGENTS} clones", all_s / AGENTS, "s", 15)
+    yield Figure("one of them, in disk", all_mb / AGENTS, "MB", WORKSPACES_MB)
+
+
+def _clones(client: docker.DockerClient, root: Path, folder: Path, number: int) -> tuple[float, float]:
+    """Return the seconds and megabytes of clones that are made one after the other."""
+    used, begun = _megabytes(root), time.monotonic()
+    owner = clone.owner_for(folder, as_root=False)
+    for each in range(number):
+        reference = VARIANTS["prod"].reference
+        clone.make(client, reference, f"bench-{each}", folder, owner, (), lambda _: None)
+    taken_s = time.monotonic() - begun
+    megabytes = _megabytes(root) - used
+    for each in range(number):
+        clone.end(f"bench-{each}", lambda _: None, remove_it=True)
+    return taken_s, megabytes
+
+
+def _make(folder: Path) -> None:
+    """Make the repository. The large objects are in its history only."""
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", str(folder)], check=True)
+    command = ["git", "-C", str(folder), "-c", "core.compression=0", "fast-import", "--quiet"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        head = b"committer x <x@x> 0 +0000\ndata 1\nx\n"
+        process.stdin.write(b"commit refs/heads/main\n" + head)
+        for number in range(LARGE):
+            process.stdin.write(b"M 100644 inline large/%d\ndata %d\n" % (number, LARGE_BYTES))
+            process.stdin.write(os.urandom(LARGE_BYTES) + b"\n")
+        process.stdin.write(b"commit refs/heads/main\n" + head + b"D large\n")
+        for number in range(FILES):
+            process.stdin.write(b"M 100644 inline d%d/%d\ndata 6\n%06d\n" % (number % 500, number, number))
+    subprocess.run(["git", "-C", str(folder), "reset", "--quiet", "--hard"], check=True)
+
+
+def _megabytes(root: Path) -> float:
+    """Return the disk of a tree, in which a file with several names counts once."""
+    done = subprocess.run(
+        ["du", "--summarize", "--block-size=1", str(root)], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout.split()[0]) / 1e6
