@@ -27,7 +27,7 @@ from pathlib import Path
 
 import docker
 
-from pipeline.agents import clone, ps
+from pipeline.agents import clone, large_files, ps
 from pipeline.agents.clone import Clone
 from pipeline.agents.host_git import Git, GitError, ending
 from pipeline.agents.logs import plain
@@ -40,15 +40,20 @@ MEGABYTES, MINUTES = 2048, 10
 MAX_REFS = 20_000
 STATUS_S = 60
 SHOWN = 5
+SOME = 500
+"""Large files that are asked for at once."""
 THERE = "file:///workspace"
 """The name of the agent's repository for git. It is only passed to the program in the container."""
 
-CLEAN = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "HOME=/agent/home", "LC_ALL=C", "/usr/bin/git"]
+CLEAN = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "HOME=/agent/home", "LC_ALL=C"]
+GIT = "/usr/bin/git"
 JOINED = "cat <&3 & exec >&4 3<&- 4>&-; cat; exec >&-; wait"
 """What git starts as the other side: it only copies between git and the two descriptors that lead to the container.
 
 The shell keeps none of them, so that each side notices when the other one has ended.
 """
+PRINT_FILES = 'for file; do if [ -f "$file" ]; then printf 1; /bin/cat "$file"; else printf 0; fi; done'
+"""Prints files one after the other, each after a 1; a missing one is a 0."""
 SET_ASIDE = "exec 3<&0 4>&1 </dev/null >/dev/null;"
 
 
@@ -82,9 +87,11 @@ def fetch(
         _discard(arrival)
         try:
             _bring(container, repository, arrival, megabytes << 20, minutes * 60)
-            return _hand_over(repository, made, arrival)
+            came = _hand_over(repository, made, arrival)
         finally:
             _discard(arrival)
+        _bring_large_files(container, repository, made, megabytes << 20, minutes * 60)
+        return came
 
 
 def push(client: docker.DockerClient, name: str, branch: str | None, minutes: float = MINUTES) -> str:
@@ -109,7 +116,7 @@ def push(client: docker.DockerClient, name: str, branch: str | None, minutes: fl
             "--no-follow-tags",
             f"--receive-pack=exec sh -c {shlex.quote(JOINED)}",
         ]
-        with _other_side(container, ["receive-pack", "/workspace"], limit=64 << 20) as other:
+        with _other_side(container, [GIT, "receive-pack", "/workspace"], limit=64 << 20) as other:
             _talk(git, [*command, THERE, refspec], other, minutes * 60)
     return chosen
 
@@ -139,7 +146,7 @@ def _uncommitted(container: str) -> list[str]:
     """Return what git in the container says of files without a commit, and of stashes."""
     found: list[str] = []
     for command in (["status", "--porcelain"], ["stash", "list"]):
-        with _other_side(container, ["-C", "/workspace", *command], limit=1 << 20) as other:
+        with _other_side(container, [GIT, "-C", "/workspace", *command], limit=1 << 20) as other:
             timer = threading.Timer(STATUS_S, other.process.kill)
             timer.start()
             said = other.output.read()
@@ -199,7 +206,7 @@ class OtherSide:
                     self.is_over = True
                     break
                 output.write(piece)
-        self._kill()
+        self.kill()
 
     def _hear(self) -> None:
         """Read its errors to their end, and keep the beginning."""
@@ -207,13 +214,14 @@ class OtherSide:
         while piece := os.read(self.process.stderr.fileno(), 65_536):
             self.words = (self.words + piece)[:4096]
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End it and all that it started here."""
         with contextlib.suppress(ProcessLookupError):  # ignored because it has ended
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End it."""
-        self._kill()
+        self.kill()
         self.process.wait()
         self.output.close()
         self._pump.join(5)
@@ -289,7 +297,7 @@ def _bring(container: str, repository: Repository, arrival: Path, limit: int, li
     ]
     command += [f"--upload-pack=exec sh -c {shlex.quote(JOINED)}", THERE]
     command += ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-    with _other_side(container, ["upload-pack", "--strict", "/workspace/.git"], limit) as other:
+    with _other_side(container, [GIT, "upload-pack", "--strict", "/workspace/.git"], limit) as other:
         _talk(git, command, other, limit_s, checks)
 
 
@@ -350,6 +358,25 @@ def _wanted(repository: Repository, made: Clone, arrived: Git) -> tuple[dict[str
 def _refs(git: Git, *below: str) -> dict[str, str]:
     lines = os.fsdecode(git.run("for-each-ref", "--format=%(refname) %(objectname)", *below)).splitlines()
     return dict(line.split(" ", 1) for line in lines)
+
+
+def _bring_large_files(container: str, repository: Repository, made: Clone, limit: int, limit_s: float) -> None:
+    """Bring the files of Git LFS that the agent's commits point to. Those that the clone lacks are left out."""
+    git, objects = Git(repository.common, repository.git.user), repository.common / "lfs" / "objects"
+    came = f"--remotes={OURS}{made.name}"
+    sizes = large_files.needed(git, came, "--not", "--branches", "--tags")
+    lacking = large_files.missing(objects, sizes)
+    for some in (lacking[start : start + SOME] for start in range(0, len(lacking), SOME)):
+        paths = [f"/workspace/.git/lfs/objects/{large_files.place_of(name)}" for name in some]
+        with _other_side(container, ["/bin/sh", "-c", PRINT_FILES, "sh", *paths], limit) as other:
+            timer = threading.Timer(limit_s, other.kill)
+            timer.start()
+            try:
+                for name in some:
+                    if other.output.read(1) == b"1":
+                        large_files.keep(other.output, name, sizes[name], objects, git.user)
+            finally:
+                timer.cancel()
 
 
 def _discard(path: Path) -> None:

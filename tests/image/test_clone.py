@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -124,6 +125,10 @@ def test_day_of_git_in_a_clone(desk: Desk) -> None:
     assert desk.git("rev-parse", f"{remote}/{tree}") == agent.sh(f"git -C /workspace rev-parse '{tree}'")
     topic = next(branch for branch in arrived.branches(desk.name) if branch.name == f"{remote}/topic")
     assert (topic.files[0].path, bool(topic.files[0].why), topic.files[-1].why) == (".envrc", True, None)
+
+    large = agent.sh("sha256sum /workspace/new.bin").split()[0]
+    kept = desk.folder / ".git/lfs/objects" / large[:2] / large[2:4] / large
+    assert (hashlib.sha256(kept.read_bytes()).hexdigest(), kept.stat().st_uid) == (large, UID)
 
     # the person throws away what came and what the clone was made of
     desk.git("update-ref", "-d", f"refs/remotes/{remote}/topic")
