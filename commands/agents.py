@@ -97,6 +97,7 @@ def up(
         ("workspace", f"{running.workspace} as {running.owner}"),
         ("attach", f"{here} agents.attach {running.name}   (leave with Ctrl-b d)"),
         ("health", f"http://127.0.0.1:{running.port}/health"),
+        *([("commits", f"{here} agents.fetch {running.name}   (from its clone to your repository)")] if clone else []),
         ("stop", f"{here} agents.down {running.name}"),
     )
 

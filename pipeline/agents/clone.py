@@ -25,7 +25,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import docker
@@ -249,6 +249,8 @@ def make(
 
 
 def _known(found: Clone, folder: Path, files: Sequence[str], say: Say) -> Clone:
+    if not found.folder.is_dir() and _is_of(found, folder):
+        found = _moved(found, folder)
     if found.folder != folder:
         raise Problem(
             f"agent {found.name} has a clone of {plain(str(found.folder))}, so none of {plain(str(folder))} was made; "
@@ -264,6 +266,21 @@ def _known(found: Clone, folder: Path, files: Sequence[str], say: Say) -> Clone:
     say(f"agent {found.name} goes on in its clone of {plain(str(folder))}")
     _name_remote(Repository.at(folder), found)
     return found
+
+
+def _is_of(found: Clone, folder: Path) -> bool:
+    """Say whether a folder has the commit that the clone began with."""
+    start = found.record.start
+    return start is not None and Repository.at(folder).git.says("cat-file", "-e", f"{start}^{{commit}}")
+
+
+def _moved(found: Clone, folder: Path) -> Clone:
+    """Note that the person's folder is elsewhere now."""
+    record = replace(found.record, folder=str(folder))
+    fresh = found.path / "record.new"
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.replace(found.path / "record")
+    return replace(found, record=record)
 
 
 def _clean(client: docker.DockerClient, place: Path) -> None:
@@ -427,7 +444,7 @@ def _checkout_name(name: str) -> str:
 
 def _check_out(client: docker.DockerClient, image: str, fresh: Path, owner: Owner) -> None:
     """Write the files of the working tree. Filters, such as Git LFS, run in the container."""
-    command = ["-c", "checkout.workers=0", "-c", "lfs.transfer.maxretries=1", "checkout", "--force", "--quiet"]
+    command = ["-c", "lfs.transfer.maxretries=1", "checkout", "--force", "--quiet"]
     container = client.containers.create(
         image,
         command,

@@ -195,6 +195,12 @@ def test_second_up_goes_on_in_the_clone_and_another_folder_is_told(begun: Desk) 
         begun.make(files=(".env",))
 
 
+def test_clone_follows_a_folder_that_was_moved(begun: Desk) -> None:
+    begun.folder = begun.folder.rename(begun.root / "moved")
+    begun.make()
+    assert begun.fetch() == [f"new      agents/shop/main {begun.agent('rev-parse', 'main')[:12]}"]
+
+
 @pytest.mark.parametrize("folder", ["no repository", "partial"])
 def test_folder_that_cannot_be_cloned_is_told(desk: Desk, folder: str) -> None:
     desk.begin()
