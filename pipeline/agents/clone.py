@@ -183,8 +183,8 @@ def end(name: str, say: Say, *, remove_it: bool) -> None:
     found = find(name)
     if found and not remove_it:
         say(
-            f"its clone {found.workspace} stays: `bin/invoke up --clone` goes on in it; to remove it, "
-            f"start it and run `bin/invoke agents.down {name} --remove-clone`"
+            f"its clone {found.workspace} stays: `bin/invoke up --clone` goes on in it; to remove it, start the agent "
+            f"and run `bin/invoke agents.down {name} --remove-clone`"
         )
     elif found:
         with locked(name) as place:

@@ -162,8 +162,8 @@ def _running(client: docker.DockerClient, made: Clone) -> str:
     container = ps.find(client, made.name)
     if container is None or container.status != "running" or container.attrs["State"].get("Paused"):
         raise Problem(
-            f"agent {made.name} does not run, and git for its clone runs only in its container; run "
-            f"`bin/invoke up --clone --workspace {shlex.quote(str(made.folder))}`, and then the same command again"
+            f"agent {made.name} does not run, and git for its clone runs only in its container; run `bin/invoke up "
+            f"--clone --name {made.name} --workspace {shlex.quote(str(made.folder))}`, and then the same command again"
         )
     if container.labels.get(ps.MODE_LABEL) != "clone":
         raise Problem(

@@ -116,7 +116,7 @@ class Engine:
     def get(self, name: str) -> SimpleNamespace:
         if name.endswith("-checkout"):
             return SimpleNamespace(remove=lambda **_: None)
-        labels = {ps.MODE_LABEL: "clone"}
+        labels = {ps.LABEL: NAME, ps.MODE_LABEL: "clone"}
         return SimpleNamespace(id="id", status="running", attrs={"State": {}}, labels=labels)
 
 
