@@ -1,7 +1,7 @@
 """Clone mode without an engine: a person's repository, and a stand-in for a container that has the agent's clone.
 
 The stand-in is a program `docker` on PATH. It runs git on the clone, or plays a hostile other side. As a program, this
-module makes a clone, brings commits from it and hands a branch over, so that a test can kill it at any moment.
+module makes clones, brings commits from them and hands a branch over, so that a test can kill it at any moment.
 """
 
 from __future__ import annotations
@@ -134,15 +134,25 @@ def check_out_here(client: object, image: str, fresh: Path, owner: Owner) -> Non
 
 
 def main(root: Path) -> None:
-    """Make a clone, bring what is in it, and hand a branch over."""
+    """For each line of standard input, do in a process group of its own what a person does one after the other.
+
+    Prints the number of each process when it starts, and an empty line when it has ended.
+    """
     desk = Desk(root)
     os.environ.update(desk.variables())
     clone._check_out = check_out_here
-    desk.make()
-    print("made", flush=True)
-    desk.fetch()
-    print("fetched", flush=True)
-    desk.push("main")
+    for _ in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, 0)
+            desk.make()
+            desk.fetch()
+            desk.push("main")
+            os._exit(0)
+        os.setpgid(pid, pid)
+        print(pid, flush=True)
+        os.waitpid(pid, 0)
+        print(flush=True)
 
 
 if __name__ == "__main__":

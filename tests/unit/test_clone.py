@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -432,22 +433,37 @@ def test_files_that_run_by_themselves_are_told_first(begun: Desk) -> None:
 
 # Killed
 
+WORK_S = 0.5
+"""Making a clone, a fetch and a push take that long here."""
+
 
 def test_killed_at_any_moment_nothing_half_made_is_found(desk: Desk) -> None:
     """A kill between two system calls cannot be chosen; twenty random moments are."""
     desk.begin()
     for number in range(3):
         desk.commit(f"{number}")
-    whole_s = 0.6
     chance = random.Random(17)
-    for _ in range(20):
-        command = [sys.executable, "-m", "tests.support.clone_desk", str(desk.root)]
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-        let_pass(chance.uniform(0.05, whole_s))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if found := clone.find("shop"):
-            assert desk.git("status", "--porcelain", at=found.workspace) == ""
+    command = [sys.executable, "-m", "tests.support.clone_desk", str(desk.root)]
+    pipe = subprocess.PIPE
+    with (
+        (desk.root / "errors").open("w") as errors,
+        subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=errors, text=True) as worker,
+    ):
+        assert worker.stdin
+        assert worker.stdout
+        for number in range(20):
+            if number % 2:
+                clone.end("shop", desk.said.append, remove_it=True)
+            print(file=worker.stdin, flush=True)
+            pid = int(worker.stdout.readline())
+            let_pass(chance.uniform(0, WORK_S))
+            with contextlib.suppress(ProcessLookupError):  # ignored because it was done already
+                os.killpg(pid, signal.SIGKILL)
+            worker.stdout.readline()
+            if found := clone.find("shop"):
+                assert desk.git("status", "--porcelain", at=found.workspace) == ""
+        worker.stdin.close()
+    assert (desk.root / "errors").read_text() == ""
     desk.make()
     new = desk.commit("agent", at=desk.clone.workspace)
     desk.fetch()
