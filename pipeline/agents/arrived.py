@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.agents import clone
@@ -57,13 +57,17 @@ def branches(name: str) -> Iterator[Branch]:
 def lines(branch: Branch) -> Iterator[str]:
     """Return what `agents.diff` prints of a branch. Control characters in names are shown as question marks."""
     left = f"since {branch.base[:12]}" if branch.base else "with nothing in common"
-    yield plain(f"{branch.name}: {len(branch.commits)} commits, {len(branch.files)} files {left}")
+    yield plain(f"{branch.name}: {_number(branch.commits, 'commit')}, {_number(branch.files, 'file')} {left}")
     running = [each for each in branch.files if each.why]
     if running:
         yield "  runs by itself on a machine that has it:"
         yield from (f"    {each.kind:<7}  {one_line(each.path)}   {each.why}" for each in running)
     yield from (f"  {one_line(each)}" for each in branch.commits)
     yield from (f"    {each.kind:<7}  {one_line(each.path)}" for each in branch.files if not each.why)
+
+
+def _number(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def one_line(value: str) -> str:
