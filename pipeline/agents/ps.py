@@ -29,7 +29,6 @@ class Listed:
     image: str
     user: str
     workspace: str
-    mode: str
     health: str
 
 
@@ -115,7 +114,6 @@ def _listed(container: Container) -> Listed:
         image=container.attrs["Config"]["Image"],
         user=labels[f"{LABEL}.user"],
         workspace=workspace_of(container),
-        mode=labels.get(MODE_LABEL, "direct"),
         health=f"http://127.0.0.1:{published_port(container)}/health" if is_running else "",
     )
 
