@@ -73,7 +73,9 @@ def from_bare_machine(
             place = made.workspace if made else workspace
             user = str(place.stat().st_uid) if chown or as_root else None
             mount = bridge.for_agent(agent.name, place, say, user, choice) if can_mount else None
-            return compose.up(client, variant, agent.name, workspace, owner, say, mount, host, agent.volume, choice, made)
+            return compose.up(
+                client, variant, agent.name, workspace, owner, say, mount, host, agent.volume, choice, made
+            )
 
 
 def _owner(workspace: Path, kind: engine.Kind, *, chown: bool, as_root: bool, clone: bool) -> Owner:

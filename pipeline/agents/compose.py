@@ -220,11 +220,7 @@ def up(
     if clone:
         project = _in_clone(project, clone)
     project = _with_host(project, host or hosts.Host(), say)
-    why = ""
-    if before and _has_another_folder(before, mounted):
-        why = f"{mounted} was replaced under agent {name}, which is restarted to get the new folder"
-    elif lost:
-        why = f"{', '.join(lost)} was replaced on this machine, so agent {name} is restarted to protect it again"
+    why = _why_restarted(before, mounted, lost) if before else ""
     if before and not why and _fits(client, before, project):
         say(f"agent {name} runs already")
     else:
@@ -248,6 +244,16 @@ def up(
     status = str(container.attrs["State"]["Health"]["Status"])
     port = ps.published_port(container)
     return Running(name, ps.container_name(name), variant.reference, workspace, owner, port, status)
+
+
+def _why_restarted(container: Container, folder: Path, lost: list[str]) -> str:
+    """Return why a running agent has to be restarted to have what is in `folder` now; empty if it has not."""
+    name = container.labels[ps.LABEL]
+    if _has_another_folder(container, folder):
+        return f"{folder} was replaced under agent {name}, which is restarted to get the new folder"
+    if lost:
+        return f"{', '.join(lost)} was replaced on this machine, so agent {name} is restarted to protect it again"
+    return ""
 
 
 def _fits(client: docker.DockerClient, container: Container, project: Project) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from pipeline.agents import arrived, clone, compose, exchange, ps
+from pipeline.agents import arrived, clone, compose, exchange, protection, ps
 from pipeline.agents.clone import STORE
 from pipeline.build.derived import Derived
 from pipeline.errors import Problem
@@ -114,7 +114,7 @@ class Desk:
 def test_day_of_git_in_a_clone(desk: Desk) -> None:
     """One container for all of it: it starts once, and each part needs what came before."""
     agent = desk.up((".env",))
-    assert [each.mode for each in ps.listing(desk.client) if each.name == desk.name] == ["clone"]
+    assert protection.mode(ps.require(desk.client, desk.name)) == "clone"
     assert agent.sh("cat /workspace/.env; git -C /workspace status --porcelain") == "secret"
     agent.sh(DAY)
 
