@@ -73,13 +73,14 @@ class Pair:
     def sides(self, project: Project, plain_api: FakeMessagesApi) -> tuple[Plain, Bridged]:
         """Make the project twice, and return both sides."""
         number = next(NUMBERS)
-        place = self._host.grant(f"grant-{number}")
         workspace, home = (self._directory / f"{name}-{number}" for name in ("workspace", "home"))
-        for directory in (workspace, home):
-            directory.mkdir()
+        granted = self._host.directory / "workspaces" / f"grant-{number}"
+        for directory in (workspace, home, granted):
+            directory.mkdir(parents=True)
             give(directory)
-        for directory in (workspace, place.workspace):
+        for directory in (workspace, granted):
             project.make(directory)
+        place = self._host.grant(f"grant-{number}")  # the project is there when it is granted
         return Plain(self._cli, workspace, home, plain_api), Bridged(place, self._api)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from tests.fidelity.sides import Call, give, in_workspace
 from tests.support import agent_sdk
-from tests.support.bridge_host import make_way
 from tests.support.fake_messages_api import Part, Reply, Request, Say, Use, directed, in_turn
 from tests.support.stream_json import STREAM, user
 
@@ -55,7 +54,6 @@ class Project:
         for name, content in self.files.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            make_way(path)
             if isinstance(content, Link):
                 path.symlink_to(content.to)
             elif name.endswith("/"):

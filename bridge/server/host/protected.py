@@ -183,10 +183,12 @@ def lost(folder: str, identities: Mapping[str, str], since: float) -> list[str]:
 def _hide(tree: _Tree, choice: Choice) -> None:
     """Hide from git those stand-ins that it would show. Where the person has such a file, git shows them."""
     shown = [path for path in HIDDEN if not choice.spares(path) and tree.is_stand_in(path, PROTECTED[path])]
+    wanted = _hiding(shown) if shown else None
     for text in _HIDING_TEXTS:
-        tree.remove(HIDING, text)
-    if shown and not any(path in choice.more for path in (".claude", HIDING)):
-        tree.have(HIDING, _hiding(shown))
+        if text != wanted:
+            tree.remove(HIDING, text)
+    if wanted and not any(path in choice.more for path in (".claude", HIDING)):
+        tree.have(HIDING, wanted)
 
 
 def _hiding(paths: Iterable[str]) -> bytes:
