@@ -70,6 +70,7 @@ def from_bare_machine(
                 made = clones.make(client, variant.reference, agent.name, workspace, owner, clone_with, say)
             else:
                 clones.tell_unused(agent.name, say)
+                protection.prepare(workspace, choice, say)  # before the grant makes the same, and says nothing
             place = made.workspace if made else workspace
             user = str(place.stat().st_uid) if chown or as_root else None
             mount = bridge.for_agent(agent.name, place, say, user, choice) if can_mount else None
