@@ -131,6 +131,31 @@ def test_worktrees_and_submodules(workspace: Path, tmp_path: Path) -> None:
     assert not (workspace / ".git/worktrees/second/locked").exists()
 
 
+def test_agent_hides_no_submodule(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by what it removes from one, nor by what it puts above one, nor by a folder that it closes meanwhile."""
+    git(tmp_path, "init", "--quiet", "lib")
+    git(tmp_path / "lib", "commit", "--quiet", "--allow-empty", "--message=x")
+    git(workspace, "submodule", "add", "--name", "a/b", str(tmp_path / "lib"), "lib")
+    modules, config = workspace / ".git/modules", ".git/modules/a/b/config"
+    (modules / "a/b/HEAD").unlink()
+    assert config in prepared(workspace)
+    for name in ("HEAD", "config", "objects/x", "refs/x"):
+        (modules / "a" / name).parent.mkdir(exist_ok=True)
+        (modules / "a" / name).touch()
+    assert config in prepared(workspace)
+    assert not [path for path in prepared(workspace) if "/logs/" in path]
+
+    def closed(_: int) -> None:
+        raise PermissionError(13, "Permission denied")  # for root, no directory is closed
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ProtectionError, match=r"modules cannot be read, .*--unprotect \.git "):
+        prepared(workspace)
+    assert prepared(workspace, fewer=(".git",)) == OUTSIDE
+    protected.clear(Place.pin(workspace))
+    assert not (workspace / ".git/commondir").exists()
+
+
 def put_a_link(path: Path) -> None:
     path.symlink_to("/etc")
 

@@ -59,6 +59,9 @@ MODE, FILE_MODE = 0o1755, 0o444
 MAX_TEXT = 1 << 20
 MAX_PATHS = 1000
 MAX_DEPTH = 8
+MAX_LEVELS = 16
+LARGE = {"objects", "refs", "logs", "lfs", "annex"}
+"""Directories of a repository with very many others, of which none is a submodule's."""
 ANSWER_S = 10
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -210,7 +213,8 @@ def _wanted(tree: _Tree, choice: Choice, *, careful: bool = True) -> dict[str, b
     found: dict[str, bytes | None] = {path: text for path, text in PROTECTED.items() if not path.startswith(f"{GIT}/")}
     try:
         if not choice.spares(GIT):
-            found |= _of_git(tree)
+            for paths in _of_git(tree):
+                found |= paths
     except ProtectionError:
         if careful:
             raise
@@ -221,26 +225,28 @@ def _wanted(tree: _Tree, choice: Choice, *, careful: bool = True) -> dict[str, b
     return wanted
 
 
-def _of_git(tree: _Tree) -> dict[str, bytes | None]:
+def _of_git(tree: _Tree) -> Iterator[dict[str, bytes | None]]:
     found = tree.look(GIT)
     if found is None:
         # An agent could make one here, and git would take it for the person's.
         above = any(os.path.lexists(folder / GIT) for folder in Path(tree.path).parents)
-        return dict.fromkeys((GIT, BARE)) if above else {}
+        yield dict.fromkeys((GIT, BARE)) if above else {}
+        return
     if not stat.S_ISDIR(found.st_mode):
-        return {GIT: None}
+        yield {GIT: None}
+        return
     if tree.is_stand_in(GIT, None):
-        return dict.fromkeys((GIT, BARE))
-    paths = {BARE: None, **_of_repository(tree, GIT, "")}
+        yield dict.fromkeys((GIT, BARE))
+        return
+    yield {BARE: None, **_of_repository(tree, GIT, "")}
     for name in tree.folders(f"{GIT}/worktrees"):
-        paths |= _of_worktree(tree, f"{GIT}/worktrees/{name}")
-    for module in _modules(tree, f"{GIT}/modules", MAX_DEPTH):
+        yield _of_worktree(tree, f"{GIT}/worktrees/{name}")
+    for module in _modules(tree, f"{GIT}/modules", MAX_LEVELS):
         values = _values(tree.read(f"{module}/config"))
         at = next((tree.inside(module, value) for key, value in values if key == "core.worktree"), None)
-        paths |= _of_repository(tree, module, at)
+        yield _of_repository(tree, module, at)
         if at is not None and (file := tree.look(f"{at}/{GIT}")) and stat.S_ISREG(file.st_mode):
-            paths[f"{at}/{GIT}"] = None
-    return paths
+            yield {f"{at}/{GIT}": None}
 
 
 def _of_repository(tree: _Tree, repository: str, at: str | None) -> dict[str, bytes | None]:
@@ -265,13 +271,16 @@ def _of_worktree(tree: _Tree, folder: str) -> dict[str, bytes | None]:
 
 
 def _modules(tree: _Tree, folder: str, depth: int) -> Iterator[str]:
-    """Yield the repositories of submodules, whose names may hold slashes."""
+    """Yield the repositories of submodules, whose names may hold slashes.
+
+    An agent can remove all files of one but the protected ones, and can put some above one. So `config` tells it, and
+    what is below it is looked through as well.
+    """
     for name in tree.folders(folder) if depth else ():
         below = f"{folder}/{name}"
-        if tree.look(f"{below}/HEAD"):
+        if tree.is_file(f"{below}/config"):
             yield below
-            yield from _modules(tree, f"{below}/modules", depth - 1)
-        else:
+        if name not in LARGE or not tree.is_file(f"{folder}/config"):
             yield from _modules(tree, below, depth - 1)
 
 
@@ -401,20 +410,39 @@ class _Tree:
         return f"{found.st_dev}:{found.st_ino}"
 
     def read(self, path: str) -> bytes:
-        """Return the text of a file, also of one outside; empty if there is none."""
+        """Return the text of a file, also of one outside; empty if there is none. Raises ProtectionError.
+
+        An agent can take a directory's permissions away, and give them back after this look. So that is an error.
+        """
         try:
             if os.path.isabs(path):  # noqa: PTH117 - pure text
                 return _text(os.open(path, _READ & ~os.O_NOFOLLOW))
             with self._opened(path, _READ) as descriptor:
                 return _text(os.dup(descriptor))
+        except PermissionError:
+            if os.path.isabs(path):  # noqa: PTH117 - pure text
+                return b""
+            raise _closed(path) from None
         except (OSError, ValueError):
             return b""
 
+    def is_file(self, path: str) -> bool:
+        """Say whether a regular file is there. Raises ProtectionError."""
+        try:
+            with self._opened(path) as descriptor:
+                return stat.S_ISREG(os.fstat(descriptor).st_mode)
+        except PermissionError:
+            raise _closed(path) from None
+        except OSError:
+            return False
+
     def folders(self, path: str) -> list[str]:
-        """Return the names of the directories in a directory; none if it is something else."""
+        """Return the names of the directories in a directory; none if it is something else. Raises ProtectionError."""
         try:
             with self._opened(path, _READ | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as entries:
                 found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except PermissionError:
+            raise _closed(path) from None
         except (OSError, ProtectionError):
             return []
         return sorted(name for name in found if name.isprintable())
@@ -495,6 +523,14 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 def _text(descriptor: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         return file.read(MAX_TEXT) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+
+
+def _closed(path: str) -> ProtectionError:
+    name = printable(path)
+    return ProtectionError(
+        f"{name} cannot be read, so what is to be protected there is not known; open its folders with `chmod u+rwx`, "
+        f"or add --unprotect {GIT} to leave git's settings to the agent"
+    )
 
 
 def _in_the_way(path: str, found: os.stat_result) -> ProtectionError:
