@@ -29,7 +29,7 @@ from pipeline.reporting import Say
 
 EVERY = "*"
 """In invoke.yaml, the paths of all agents; others stand below the name of an agent."""
-HOOKS = ["--includes", "--null", "--type=path", "--get", "core.hooksPath"]
+HOOKS = ["--includes", "--null", "--show-scope", "--type=path", "--get-all", "core.hooksPath"]
 ANSWER_S = 5
 
 
@@ -71,19 +71,30 @@ def check(workspace: Path, choice: Choice) -> Choice:
 
 
 def _hooks_of_person(workspace: str) -> list[str]:
-    """Return the directories of the workspace that the person's own git settings name for the hooks of everything."""
+    """Return the directories of the workspace that the person's own git settings name for the hooks of everything.
+
+    The workspace only decides which of the person's files count (`includeIf`). Where its own settings are broken, those
+    that always count do.
+    """
     if not os.path.lexists(f"{workspace}/{workspaces.GIT}"):
         return []
     found = []
-    for scope in ("--system", "--global"):
+    for scope in (
+        ["-c", "safe.directory=*", "-C", workspace, "config"],
+        ["config", "--system"],
+        ["config", "--global"],
+    ):
         try:
-            done = subprocess.run(["git", "config", scope, *HOOKS], capture_output=True, cwd="/", timeout=ANSWER_S)
-        except (FileNotFoundError, subprocess.TimeoutExpired):
+            done = subprocess.run(["git", *scope, *HOOKS], capture_output=True, cwd="/", timeout=ANSWER_S)
+        except FileNotFoundError:
             return []
-        named = done.stdout.decode(errors="surrogateescape").rstrip("\0")
-        path = os.path.relpath(os.path.join(workspace, named), workspace)  # noqa: PTH118 - pure text
-        if done.returncode == 0 and named and path != "." and not path.startswith(".."):
-            found.append(path)
+        except subprocess.TimeoutExpired:
+            continue
+        words = done.stdout.decode(errors="surrogateescape").split("\0")
+        for whose, named in zip(words[::2], words[1::2], strict=False):
+            path = workspaces.within(workspace, os.path.normpath(os.path.join(workspace, named)))  # noqa: PTH118 - text
+            if whose in ("system", "global") and named and path not in (None, "."):
+                found.append(path)
     return found
 
 

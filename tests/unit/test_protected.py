@@ -131,6 +131,34 @@ def test_worktrees_and_submodules(workspace: Path, tmp_path: Path) -> None:
     assert not (workspace / ".git/worktrees/second/locked").exists()
 
 
+def test_what_a_link_to_the_workspace_leads_to_is_protected(workspace: Path, tmp_path: Path) -> None:
+    """As /home is a link on some systems."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    git(workspace, "config", "core.hooksPath", f"{tmp_path}/link/ws/own")
+    git(workspace, "config", "include.path", f"{tmp_path}/link/ws/team.ini")
+    assert {"own", "team.ini"} <= set(prepared(workspace))
+
+
+def test_hooks_of_the_persons_conditional_settings_are_protected(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".gitconfig").write_text(f'[includeIf "gitdir:{tmp_path}/"]\n\tpath = work.ini\n')
+    (tmp_path / "work.ini").write_text("[core]\n\thooksPath = ours\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL", raising=False)
+    assert protection.check(workspace, USUAL).more == ("ours",)
+    git(workspace, "config", "core.hooksPath", "theirs")  # not the person's; protected for itself
+    assert protection.check(workspace, USUAL).more == ("ours",)
+
+
+def test_worktree_in_the_workspace(workspace: Path) -> None:
+    """The file that says where its repository is, and the hooks that the settings name in it."""
+    git(workspace, "config", "core.hooksPath", ".hooks")
+    git(workspace, "worktree", "add", "trees/new")
+    assert {"trees/new/.git", "trees/new/.hooks", ".hooks"} <= set(prepared(workspace))
+    assert status(workspace / "trees/new") == ""
+
+
 def test_agent_hides_no_submodule(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by what it removes from one, nor by what it puts above one, nor by a folder that it closes meanwhile."""
     git(tmp_path, "init", "--quiet", "lib")

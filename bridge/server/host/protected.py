@@ -265,9 +265,15 @@ def _of_worktree(tree: _Tree, folder: str) -> dict[str, bytes | None]:
         return {}
     paths: dict[str, bytes | None] = {f"{folder}/commondir": b"../..\n", f"{folder}/gitdir": b""}
     paths[f"{folder}/config.worktree"] = b""
-    if os.path.isabs(where) or tree.inside(folder, where) is None:  # noqa: PTH117 - pure text
+    file = tree.inside(folder, where)
+    if os.path.isabs(where) or file is None:  # noqa: PTH117 - pure text
         paths[f"{folder}/locked"] = LOCK
-    return paths
+    at = None
+    if file and tree.is_file(file):  # the worktree is in the workspace
+        paths[file] = None
+        at = os.path.dirname(file) or "."  # noqa: PTH120 - pure text
+        paths |= _named_by(tree, f"{GIT}/config", at)
+    return paths | _named_by(tree, f"{folder}/config.worktree", at)
 
 
 def _modules(tree: _Tree, folder: str, depth: int) -> Iterator[str]:
@@ -318,6 +324,18 @@ def _values(text: bytes) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, _, value in (pair.partition("\n") for pair in pairs if pair))
 
 
+def within(workspace: str, path: str) -> str | None:
+    """Return an absolute path relative to a workspace; None if it is outside. A link may lead to the workspace.
+
+    On some systems /home is such a link. Links in the workspace count for nothing.
+    """
+    for top in (*reversed(Path(path).parents), Path(path)):
+        with contextlib.suppress(OSError):
+            if str(top) == workspace or os.path.samefile(top, workspace):  # noqa: PTH121 - top may be a long name
+                return os.path.relpath(path, top)
+    return None
+
+
 def _outermost(wanted: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
     """Leave out what is inside another path."""
     return {
@@ -365,10 +383,7 @@ class _Tree:
 
     def inside(self, folder: str, value: str) -> str | None:
         """Return the path that a value in `folder` names; None if that is outside of the workspace."""
-        full = self.full(folder, value)
-        if full != self.path and not full.startswith(self.path.rstrip("/") + "/"):
-            return None
-        return os.path.relpath(full, self.path)
+        return within(self.path, self.full(folder, value))
 
     @contextlib.contextmanager
     def _opened(self, path: str, flags: int = _STEP) -> Iterator[int]:

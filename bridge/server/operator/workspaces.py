@@ -1,6 +1,6 @@
 """The protected paths of a workspace, for who runs a container on it.
 
-bridge/server/host/protected.py says which they are. Every function but `lost` raises OperatorError.
+bridge/server/host/protected.py says which they are. Every function but `lost` and `within` raises OperatorError.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from pathlib import Path
 
 from bridge.server.host import protected
 from bridge.server.host.places import Place, PlaceError
-from bridge.server.host.protected import GIT, NOTHING, PROTECTED, USUAL, Choice, Protection, ProtectionError, lost
+from bridge.server.host.protected import (
+    GIT,
+    NOTHING,
+    PROTECTED,
+    USUAL,
+    Choice,
+    Protection,
+    ProtectionError,
+    lost,
+    within,
+)
 from bridge.server.operator.api import USAGE, OperatorError
 
 __all__ = [
@@ -27,6 +37,7 @@ __all__ = [
     "lost",
     "prepare",
     "stand_ins",
+    "within",
 ]
 
 
