@@ -257,6 +257,7 @@ TABLE = (
         _attributes,
     ),
     Row("git runs what it names for a submodule", ".gitmodules", _git_config),
+    Row("git pushes to the repository that it names, and runs its hooks", ".git/remotes/** .git/branches/**"),
     Row("git-lfs reads its settings, and sends files where they say", ".lfsconfig"),
     # tools that set hooks up
     Row("git runs it as a hook, through husky", ".husky/** .huskyrc* husky.config.*"),

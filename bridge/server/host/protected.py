@@ -33,11 +33,14 @@ PROTECTED: Mapping[str, bytes | None] = {
     ".git/config": b"",
     ".git/config.worktree": b"",
     ".git/info/attributes": b"",
+    ".git/remotes": None,  # a file in one of these two is a remote: a repository of the agent's, which git would push to
+    ".git/branches": None,
     ".git/commondir": b".\n",  # names the directory with hooks and settings; this one names itself
     ".husky": None,
     ".vscode": None,
     ".idea": None,
     ".devcontainer": None,
+    ".devcontainer.json": None,
     ".envrc": None,
     ".claude/settings.json": b"{}\n",
     ".claude/settings.local.json": b"{}\n",
