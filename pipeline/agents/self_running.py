@@ -150,7 +150,7 @@ def _bare_config(content: bytes) -> str | None:
 
 def _elsewhere(usual: bytes) -> Test:
     """Return a test for a file that leads to another folder than the usual one, which is the repository's own."""
-    return lambda content: None if content.strip() == usual else ""
+    return lambda content: None if content.strip().rstrip(b"/") == usual else ""
 
 
 def _attributes(content: bytes) -> str | None:

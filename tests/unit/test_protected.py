@@ -50,7 +50,7 @@ def test_usual_paths_of_a_repository(workspace: Path) -> None:
     before = sorted(workspace.rglob("*"))
     assert prepared(workspace) == sorted([*PROTECTED, BARE])
     assert status(workspace) == ""
-    assert (workspace / ".git/commondir").read_text() == ".\n"
+    assert (workspace / ".git/commondir").read_text() == "./\n"
     assert stat.S_IMODE((workspace / ".envrc").stat().st_mode) == protected.MODE
     assert prepared(workspace) == sorted([*PROTECTED, BARE])
     protected.clear(Place.pin(workspace))
@@ -214,7 +214,7 @@ def test_what_a_killed_process_left_is_taken_over(workspace: Path) -> None:
     (workspace / ".git/.commondir.magents").touch()
     os.mkdir(workspace / ".envrc", protected.MODE)  # noqa: PTH102 - with this very mode
     prepared(workspace)
-    assert (workspace / ".git/commondir").read_text() == ".\n"
+    assert (workspace / ".git/commondir").read_text() == "./\n"
     assert not (workspace / ".git/.commondir.magents").exists()
     protected.clear(Place.pin(workspace))
     assert not (workspace / ".envrc").exists()

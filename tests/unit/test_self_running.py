@@ -119,7 +119,7 @@ QUIET = [
     (".git/objects/ab/0123", b""),
     (".git/refs/heads/main", b""),
     (".git/config", b'[core]\n\tbare = false\n[remote "origin"]\n\turl = git@host:x/y\n[branch "main"]\n\tmerge = x\n'),
-    (".git/commondir", b".\n"),
+    (".git/commondir", b"./\n"),
     (".git/worktrees/x/commondir", b"../..\n"),
     (".git/rebase-merge/git-rebase-todo", b"pick 1 x\n"),
     (".gitattributes", b"*.png binary\n* text=auto\n"),

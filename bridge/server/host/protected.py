@@ -35,7 +35,7 @@ PROTECTED: Mapping[str, bytes | None] = {
     ".git/info/attributes": b"",
     ".git/remotes": None,  # a file in one of these two is a remote: a repository of the agent's, which git would push to
     ".git/branches": None,
-    ".git/commondir": b".\n",  # names the directory with hooks and settings; this one names itself
+    ".git/commondir": b"./\n",  # names the directory with hooks and settings: itself, as libgit2 reads it, too
     ".husky": None,
     ".vscode": None,
     ".idea": None,
