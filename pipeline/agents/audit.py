@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import docker
@@ -35,9 +35,10 @@ LONGEST_OF_DOCTOR_S = 5.0
 LONGEST_CONTENT = 1 << 20  # bytes; a longer file counts by its name
 CLOCK_S = 1.0  # a file's time may be a few milliseconds behind the clock
 
-UNREAD_OF_GIT = {"objects", "refs", "logs", "lfs"}
+UNREAD_OF_GIT = {"objects", "lfs"}
 PACKAGES = re.compile(r"node_modules|\.?venv|site-packages|\.tox|\.nox", re.IGNORECASE)
 MADE = "git runs hooks and what its configuration names for whoever is in this repository, which was made since `up`"
+LINK = "git writes through it to what it leads to, with words that others choose"
 ANY_HOOK = "post-checkout"  # a name for which a folder of hooks counts
 RANKS = {row.who: rank for rank, row in reversed(list(enumerate(TABLE)))}
 USED = "programs that use the project run what is installed there: {count} of its files changed"
@@ -150,6 +151,8 @@ class _Where:
     path: str = ""
     changed: tuple[bool, ...] = ()
     packages: str = ""
+    repository: str | None = None
+    """The git repository that it is in."""
 
     def path_of(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
@@ -190,15 +193,17 @@ class _Walk:
         for name, facts in entries.items():
             path = where.path_of(name)
             if not stat.S_ISDIR(facts.st_mode):
-                self._file(descriptor, name, where, facts)
+                within = replace(where, repository=where.path) if is_repository else where
+                self._file(descriptor, name, within, facts)
             elif is_repository and name in UNREAD_OF_GIT:
-                self.unread["objects, references and logs of {count} git repositories"] += name == "objects"
+                self.unread["objects of {count} git repositories"] += name == "objects"
             elif len(where.changed) == DEEPEST:
                 self.unread[f"{{count}} folders more than {DEEPEST} levels deep"] += 1
             else:
                 is_new = self._has_another_repository if path == ".git" else facts.st_ctime >= self._since
                 packages = "" if name == ".git" else where.packages or (path if PACKAGES.fullmatch(name) else "")
-                self._below(descriptor, name, _Where(path, (*where.changed, is_new), packages))
+                repository = where.path if is_repository else where.repository
+                self._below(descriptor, name, _Where(path, (*where.changed, is_new), packages, repository))
 
     def _below(self, parent: int, name: str, where: _Where) -> None:
         try:
@@ -244,7 +249,9 @@ class _Walk:
             return
         place = place_of(path) or (place_of(f"{path}/{ANY_HOOK}") if is_link else None)
         if place is None:
-            if is_new:
+            if is_link and where.repository is not None and (is_new or any(where.changed)):
+                self._link_of_git(folder, name, where, facts)
+            elif is_new:
                 self._others.append((path, facts.st_ctime))
             return
         if is_new or any(where.changed[len(where.changed) - place.folders :]):
@@ -256,6 +263,13 @@ class _Walk:
                 self._lead(path, posixpath.join(where.path, os.readlink(name, dir_fd=folder)))
         elif path == ".git/config":
             self._lead_by_settings(_content(folder, name, facts) or b"")
+
+    def _link_of_git(self, folder: int, name: str, where: _Where, facts: os.stat_result) -> None:
+        """Note a link that leads out of its repository."""
+        with suppress(OSError):  # ignored because the agent has removed it meanwhile
+            target = posixpath.normpath(posixpath.join(where.path, os.readlink(name, dir_fd=folder)))
+            if not f"{target}/".startswith(f"{where.repository}/") or not where.repository:
+                self.found.append(Found(where.path_of(name), LINK, facts.st_ctime))
 
     # What links and settings lead to
 

@@ -398,6 +398,11 @@ REMAINING = {
     "settings that the person has changed since": Remaining(
         "setting >> .git/config", "git status", ".git/config", first="git config shop.colour red"
     ),
+    "a link in .git": Remaining(
+        'at=${RUN#touch }; ln -sf "${at%/*/*}/home/.bashrc" .git/COMMIT_EDITMSG; echo "$RUN" > .git/MERGE_MSG',
+        "git commit --allow-empty; rm .git/COMMIT_EDITMSG; bash -ic true",
+        ".git/COMMIT_EDITMSG",
+    ),
 }
 
 

@@ -119,6 +119,16 @@ def test_links_are_named_and_not_followed(workspace: Path, found: Callable[[], d
     assert found().keys() == {".devcontainer", ".envrc"}
 
 
+def test_links_through_which_git_would_write_are_found(workspace: Path, found: Callable[[], dict[str, str]]) -> None:
+    (workspace / ".git/COMMIT_EDITMSG").symlink_to("/home/x/.bashrc")
+    (workspace / ".git/logs/refs").mkdir(parents=True)
+    (workspace / ".git/logs/HEAD").symlink_to("../../../.git/config")
+    (workspace / ".git/logs/refs/heads").symlink_to("/home/x")
+    (workspace / ".git/refs/heads/inside").symlink_to("../heads/main")
+    links = {".git/COMMIT_EDITMSG", ".git/logs/HEAD", ".git/logs/refs/heads"}
+    assert found() == dict.fromkeys(links, audit.LINK)
+
+
 def test_what_git_s_settings_lead_to_is_found(workspace: Path, found: Callable[[], dict[str, str]]) -> None:
     git(workspace, "config", "core.hooksPath", "scripts")
     git(workspace, "config", "include.path", "../shared.ini")

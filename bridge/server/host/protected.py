@@ -33,7 +33,7 @@ PROTECTED: Mapping[str, bytes | None] = {
     ".git/config": b"",
     ".git/config.worktree": b"",
     ".git/info/attributes": b"",
-    ".git/remotes": None,  # a file in one of these two is a remote: a repository of the agent's, which git would push to
+    ".git/remotes": None,  # a file in one of these two is a remote: git would push to a repository of the agent's
     ".git/branches": None,
     ".git/commondir": b"./\n",  # names the directory with hooks and settings: itself, as libgit2 reads it, too
     ".husky": None,
