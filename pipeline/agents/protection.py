@@ -118,6 +118,11 @@ def prepare(workspace: Path, choice: Choice, say: Say) -> Protection:
             f"missing in {workspace} and protected, so empty ones stand in until `bin/invoke agents.down`: "
             f"{', '.join(found.made)}"
         )
+    if workspaces.GIT in found.made:
+        say(
+            f"{workspace} is a folder in a repository, whose .git is above it, so git does not work in the agent; run "
+            "`up` on the repository's own folder to have git"
+        )
     return found
 
 

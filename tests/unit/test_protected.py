@@ -78,6 +78,14 @@ def test_path_outside_of_the_workspace_is_refused(name: str) -> None:
         Choice.of([name])
 
 
+def test_up_says_that_git_does_not_work_in_a_folder_of_a_repository(workspace: Path) -> None:
+    (workspace / "web").mkdir()
+    told: list[str] = []
+    protection.prepare(workspace / "web", USUAL, told.append)
+    protection.prepare(workspace / "web", USUAL, told.append)
+    assert len([line for line in told if "git does not work in the agent; run `up` on" in line]) == 1
+
+
 def test_no_repository_and_a_folder_in_one(tmp_path: Path, workspace: Path) -> None:
     """In a folder of a repository, nobody can make git take the folder for a repository of its own."""
     plain, below = tmp_path / "plain", workspace / "below"

@@ -415,6 +415,8 @@ class _Tree:
                 found = os.fstat(descriptor)
         except FileNotFoundError:
             return None
+        except PermissionError:
+            raise _closed(path) from None
         except OSError as error:
             raise ProtectionError(f"{printable(path)} cannot be looked at: {error.strerror}") from None
         if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
@@ -547,7 +549,7 @@ def _closed(path: str) -> ProtectionError:
     name = printable(path)
     return ProtectionError(
         f"{name} cannot be read, so what is to be protected there is not known; open its folders with `chmod u+rwx`, "
-        f"or add --unprotect {GIT} to leave git's settings to the agent"
+        f"or add --unprotect {printable(path.split('/')[0])} to leave it to the agent"
     )
 
 
