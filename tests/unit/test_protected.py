@@ -139,6 +139,20 @@ def test_worktrees_and_submodules(workspace: Path, tmp_path: Path) -> None:
     assert not (workspace / ".git/worktrees/second/locked").exists()
 
 
+def test_settings_that_are_not_read_to_their_end_are_an_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they name at the end would count for git, and would not be protected."""
+    config = workspace / ".git/config"
+    config.write_text(config.read_text() + "# long\n" * (1 << 18) + "[core]\n\thooksPath = late\n")
+    assert "late" in prepared(workspace)
+    config.write_text(config.read_text() + "# busy\n")
+    monkeypatch.setattr(protected, "ANSWER_S", 0)
+    with pytest.raises(ProtectionError, match="type the same again"):
+        prepared(workspace)
+    monkeypatch.setattr(protected, "MAX_TEXT", 1 << 20)
+    with pytest.raises(ProtectionError, match="more than 1 MB"):
+        prepared(workspace)
+
+
 def test_what_a_link_to_the_workspace_leads_to_is_protected(workspace: Path, tmp_path: Path) -> None:
     """As /home is a link on some systems."""
     (tmp_path / "link").symlink_to(tmp_path)

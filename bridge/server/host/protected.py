@@ -59,13 +59,14 @@ HIDDEN = (".claude/settings.json", ".claude/settings.local.json")
 HIDING = ".claude/.gitignore"
 
 MODE, FILE_MODE = 0o1755, 0o444
-MAX_TEXT = 1 << 20
+MAX_TEXT = 16 << 20
 MAX_PATHS = 1000
 MAX_DEPTH = 8
 MAX_LEVELS = 16
 LARGE = {"objects", "refs", "logs", "lfs", "annex"}
 """Directories of a repository with very many others, of which none is a submodule's."""
 ANSWER_S = 10
+UNANSWERED = f"git has not read the repository's settings within {ANSWER_S} s; type the same again"
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -313,7 +314,8 @@ def _named_by(tree: _Tree, config: str, at: str | None, depth: int = MAX_DEPTH) 
 def _values(text: bytes) -> tuple[tuple[str, str], ...]:
     """Return the keys and values of settings as git reads them. git gets the text alone, in no repository.
 
-    Of settings that git cannot read, or where there is no git, nothing is known: no git of the host runs by them.
+    Of settings that git cannot read, or where there is no git, nothing is known: no git of the host runs by them. A git
+    that does not come to an end is an error: an agent can keep the machine busy. Raises ProtectionError.
     """
     if not text:
         return ()
@@ -321,8 +323,12 @@ def _values(text: bytes) -> tuple[tuple[str, str], ...]:
     environ = {"PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
     try:
         done = subprocess.run(command, input=text, capture_output=True, cwd="/", env=environ, timeout=ANSWER_S)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+    except FileNotFoundError:
         return ()
+    except subprocess.TimeoutExpired:
+        raise ProtectionError(UNANSWERED) from None
+    if done.returncode < 0:
+        raise ProtectionError(UNANSWERED)
     pairs = done.stdout.decode(errors="surrogateescape").split("\0") if done.returncode == 0 else []
     return tuple((key, value) for key, _, value in (pair.partition("\n") for pair in pairs if pair))
 
@@ -542,7 +548,10 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def _text(descriptor: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
-        return file.read(MAX_TEXT) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+        text = file.read(MAX_TEXT + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    if len(text) > MAX_TEXT:
+        raise ProtectionError(f"settings of git's have more than {MAX_TEXT >> 20} MB, which is too much; shorten them")
+    return text
 
 
 def _closed(path: str) -> ProtectionError:
