@@ -195,11 +195,16 @@ def test_agent_hides_no_submodule(workspace: Path, tmp_path: Path, monkeypatch: 
     assert config in prepared(workspace)
     assert not [path for path in prepared(workspace) if "/logs/" in path]
 
+    (workspace / ".git/worktrees/agents").mkdir(parents=True)
+    (workspace / ".git/worktrees/agents/gitdir").symlink_to("/etc/passwd")
+    protected.clear(Place.pin(workspace))
+    assert not (workspace / ".git/modules/a/b/commondir").exists()
+
     def closed(_: int) -> None:
         raise PermissionError(13, "Permission denied")  # for root, no directory is closed
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(ProtectionError, match=r"modules cannot be read, .*--unprotect \.git "):
+    with pytest.raises(ProtectionError, match=r"worktrees cannot be read, .*--unprotect \.git "):
         prepared(workspace)
     assert prepared(workspace, fewer=(".git",)) == OUTSIDE
     protected.clear(Place.pin(workspace))

@@ -217,7 +217,7 @@ def _wanted(tree: _Tree, choice: Choice, *, careful: bool = True) -> dict[str, b
     found: dict[str, bytes | None] = {path: text for path, text in PROTECTED.items() if not path.startswith(f"{GIT}/")}
     try:
         if not choice.spares(GIT):
-            for paths in _of_git(tree):
+            for paths in _of_git(tree, careful=careful):
                 found |= paths
     except ProtectionError:
         if careful:
@@ -229,7 +229,7 @@ def _wanted(tree: _Tree, choice: Choice, *, careful: bool = True) -> dict[str, b
     return wanted
 
 
-def _of_git(tree: _Tree) -> Iterator[dict[str, bytes | None]]:
+def _of_git(tree: _Tree, *, careful: bool) -> Iterator[dict[str, bytes | None]]:
     found = tree.look(GIT)
     if found is None:
         # An agent could make one here, and git would take it for the person's.
@@ -244,7 +244,8 @@ def _of_git(tree: _Tree) -> Iterator[dict[str, bytes | None]]:
         return
     yield {BARE: None, **_of_repository(tree, GIT, "")}
     for name in tree.folders(f"{GIT}/worktrees"):
-        yield _of_worktree(tree, f"{GIT}/worktrees/{name}")
+        with contextlib.nullcontext() if careful else contextlib.suppress(ProtectionError):
+            yield _of_worktree(tree, f"{GIT}/worktrees/{name}")
     for module in _modules(tree, f"{GIT}/modules", MAX_LEVELS):
         values = _values(tree.read(f"{module}/config"))
         at = next((tree.inside(module, value) for key, value in values if key == "core.worktree"), None)
