@@ -46,7 +46,6 @@ NEVER = {
     "push.recurseSubmodules": "no",
     "push.gpgSign": "false",
     "log.showSignature": "false",
-    "protocol.allow": "never",
     "safe.directory": "*",
     # a large object is streamed, and a pack is mapped in parts
     "core.bigFileThreshold": "16m",
@@ -127,7 +126,6 @@ class Git:
     ) -> subprocess.Popen[bytes]:
         """Start git. `first` is what the shell that becomes git does before. Use it with `ending`."""
         chosen = [f"{name}={value}" for name, value in NEVER.items()] + list(settings)
-        chosen += [f"protocol.{allow}.allow=always"] if allow else []
         options = [part for each in chosen for part in ("-c", each)]
         shell = ["/bin/sh", "-c", f'ulimit -d {MAX_MEMORY >> 10}; {first} exec "$@"', "sh"]
         command = [*shell, "git", "--no-pager", "--no-replace-objects", *options, "-C", str(self.where), *arguments]
@@ -138,7 +136,7 @@ class Git:
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env={**_environment(), "GIT_ALLOW_PROTOCOL": allow or "none"},
             cwd="/",
             start_new_session=True,  # so it ends in order when the person's task is killed
             **self.user.switch,
@@ -162,6 +160,7 @@ class Git:
 
 
 def _environment() -> dict[str, str]:
+    """Return git's variables. GIT_ALLOW_PROTOCOL, which comes with them, wins over `protocol.NAME.allow` anywhere."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": "/nonexistent",

@@ -144,7 +144,8 @@ class Repository:
         if self.is_bare:
             return ""
         words: dict[str, list[str]] = {"changed": [], "untracked": [], "ignored": []}
-        status = self.git.parts(*self._no_filters(), "status", "--porcelain", "-z", "--ignored", "--no-renames")
+        command = ["status", "--porcelain", "-z", "--ignored", "--no-renames", "--ignore-submodules=dirty"]
+        status = self.git.parts(*self._no_filters(), *command)  # a dirty submodule would have its own filters
         for entry in status:
             kind = {"??": "untracked", "!!": "ignored"}.get(entry[:2], "changed")
             if entry[3:].rstrip("/") not in taken:
@@ -158,8 +159,9 @@ class Repository:
         )
 
     def _no_filters(self) -> list[str]:
-        """Return options that keep the repository's filters from running."""
-        names = [name for name, _ in self.settings() if name.startswith("filter.")]
+        """Return options that keep the repository's filters from running, also those of files that it includes."""
+        listed = self.git.parts("config", "--includes", "--list", "--name-only", "--null")
+        names = [name for name in listed if name.startswith("filter.")]
         off = {f"{name}={'false' if name.endswith('.required') else ''}" for name in names}
         return [part for each in sorted(off) for part in ("-c", each)]
 

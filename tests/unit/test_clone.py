@@ -333,10 +333,38 @@ def test_hooks_and_helpers_of_the_repository_do_not_run(desk: Desk, tmp_path: Pa
         "core.pager",
         "pager.diff",
     ]
+    nested = desk.folder / "nested"
+    nested.mkdir()
+    desk.git("init", "--quiet", at=nested)
+    desk.commit("* filter=evil\n", at=nested, name=".gitattributes")
+    desk.commit("one", at=nested)
+    desk.git("add", "nested")
+    desk.git("commit", "--quiet", "--message", "nested")
+    desk.git("config", "filter.evil.clean", str(evil), at=nested)
+    (nested / "file").write_text("two")
+    included = tmp_path / "included"
+    included.write_text(configuration([("filter.also.clean", str(evil))]))
+    (desk.folder / ".git/info/attributes").write_text("file filter=also\n")
+    settings = [(name, str(evil)) for name in names]
+    settings += [
+        ("include.path", str(included)),
+        ("protocol.ext.allow", "always"),
+        (f"url.ext::{evil} .insteadOf", str(desk.root / "magents")),
+        ("remote.file:///workspace.url", str(evil)),
+        ("remote.file:///workspace.vcs", "ext"),
+    ]
     with (desk.folder / ".git/config").open("a") as file:
-        file.write(configuration([(name, str(evil)) for name in names]))
+        file.write(configuration(settings))
     (desk.folder / "file").write_text("changed")
+    marker.unlink(missing_ok=True)  # what the commits above ran
     made = desk.make()
+    assert not marker.exists(), marker.read_text()
+    for refused in (desk.fetch, desk.push):
+        with pytest.raises(Problem, match="nothing was taken"):
+            refused()
+    assert not marker.exists(), marker.read_text()
+    desk.git("config", "--remove-section", f"url.ext::{evil} ")
+    desk.git("config", "--remove-section", "remote.file:///workspace")
     desk.commit("agent", at=made.workspace, name="other")
     desk.fetch()
     assert [branch.name for branch in arrived.branches("shop")] == ["agents/shop/main"]
