@@ -46,7 +46,7 @@ def branches(name: str) -> Iterator[Branch]:
     made = clone.require(name)
     git = _git(made)
     below = f"refs/remotes/{OURS}{name}/"
-    names = os.fsdecode(git.run("for-each-ref", "--format=%(refname)", below)).splitlines()
+    names = git.lines("for-each-ref", "--format=%(refname)", below)
     if not names:
         raise Problem(f"nothing came from agent {name} yet; run `bin/invoke agents.fetch {name}`")
     for each in names:
@@ -105,7 +105,7 @@ def _or_nothing(git: Git, base: str | None) -> str:
 
 def _commits(git: Git, base: str | None, tip: str) -> list[str]:
     chosen = [tip, f"^{base}"] if base else [tip]
-    return os.fsdecode(git.run("log", "--format=%h %an: %s", "--no-show-signature", *chosen, "--")).splitlines()
+    return git.lines("log", "--format=%h %an: %s", "--no-show-signature", *chosen, "--")
 
 
 def _files(git: Git, base: str | None, tip: str) -> list[Changed]:

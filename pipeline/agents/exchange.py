@@ -356,7 +356,7 @@ def _wanted(repository: Repository, made: Clone, arrived: Git) -> tuple[dict[str
 
 
 def _refs(git: Git, *below: str) -> dict[str, str]:
-    lines = os.fsdecode(git.run("for-each-ref", "--format=%(refname) %(objectname)", *below)).splitlines()
+    lines = git.lines("for-each-ref", "--format=%(refname) %(objectname)", *below)
     return dict(line.split(" ", 1) for line in lines)
 
 

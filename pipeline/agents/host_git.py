@@ -146,6 +146,10 @@ class Git:
         """Return the one line that git prints, which may be a path of any bytes."""
         return os.fsdecode(self.run(*arguments).removesuffix(b"\n"))
 
+    def lines(self, *arguments: str) -> list[str]:
+        """Return the lines that git prints. A name may hold what Python also counts as the end of a line."""
+        return [os.fsdecode(line) for line in self.run(*arguments).split(b"\n") if line]
+
     def parts(self, *arguments: str) -> list[str]:
         """Return what git prints, parted by null bytes (`-z`)."""
         return [os.fsdecode(part) for part in self.run(*arguments).split(b"\0") if part]

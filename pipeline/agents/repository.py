@@ -84,9 +84,8 @@ class Repository:
 
     def refs(self) -> dict[str, str]:
         """Return branches, tags, notes and remote-tracking branches: the object, or `ref: NAME`, by name."""
-        lines = self.git.run("for-each-ref", "--format=%(objectname) %(refname) %(symref)", *TAKEN_REFS)
         found = {}
-        for line in os.fsdecode(lines).splitlines():
+        for line in self.git.lines("for-each-ref", "--format=%(objectname) %(refname) %(symref)", *TAKEN_REFS):
             target, name, symbolic = line.split(" ", 2)
             if not name.startswith(f"refs/remotes/{OURS}"):
                 found[name] = f"ref: {symbolic}" if symbolic else target

@@ -288,6 +288,17 @@ def test_only_what_is_new_comes_and_tags_replace_none(begun: Desk) -> None:
     assert begun.fetch() == []
 
 
+def test_names_with_signs_that_end_a_line_for_python(desk: Desk) -> None:
+    desk.begin()
+    desk.commit("one")
+    desk.git("branch", "a\u2028b")
+    desk.make()
+    desk.commit("agent", at=desk.clone.workspace)
+    desk.agent("branch", "c\x85d")
+    assert {line[9:-13] for line in desk.fetch()} == {"agents/shop/c\x85d", "agents/shop/main"}
+    assert len(list(arrived.branches("shop"))) == 2
+
+
 def test_branch_is_handed_over_beside_the_agent_s_own(begun: Desk) -> None:
     own = begun.agent("rev-parse", "main")
     new = begun.commit("three")
