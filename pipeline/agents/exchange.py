@@ -127,7 +127,8 @@ def save(client: docker.DockerClient, name: str, say: Say) -> None:
         return
     try:
         came = fetch(client, name)
-        changed = _uncommitted(_running(client, clone.require(name)))
+        made = clone.require(name)
+        changed, commits = _left_behind(_running(client, made), made)
     except Problem as problem:
         raise Problem(
             f"the clone of agent {name} was not removed: {problem}; or add --discard to lose what is there"
@@ -135,27 +136,45 @@ def save(client: docker.DockerClient, name: str, say: Say) -> None:
     for each in came:
         say(plain(each.line))
     if changed:
-        more = " ..." if len(changed) > SHOWN else ""
         raise Problem(
             f"the clone of agent {name} was not removed, as it has files that are not committed: "
-            f"{', '.join(changed[:SHOWN])}{more}; commit them there, or add --discard to lose them"
+            f"{_few(changed)}; commit them there, or add --discard to lose them"
+        )
+    if commits:
+        raise Problem(
+            f"the clone of agent {name} was not removed, as it has commits on no branch: {_few(commits)}; make a branch "
+            "of them there, or add --discard to lose them"
         )
 
 
-def _uncommitted(container: str) -> list[str]:
-    """Return what git in the container says of files without a commit, and of stashes."""
-    found: list[str] = []
-    for command in (["status", "--porcelain"], ["stash", "list"]):
-        with _other_side(container, [GIT, "-C", "/workspace", *command], limit=1 << 20) as other:
-            timer = threading.Timer(STATUS_S, other.process.kill)
-            timer.start()
-            said = other.output.read()
-            timer.cancel()
-            if other.process.wait():
-                reason = plain(other.words.decode(errors="replace")).strip() or "no answer"
-                raise Problem(f"git {command[0]} in the container failed: {reason.splitlines()[-1]}")
-        found += [plain(line).strip() for line in said.decode(errors="replace").splitlines()]
-    return found
+def _few(lines: Sequence[str]) -> str:
+    return ", ".join(lines[:SHOWN]) + (" ..." if len(lines) > SHOWN else "")
+
+
+def _left_behind(container: str, made: Clone) -> tuple[list[str], list[str]]:
+    """Return what git in the container says of files without a commit and of stashes, and of commits on no branch.
+
+    Those are what HEAD, the HEAD of another worktree, notes and other references have; not what the clone began with.
+    """
+    changed = _asked(container, "status", "--porcelain") + _asked(container, "stash", "list")
+    began = {made.record.start, *(to for name, to in made.starting_refs.items() if name.startswith("refs/notes/"))}
+    known = ["--branches", "--tags", "--remotes", *(to for to in sorted(filter(None, began)) if to[:4] != "ref:")]
+    others = ["--exclude=refs/replace/*", "--exclude=refs/stash", "--all"]
+    count = f"--max-count={SHOWN + 1}"
+    return changed, _asked(container, "log", count, "--format=%h %s", "--ignore-missing", *others, "--not", *known)
+
+
+def _asked(container: str, *command: str) -> list[str]:
+    """Return the lines that git in the container prints."""
+    with _other_side(container, [GIT, "--no-pager", "-C", "/workspace", *command], limit=1 << 20) as other:
+        timer = threading.Timer(STATUS_S, other.process.kill)
+        timer.start()
+        said = other.output.read()
+        timer.cancel()
+        if other.process.wait():
+            reason = plain(other.words.decode(errors="replace")).strip() or "no answer"
+            raise Problem(f"git {command[0]} in the container failed: {reason.splitlines()[-1]}")
+    return [plain(line).strip() for line in said.decode(errors="replace").splitlines()]
 
 
 def _running(client: docker.DockerClient, made: Clone) -> str:

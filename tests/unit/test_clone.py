@@ -288,6 +288,24 @@ def test_only_what_is_new_comes_and_tags_replace_none(begun: Desk) -> None:
     assert begun.fetch() == []
 
 
+def test_clone_with_commits_that_a_fetch_leaves_behind_is_not_removed(begun: Desk) -> None:
+    def save() -> None:
+        exchange.save(clone_desk.ENGINE, "shop", begun.said.append)
+
+    save()
+    begun.agent("notes", "add", "--message", "a note")
+    with pytest.raises(Problem, match="has commits on no branch: .* Notes added by"):
+        save()
+    begun.agent("update-ref", "-d", "refs/notes/commits")
+    begun.agent("checkout", "--quiet", "--detach")
+    save()
+    begun.commit("lost", at=begun.clone.workspace)
+    with pytest.raises(Problem, match="was not removed, as it has commits on no branch: .* lost; make a branch"):
+        save()
+    begun.agent("branch", "kept")
+    save()
+
+
 def test_names_with_signs_that_end_a_line_for_python(desk: Desk) -> None:
     desk.begin()
     desk.commit("one")
