@@ -295,7 +295,7 @@ def _fill(
 ) -> list[str]:
     """Make the whole clone in the directory `fresh`. Returns lines about what is different in it."""
     reader = User(owner.person, owner.gid if owner.on_host is None else owner.on_host)
-    fresh.mkdir(mode=0o711)
+    fresh.mkdir(mode=0o700)
     refs, head, start = repository.refs(), repository.head(), repository.start()
     shared = _share(repository, fresh / "store", reader)
     settings, said = clone_settings(repository.settings())
@@ -310,6 +310,9 @@ def _fill(
     record = Record(str(repository.folder), repository.prefix, head, start)
     (fresh / "refs").write_bytes(os.fsencode("".join(f"{name} {target}\n" for name, target in refs.items())))
     (fresh / "record").write_text(json.dumps(asdict(record)))
+    for own in ("refs", "record"):
+        (fresh / own).chmod(0o600)
+    fresh.chmod(0o711)  # the user of the workspace passes through
     if shared.copied > 1 << 20:
         said.append(
             f"{shared.copied >> 20} MB of objects could not be shared and were copied: the state directory "
@@ -322,11 +325,12 @@ def _fill(
 
 
 def _share(repository: Repository, target: Path, reader: User) -> Shared:
-    target.mkdir(mode=0o755)
+    target.mkdir(mode=0o700)
     store = ObjectStore(target, reader)
     borrows = repository.borrows()
     shared = store.take_reachable(repository.git) if borrows else store.take(repository.common / "objects")
     store.take_large_files(repository.common / "lfs" / "objects")
+    store.close()
     return shared
 
 

@@ -322,6 +322,7 @@ def _bring(container: str, repository: Repository, arrival: Path, limit: int, li
 
 def _make_arrival(repository: Repository, arrival: Path) -> None:
     """Make a bare repository that has the person's objects, and their references as a place to go on from."""
+    arrival.mkdir(mode=0o700)
     for folder in ("objects/info", "objects/pack", "refs"):
         (arrival / folder).mkdir(parents=True)
     settings = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = "

@@ -46,9 +46,7 @@ class ObjectStore:
 
     def take(self, objects: Path) -> Shared:
         """Share what is in `objects`. Loose ones come first: a repack moves them into packs."""
-        pack = self._target / "objects" / "pack"
-        pack.mkdir(parents=True)
-        (self._target / "objects" / "info").mkdir()
+        pack = self._begin()
         with _opened(objects) as source:
             for name in _names(source, TWO):
                 self._folder(source, name, self._target / "objects" / name, LOOSE)
@@ -64,16 +62,30 @@ class ObjectStore:
 
         What it borrows may be all of another repository, which the agent must not see.
         """
-        pack = self._target / "objects" / "pack"
-        pack.mkdir(parents=True)
-        (self._target / "objects" / "info").mkdir()
-        os.chown(pack, repository.user.uid, repository.user.gid)
+        pack = self._begin()
+        for each in (self._target, pack):
+            os.chown(each, repository.user.uid, repository.user.gid)
         repository.run("pack-objects", "--all", "--quiet", str(pack / "pack"), limit_s=COPY_S)
         os.chown(pack, os.geteuid(), os.getegid())
         for each in pack.iterdir():
             self._shared.copied += each.stat().st_size
             each.chmod(0o444)
         return self._shared
+
+    def _begin(self) -> Path:
+        """Make the folders that every store has. Returns that for packs."""
+        for each in ("objects", "objects/info", "objects/pack"):
+            (self._target / each).mkdir()
+            (self._target / each).chmod(0o755)  # whatever the umask is
+        return self._target / "objects" / "pack"
+
+    def close(self) -> None:
+        """Let the reader see all of it, and no other user of this machine: its files are readable for all."""
+        for folder, _, _ in os.walk(self._target):
+            Path(folder).chmod(0o755)
+        self._target.chmod(0o700)
+        if os.geteuid() == 0:
+            os.chown(self._target, self._reader.uid, self._reader.gid)
 
     def take_large_files(self, objects: Path) -> None:
         """Share the files of Git LFS, which finds them beside the objects."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,22 @@ def test_objects_take_no_place_twice(begun: Desk) -> None:
     shared = {path.stat().st_ino for path in (begun.clone.store / "objects").rglob("*") if path.is_file()}
     assert shared <= {path.stat().st_ino for path in (begun.folder / ".git/objects").rglob("*")}
     assert len(shared) >= 6
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o002])
+def test_only_the_reader_sees_the_store_whatever_the_umask_is(desk: Desk, umask: int) -> None:
+    desk.begin()
+    desk.commit("one")
+    before = os.umask(umask)
+    try:
+        made = desk.make()
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in made.path.glob("**") if ".git" not in path.parts}
+    assert modes.pop(made.path) == 0o711
+    assert [modes.pop(made.workspace), modes.pop(made.store)] == [0o700, 0o700]
+    assert set(modes.values()) == {0o755}
+    assert stat.S_IMODE((made.path / "record").stat().st_mode) == 0o600
 
 
 def test_second_up_goes_on_in_the_clone_and_another_folder_is_told(begun: Desk) -> None:
