@@ -237,6 +237,10 @@ def make(
         chosen = [_relative(repository, each) for each in files]
         try:
             said = _fill(client, image, place / "clone.new", repository, owner, chosen)
+        except OSError as error:
+            _discard(place / "clone.new")
+            reason = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
+            raise Problem(f"{plain(reason)}; no clone was made in {place}") from None
         except BaseException:
             _discard(place / "clone.new")
             raise

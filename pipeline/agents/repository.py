@@ -121,14 +121,18 @@ class Repository:
         for part in self.git.parts("config", "--local", "--list", "--null"):
             name, newline, value = part.partition("\n")
             found.append((name, value if newline else None))
-        if self.git.says("config", "--bool", "extensions.worktreeConfig"):
+        name = "extensions.worktreeConfig"
+        is_apart = self.git.says("config", name) and self.git.line("config", "--bool", name) == "true"
+        if is_apart and self.file("config.worktree"):  # git makes that file with the first setting
             for part in self.git.parts("config", "--worktree", "--list", "--null"):
                 name, newline, value = part.partition("\n")
                 found.append((name, value if newline else None))
         return found
 
     def borrows(self) -> bool:
-        """Say whether it takes objects from another repository (`git clone --shared`, `--reference`)."""
+        """Say whether it takes objects from elsewhere: `git clone --shared`, `--reference`, a folder that is a link."""
+        if any((self.common / folder).is_symlink() for folder in ("objects", "objects/pack")):
+            return True
         return b"\nalternate: " in self.git.run("count-objects", "-v")
 
     def is_tracked(self, path: str) -> bool:

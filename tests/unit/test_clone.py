@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -103,6 +105,7 @@ def test_settings_that_run_something_stay_with_the_person(tmp_path: Path) -> Non
 
 
 SHAPES = ["plain", "sha256", "empty", "detached", "bare", "worktree", "subfolder", "shallow", "borrowing", "odd names"]
+SHAPES += ["linked objects", "settings apart"]
 
 
 def in_shape(desk: Desk, shape: str) -> Path:
@@ -125,6 +128,11 @@ def in_shape(desk: Desk, shape: str) -> Path:
     elif shape == "borrowing":
         desk.git("clone", "--quiet", "--shared", ".", str(other))
         desk.commit("own", at=other)
+    elif shape == "linked objects":
+        (desk.folder / ".git/objects").rename(desk.root / "objects")
+        (desk.folder / ".git/objects").symlink_to(desk.root / "objects")
+    elif shape == "settings apart":
+        desk.git("config", "extensions.worktreeConfig", "true")
     elif shape == "odd names":
         for name in (b"\xff\n", b" '\"\\", "é".encode()):
             Path(os.fsdecode(os.fsencode(desk.folder) + b"/" + name)).write_bytes(name)
@@ -183,6 +191,18 @@ def test_objects_take_no_place_twice(begun: Desk) -> None:
     shared = {path.stat().st_ino for path in (begun.clone.store / "objects").rglob("*") if path.is_file()}
     assert shared <= {path.stat().st_ino for path in (begun.folder / ".git/objects").rglob("*")}
     assert len(shared) >= 6
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    desk.begin()
+    desk.commit("one")
+    monkeypatch.setattr(clone, "_write_repository", full)
+    with pytest.raises(Problem, match=r"^No space left on device; no clone was made in "):
+        desk.make()
+    assert [path.name for path in (desk.root / "magents/clones/shop").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o002])
