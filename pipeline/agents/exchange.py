@@ -20,10 +20,10 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import docker
 
@@ -348,16 +348,35 @@ def _hand_over(repository: Repository, made: Clone, arrival: Path) -> list[Arriv
     command = ["fetch", "--quiet", "--atomic", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
     command += ["--no-auto-maintenance", "--prune", "--force", str(arrival)]
     command += [f"+refs/agent/heads/*:refs/remotes/{remote}/*", f"+refs/agent/tags/*:refs/agents/{made.name}/tags/*"]
-    lines = [f"update {name} {target}\n" for name, target in wanted.items()]
-    arrived.run("update-ref", "--stdin", given=os.fsencode("".join(lines)))
+    _update(arrived, "update", wanted)
     git = Git(repository.common, repository.git.user)
+    kept = {name.replace("refs/agent/heads/", f"refs/remotes/{remote}/", 1) for name in wanted}
+    kept |= {name.replace("refs/agent/tags/", f"refs/agents/{made.name}/tags/", 1) for name in wanted}
+    in_the_way = {name: before[name] for name in _in_the_way(before.keys() - kept, kept)}
+    _update(git, "delete", in_the_way)
     try:
         git.run(*command, allow="file", limit_s=MINUTES * 60)
     except GitError as error:
+        _update(git, "create", in_the_way)
         raise Problem(f"nothing was taken into {plain(str(made.folder))}: {error}") from None
     after = _refs(repository.git, f"refs/remotes/{remote}/", f"refs/agents/{made.name}/")
     names = sorted({*before, *after})
     return [Arrived(each, before.get(each), after.get(each)) for each in names if before.get(each) != after.get(each)]
+
+
+def _in_the_way(gone: set[str], coming: set[str]) -> set[str]:
+    """Return the branches, such as `a`, that keep a coming one, such as `a/b`, from being made, or the reverse."""
+    folders = {folder for name in coming for folder in _folders(name)}
+    return {name for name in gone if name in folders or not coming.isdisjoint(_folders(name))}
+
+
+def _folders(name: str) -> set[str]:
+    return {str(above) for above in PurePosixPath(name).parents}
+
+
+def _update(git: Git, what: str, refs: Mapping[str, str]) -> None:
+    lines = [f"{what} {name} {target}\n" for name, target in refs.items()]
+    git.run("update-ref", "--stdin", given=os.fsencode("".join(lines)))
 
 
 def _wanted(repository: Repository, made: Clone, arrived: Git) -> tuple[dict[str, str], str]:

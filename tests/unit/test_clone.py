@@ -343,6 +343,15 @@ def test_clone_with_commits_that_a_fetch_leaves_behind_is_not_removed(begun: Des
     save()
 
 
+def test_branch_may_become_a_folder_of_branches_and_back(begun: Desk) -> None:
+    begun.agent("branch", "a")
+    begun.fetch()
+    begun.agent("branch", "--move", "a", "a/b")
+    assert [line[:25].strip() for line in begun.fetch()] == ["gone     agents/shop/a, w", "new      agents/shop/a/b"]
+    begun.agent("branch", "--move", "a/b", "a")
+    assert [line.split()[0] for line in begun.fetch()] == ["new", "gone"]
+
+
 def test_names_with_signs_that_end_a_line_for_python(desk: Desk) -> None:
     desk.begin()
     desk.commit("one")
