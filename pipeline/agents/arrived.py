@@ -15,6 +15,8 @@ from pipeline.errors import Problem
 
 LARGEST_LOOK = 1 << 20
 """Bytes of a file that are looked at to say whether something runs it by itself."""
+LARGEST_PATCH = 1 << 24
+"""Bytes of a branch's differences that are printed."""
 SUBMODULE, GONE = "160000", "000000"
 KINDS = {"A": "new", "M": "changed", "D": "removed", "T": "changed"}
 SAFE = ["--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=none"]
@@ -51,7 +53,11 @@ def branches(name: str) -> Iterator[Branch]:
         raise Problem(f"nothing came from agent {name} yet; run `bin/invoke agents.fetch {name}`")
     for each in names:
         base = _base(git, made, each)
-        yield Branch(each.removeprefix("refs/remotes/"), base, _commits(git, base, each), _files(git, base, each))
+        name = each.removeprefix("refs/remotes/")
+        try:
+            yield Branch(name, base, _commits(git, base, each), _files(git, base, each))
+        except GitError as error:
+            raise Problem(f"{one_line(name)} is too large to show, or broken ({error}); do not check it out") from None
 
 
 def lines(branch: Branch) -> Iterator[str]:
@@ -79,7 +85,11 @@ def patch(name: str, branch: Branch) -> str:
     """Return the differences of a branch as a patch."""
     git = _git(clone.require(name))
     sides = [_or_nothing(git, branch.base), f"refs/remotes/{branch.name}"]
-    return git.run("diff", *SAFE, "--patch", "--stat", *sides, "--").decode(errors="replace")
+    command = ["diff", *SAFE, "--patch", "--stat", *sides, "--"]
+    try:
+        return git.run(*command, limit=LARGEST_PATCH).decode(errors="replace")
+    except GitError as error:
+        return f"the differences of {branch.name} are not shown ({error}); look at parts with `git diff`\n"
 
 
 def _git(made: clone.Clone) -> Git:

@@ -25,6 +25,8 @@ NO_GIT = "git is not installed on this machine, and clones of agents need it; in
 USUAL_S = 120
 MAX_MEMORY = 2 << 30
 """Bytes of its own memory for one git. A pack can ask for any amount."""
+MAX_OUTPUT = 1 << 28
+"""Bytes that one git prints. A small pack can hold a tree of any size."""
 MAX_SAID = 1 << 16
 """Bytes of git's errors that are kept."""
 
@@ -100,8 +102,9 @@ class Git:
         settings: Sequence[str] = (),
         limit_s: float = USUAL_S,
         given: bytes = b"",
+        limit: int = MAX_OUTPUT,
     ) -> bytes:
-        """Return what git prints. Raises GitError, also after `limit_s` seconds.
+        """Return what git prints. Raises GitError, also after `limit_s` seconds and after `limit` bytes.
 
         `allow` names a protocol. Each of `settings` is NAME=VALUE. Git reads `given`.
         """
@@ -110,7 +113,9 @@ class Git:
         assert process.stdout
         with ending(process, limit_s) as ended:
             threading.Thread(target=_give, args=[process.stdin, given], daemon=True).start()
-            output: bytes = process.stdout.read()
+            output: bytes = process.stdout.read(limit + 1)
+            if len(output) > limit:
+                raise GitError(f"git {arguments[0]} printed more than {limit >> 20} MB and was ended")
         ended.check(arguments[0])
         return output
 

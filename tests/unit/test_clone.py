@@ -534,6 +534,14 @@ def test_files_that_run_by_themselves_are_told_first(begun: Desk) -> None:
     assert not [sign for line in lines for sign in line if not sign.isprintable()]
 
 
+def test_branch_that_is_too_large_to_show_is_told(begun: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun.commit("line\n" * 1000, at=begun.clone.workspace)
+    begun.fetch()
+    (branch,) = arrived.branches("shop")
+    monkeypatch.setattr(arrived, "LARGEST_PATCH", 2000)
+    assert "are not shown (git diff printed more than 0 MB and was ended)" in arrived.patch("shop", branch)
+
+
 # Killed
 
 WORK_S = 0.5
