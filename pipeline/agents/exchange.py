@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -290,9 +291,7 @@ def _talk(git: Git, command: Sequence[str], other: OtherSide, limit_s: float, se
         ended.check(command[0])
     except GitError as error:
         if other.is_over:
-            raise Problem(
-                f"more than {other.limit >> 20} MB came from the agent, so nothing was taken; --megabytes N allows more"
-            ) from None
+            raise Problem(_too_much(other.limit, "nothing was taken")) from None
         words = plain(other.words.decode(errors="replace")).strip().splitlines()
         raise Problem(f"nothing was taken: {' / '.join([str(error), *words[-1:]])}") from None
 
@@ -405,17 +404,27 @@ def _bring_large_files(container: str, repository: Repository, made: Clone, limi
     came = f"--remotes={OURS}{made.name}"
     sizes = large_files.needed(git, came, "--not", "--branches", "--tags")
     lacking = large_files.missing(objects, sizes)
+    left, deadline = limit, time.monotonic() + limit_s
     for some in (lacking[start : start + SOME] for start in range(0, len(lacking), SOME)):
         paths = [f"/workspace/.git/lfs/objects/{large_files.place_of(name)}" for name in some]
-        with _other_side(container, ["/bin/sh", "-c", PRINT_FILES, "sh", *paths], limit) as other:
-            timer = threading.Timer(limit_s, other.kill)
+        with _other_side(container, ["/bin/sh", "-c", PRINT_FILES, "sh", *paths], left) as other:
+            timer = threading.Timer(max(0, deadline - time.monotonic()), other.kill)
             timer.start()
             try:
                 for name in some:
                     if other.output.read(1) == b"1":
+                        left -= sizes[name]
                         large_files.keep(other.output, name, sizes[name], objects, git.user)
+            except Problem:
+                if other.is_over:
+                    raise Problem(_too_much(limit, "its commits are here, not all their files of Git LFS")) from None
+                raise
             finally:
                 timer.cancel()
+
+
+def _too_much(limit: int, consequence: str) -> str:
+    return f"more than {limit >> 20} MB came from the agent: {consequence}; --megabytes N allows more"
 
 
 def _discard(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import random
 import signal
@@ -510,6 +511,23 @@ def test_number_of_branches_is_limited(begun: Desk, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Problem, match="the agent has 5 branches and tags, more than 3"):
         begun.fetch()
     assert_untouched(begun, before)
+
+
+def test_limit_counts_for_all_large_files_together(begun: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SOME", 1)
+    size = 600 << 10
+    for sign in b"ab":
+        name = hashlib.sha256(bytes([sign]) * size).hexdigest()
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{name}\nsize {size}\n"
+        begun.commit(text, at=begun.clone.workspace, name=name)
+        (begun.root / name).write_bytes(bytes([sign]) * size)
+    files = f'case "$*" in *"sh -c"*) for last; do :; done; printf 1; exec cat {begun.root}/${{last##*/}};; esac'
+    begun.other_side(clone_desk.HONEST.replace("\n", f"\n{files}\n", 1))
+    with pytest.raises(Problem, match="more than 1 MB came from the agent: its commits are here, not all their files"):
+        begun.fetch(megabytes=1)
+    assert len([path for path in begun.folder.glob(".git/lfs/objects/*/*/*") if path.stat().st_size == size]) == 1
+    begun.fetch(megabytes=1)  # the other one
+    assert len(list(begun.folder.glob(".git/lfs/objects/*/*/*"))) == 2
 
 
 def assert_untouched(desk: Desk, refs: str) -> None:
