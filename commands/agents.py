@@ -193,7 +193,7 @@ def fetch(
 ) -> None:
     """Bring commits from an agent's clone, as branches agents/NAME/..."""
     with problems_as_exit(), engine.connected() as client:
-        agent = names.meant(client, name)
+        agent = name if clones.find(name) else names.meant(client, name)
         came = exchange.fetch(client, agent, megabytes, minutes)
     for each in came:
         print(plain(each.line))
@@ -204,7 +204,7 @@ def fetch(
 def diff(_: Context, name: str = "", patch: bool = False) -> None:
     """Show what agents.fetch brought; files that run by themselves come first."""
     with problems_as_exit():
-        agent = name if name and clones.find(name) else _meant(name)
+        agent = name if clones.find(name) else _meant(name)
         for branch in arrived.branches(agent):
             for line in arrived.lines(branch):
                 print(line)
@@ -219,7 +219,7 @@ def diff(_: Context, name: str = "", patch: bool = False) -> None:
 def push(_: Context, name: str = "", branch: str = "") -> None:
     """Hand a branch of yours to an agent's clone, as host/BRANCH there."""
     with problems_as_exit(), engine.connected() as client:
-        agent = names.meant(client, name)
+        agent = name if clones.find(name) else names.meant(client, name)
         given = plain(exchange.push(client, agent, branch))
     print(f"agent {agent} has your branch as host/{given}; in its container: `git merge host/{given}`")
 
@@ -242,7 +242,9 @@ def down(
 ) -> None:
     """Stop an agent gracefully and remove its container; volumes stay."""
     with problems_as_exit(), engine.connected() as client:
-        if remove_clone and name and ps.find(client, name) is None and clones.find(name):
+        if discard and not remove_clone:
+            raise Problem("--discard counts with --remove-clone only; add it", 64)
+        if remove_clone and name and ps.find(client, name) is None and clones.is_here(name):
             ending, running = [name], []
         else:
             ending = running = ps.names(client) if all else [names.meant(client, name)]

@@ -186,21 +186,32 @@ def end(name: str, say: Say, *, remove_it: bool) -> None:
             f"its clone {found.workspace} stays: `bin/invoke up --clone` goes on in it; to remove it, start the agent "
             f"and run `bin/invoke agents.down {name} --remove-clone`"
         )
-    elif found:
+    elif remove_it and is_here(name):
         with locked(name) as place:
             _remove(place)
-        say(f"its clone is removed; what came from it stays in {plain(str(found.folder))} as refs/remotes/{OURS}{name}")
+        stays = f"; what came from it stays in {plain(str(found.folder))} as refs/remotes/{OURS}{name}" if found else ""
+        say(f"its clone is removed{stays if found and found.folder.is_dir() else ''}")
+
+
+def is_here(name: str) -> bool:
+    """Say whether an agent has a clone, or a part of one that a killed call left."""
+    place = bridge.state_root().with_name("magents") / "clones" / name
+    return find(name) is not None or (NAME.fullmatch(name) is not None and any(place.glob("*.*")))
 
 
 def _remove(place: Path) -> None:
-    """Remove an agent's clone, and its remote in the person's repository; the branches that came stay."""
+    """Remove an agent's clone, and its remote in the person's repository; the branches that came stay.
+
+    The remote goes first: when a killed call is repeated, a clone without it is still found.
+    """
     found = find(place.name)
-    if found:
-        found.path.rename(place / "clone.new")
-    _discard(place / "clone.new")
     if found and found.folder.is_dir():
         with contextlib.suppress(Problem):  # ignored because the repository may be gone
             Repository.at(found.folder).git.run("config", "--remove-section", f"remote.{OURS}{found.name}")
+    if found:
+        found.path.rename(place / "clone.new")
+    for each in ("clone.new", "arrival.git"):
+        _discard(place / each)
 
 
 def _discard(path: Path) -> None:

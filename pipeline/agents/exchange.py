@@ -180,7 +180,11 @@ def _asked(container: str, *command: str) -> list[str]:
 
 def _running(client: docker.DockerClient, made: Clone) -> str:
     container = ps.find(client, made.name)
-    if container is None or container.status != "running" or container.attrs["State"].get("Paused"):
+    if container is not None and container.attrs["State"].get("Paused"):
+        raise Problem(
+            f"agent {made.name} is paused, so its git cannot answer; run `docker unpause {ps.container_name(made.name)}`"
+        )
+    if container is None or container.status != "running":
         raise Problem(
             f"agent {made.name} does not run, and git for its clone runs only in its container; run `bin/invoke up "
             f"--clone --name {made.name} --workspace {shlex.quote(str(made.folder))}`, and then the same command again"

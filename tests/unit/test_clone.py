@@ -222,6 +222,23 @@ def test_only_the_reader_sees_the_store_whatever_the_umask_is(desk: Desk, umask:
     assert stat.S_IMODE((made.path / "record").stat().st_mode) == 0o600
 
 
+def test_removal_that_was_killed_is_found_and_done(begun: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    remove_files = clone._discard
+    monkeypatch.setattr(clone, "_discard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clone.end("shop", begun.said.append, remove_it=True)
+    monkeypatch.setattr(clone, "_discard", remove_files)
+    assert begun.git("remote") == ""
+    assert [clone.find("shop"), clone.is_here("shop")] == [None, True]
+    exchange.save(clone_desk.ENGINE, "shop", begun.said.append)
+    clone.end("shop", begun.said.append, remove_it=True)
+    assert not clone.is_here("shop")
+    assert begun.said[-1] == "its clone is removed"
+
+
 def test_second_up_goes_on_in_the_clone_and_another_folder_is_told(begun: Desk) -> None:
     before = begun.agent("rev-parse", "HEAD")
     begun.make()
