@@ -143,8 +143,8 @@ def save(client: docker.DockerClient, name: str, say: Say) -> None:
         )
     if commits:
         raise Problem(
-            f"the clone of agent {name} was not removed, as it has commits on no branch: {_few(commits)}; make a branch "
-            "of them there, or add --discard to lose them"
+            f"the clone of agent {name} was not removed, as it has commits on no branch: {_few(commits)}; make a "
+            "branch of them there, or add --discard to lose them"
         )
 
 
@@ -181,9 +181,8 @@ def _asked(container: str, *command: str) -> list[str]:
 def _running(client: docker.DockerClient, made: Clone) -> str:
     container = ps.find(client, made.name)
     if container is not None and container.attrs["State"].get("Paused"):
-        raise Problem(
-            f"agent {made.name} is paused, so its git cannot answer; run `docker unpause {ps.container_name(made.name)}`"
-        )
+        resume = f"docker unpause {ps.container_name(made.name)}"
+        raise Problem(f"agent {made.name} is paused, so its git cannot answer; run `{resume}`")
     if container is None or container.status != "running":
         raise Problem(
             f"agent {made.name} does not run, and git for its clone runs only in its container; run `bin/invoke up "

@@ -129,17 +129,22 @@ def in_shape(desk: Desk, shape: str) -> Path:
     elif shape == "borrowing":
         desk.git("clone", "--quiet", "--shared", ".", str(other))
         desk.commit("own", at=other)
-    elif shape == "linked objects":
-        (desk.folder / ".git/objects").rename(desk.root / "objects")
-        (desk.folder / ".git/objects").symlink_to(desk.root / "objects")
-    elif shape == "settings apart":
-        desk.git("config", "extensions.worktreeConfig", "true")
     elif shape == "odd names":
         for name in (b"\xff\n", b" '\"\\", "é".encode()):
             Path(os.fsdecode(os.fsencode(desk.folder) + b"/" + name)).write_bytes(name)
         desk.git("add", "--all")
         desk.git("commit", "--quiet", "--message", "x")
+    else:
+        _alter(desk, shape)
     return desk.folder / "sub" if shape == "subfolder" else other if other.exists() else desk.folder
+
+
+def _alter(desk: Desk, shape: str) -> None:
+    if shape == "linked objects":
+        (desk.folder / ".git/objects").rename(desk.root / "objects")
+        (desk.folder / ".git/objects").symlink_to(desk.root / "objects")
+    elif shape == "settings apart":
+        desk.git("config", "extensions.worktreeConfig", "true")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -349,13 +354,13 @@ def test_clone_with_commits_that_a_fetch_leaves_behind_is_not_removed(begun: Des
 
     save()
     begun.agent("notes", "add", "--message", "a note")
-    with pytest.raises(Problem, match="has commits on no branch: .* Notes added by"):
+    with pytest.raises(Problem, match=r"has commits on no branch: .* Notes added by"):
         save()
     begun.agent("update-ref", "-d", "refs/notes/commits")
     begun.agent("checkout", "--quiet", "--detach")
     save()
     begun.commit("lost", at=begun.clone.workspace)
-    with pytest.raises(Problem, match="was not removed, as it has commits on no branch: .* lost; make a branch"):
+    with pytest.raises(Problem, match=r"was not removed, as it has commits on no branch: .* lost; make a branch"):
         save()
     begun.agent("branch", "kept")
     save()
