@@ -14,6 +14,8 @@ from pipeline.errors import Problem
 
 LARGEST_LOOK = 1 << 20
 """Bytes of a file that are looked at to say whether something runs it by itself."""
+MOST_LOOKED_AT = 1 << 26
+"""Bytes of all such files of a branch. The others count as if they ran."""
 LARGEST_PATCH = 1 << 24
 """Bytes of a branch's differences that are printed."""
 SUBMODULE, GONE = "160000", "000000"
@@ -119,19 +121,31 @@ def _commits(git: Git, base: str | None, tip: str) -> list[str]:
 
 def _files(git: Git, base: str | None, tip: str) -> list[Changed]:
     parts = git.parts("diff-tree", "-r", "-z", "--no-renames", *SAFE, _or_nothing(git, base), tip)
-    found = []
-    for facts, path in zip(parts[::2], parts[1::2], strict=True):
-        _, mode, _, blob, kind = facts.split(" ")
-        found.append(Changed(path, KINDS.get(kind, kind), _why(git, path, mode, blob)))
+    changes = [(path, *facts.split(" ")) for facts, path in zip(parts[::2], parts[1::2], strict=True)]
+    blobs = [blob for path, _, mode, _, blob, _ in changes if mode not in (SUBMODULE, GONE) and reason(path, None)]
+    contents = _contents(git, sorted(set(blobs)))
+    found = [
+        Changed(path, KINDS.get(kind, kind), None if mode == GONE else reason(path, contents.get(blob)))
+        for path, _, mode, _, blob, kind in changes
+    ]
     return sorted(found, key=lambda each: (each.why is None, each.path))
 
 
-def _why(git: Git, path: str, mode: str, blob: str) -> str | None:
-    if mode == GONE:
-        return None
-    if mode == SUBMODULE:
-        return reason(path, None)
-    if reason(path, None) is None:  # by its name alone
-        return None
-    size = int(git.line("cat-file", "-s", blob))
-    return reason(path, git.run("cat-file", "blob", blob) if size <= LARGEST_LOOK else None)
+def _contents(git: Git, blobs: Sequence[str]) -> dict[str, bytes]:
+    """Return what is in files, by their objects; without large ones."""
+    sizes = git.run("cat-file", "--batch-check=%(objectsize)", given=_given(blobs)).split()
+    chosen, left = [], MOST_LOOKED_AT
+    for blob, size in zip(blobs, map(int, sizes), strict=True):
+        if size <= min(LARGEST_LOOK, left):
+            chosen.append((blob, size))
+            left -= size
+    printed = git.run("cat-file", "--batch=", given=_given([blob for blob, _ in chosen]))
+    found, at = {}, 0
+    for blob, size in chosen:
+        found[blob] = printed[at + 1 : at + 1 + size]  # between two line ends
+        at += size + 2
+    return found
+
+
+def _given(blobs: Sequence[str]) -> bytes:
+    return "".join(f"{blob}\n" for blob in blobs).encode()

@@ -104,11 +104,10 @@ def push(client: docker.DockerClient, name: str, branch: str | None, minutes: fl
         git = repository.git
         try:
             chosen = branch or git.line("symbolic-ref", "--short", "HEAD")
-            git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{chosen}^{{commit}}")
+            git.run("show-ref", "--verify", "--quiet", f"refs/heads/{chosen}")
         except GitError:
-            raise Problem(
-                f"{made.folder} has no branch {plain(branch or 'checked out')}; name one of `git branch`", 64
-            ) from None
+            lacks = f"has no branch {plain(branch)}" if branch else "has no branch with commits checked out"
+            raise Problem(f"{plain(str(made.folder))} {lacks}; name one of `git branch`", 64) from None
         refspec = f"+refs/heads/{chosen}:refs/remotes/host/{chosen}"
         command = [
             "push",

@@ -12,11 +12,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from pipeline.agents import arrived, clone, exchange
+from pipeline.agents.host_git import Git
 from pipeline.agents.repository import clone_settings, configuration, is_local, without_secret
 from pipeline.errors import Problem
 from pipeline.files import ROOT
@@ -572,6 +573,26 @@ def test_files_that_run_by_themselves_are_told_first(begun: Desk) -> None:
     lines = list(arrived.lines(branch))
     assert ".envrc" in lines[2]
     assert not [sign for line in lines for sign in line if not sign.isprintable()]
+
+
+def test_contents_decide_and_what_is_too_large_to_look_at_counts(begun: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = begun.clone.workspace
+    contents = {"a": '{"scripts": {"install": "x"}}', "b": "{}", "c": "{}" + " " * 500, "d": "{}\n", "e": "{}"}
+    for folder, content in contents.items():
+        begun.commit(content, at=at, name=f"{folder}/package.json")
+    begun.fetch()
+    monkeypatch.setattr(arrived, "MOST_LOOKED_AT", 100)
+    started: list[str] = []
+    run = Git.run
+
+    def counted(git: Git, *words: str, **more: Any) -> bytes:
+        started.append(words[0])
+        return run(git, *words, **more)
+
+    monkeypatch.setattr(Git, "run", counted)
+    (branch,) = arrived.branches("shop")
+    assert [each.path[0] for each in branch.files if each.why] == ["a", "c"]
+    assert started.count("cat-file") == 2
 
 
 def test_branch_that_is_too_large_to_show_is_told(begun: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
