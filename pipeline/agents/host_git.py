@@ -187,8 +187,8 @@ def _give(stream: IO[bytes], given: bytes) -> None:
     try:
         stream.write(given)
         stream.close()
-    except BrokenPipeError:
-        pass  # ignored because git's exit code says why it reads no more
+    except (BrokenPipeError, ValueError):
+        pass  # ignored because git's exit code says why it reads no more; ValueError: it has ended, and all is closed
 
 
 class ending:  # noqa: N801 - it reads as a statement: `with ending(process, limit_s)`
