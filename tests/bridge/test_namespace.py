@@ -5,6 +5,7 @@ Each case runs with the real CLI in both versions, as in tests/bridge/test_attac
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -23,6 +24,7 @@ import pytest
 from bridge.policy import Scope
 from bridge.policy.argv import rewrite
 from bridge.server.sandbox import bubblewrap
+from bridge.server.sandbox.process import CliProcess
 from tests.support.attacks import RUN, Range, approve_everything
 from tests.support.bridge_cli import VERSIONS, installed
 from tests.support.bridge_host import OWNER, HostMaker
@@ -291,3 +293,32 @@ def shim_names() -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(text, "shim.py", "exec"), names)
     return names
+
+
+# A call that ends while it starts
+
+
+SLEEPER = "sleep 987.5"
+
+
+def test_call_that_ends_while_it_starts_leaves_no_process() -> None:
+    """bubblewrap has made its first process, and dies before that one watches for it."""
+
+    async def start_and_end(after_s: float) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        command = bubblewrap.Command([], {b"PATH": b"/usr/bin:/bin"}, descriptors=[writing], status=reading)
+        words = ["bwrap", "--unshare-pid", "--unshare-net", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
+        words += ["--json-status-fd", str(writing), "--", *SLEEPER.split()]
+        command.argv = [word.encode() for word in words]
+        ended = asyncio.get_running_loop().create_future()
+        process = CliProcess(command, with_stdin=False, on_exit=ended.set_result)
+        asyncio.get_running_loop().call_later(after_s, process.terminate, 0.2)
+        assert await asyncio.wait_for(ended, 5) != 0
+
+    async def all_of_them() -> None:
+        for number in range(100):
+            await start_and_end(number % 20 / 3000)
+
+    asyncio.run(all_of_them())
+    left = subprocess.run(["ps", "-eo", "stat=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line for line in left if SLEEPER in line and not line.startswith("Z")] == []

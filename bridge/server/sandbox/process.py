@@ -76,7 +76,7 @@ class CliProcess:
             self._pidfd = os.pidfd_open(self.pid)
             self.stdin, self.stdout, self.stderr = self._pipes()
         except OSError:  # no descriptors are left
-            self._process.kill()
+            self.kill()
             self._process.wait()
             self._forget()
             raise
@@ -115,6 +115,8 @@ class CliProcess:
             self._cli = self._find_cli()
         if self._cli is None:
             self._signal(self.pid, number)
+            if self._command.status is not None and number != signal.SIGCONT:
+                self._kill_namespace()
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._cli, number)
@@ -132,9 +134,24 @@ class CliProcess:
 
     def kill(self) -> None:
         """Kill the CLI and everything that it started."""
-        first = self._namespace_first()
-        self._signal(self.pid if first is None else first, signal.SIGKILL)
+        if self._command.status is None:
+            self._signal(self.pid, signal.SIGKILL)
+        else:
+            self._kill_namespace()
         self._kill_marked()
+
+    def _kill_namespace(self) -> None:
+        """Kill the first process of the namespace, or the one that would become it.
+
+        Alone, it would wait or run for ever: bubblewrap lets it watch for the end of its parent only later. Until it is
+        reported, it waits in the process group of bubblewrap.
+        """
+        first = self._namespace_first()
+        if first is not None:
+            self._signal(first, signal.SIGKILL)
+        elif self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _find_cli(self) -> int | None:
         """Return a pidfd of the CLI's process: the only child of the namespace's first process. Returns None if
@@ -184,7 +201,9 @@ class CliProcess:
         if self._kill_timer:
             self._kill_timer.cancel()
         code = self._process.wait()
-        self._listen()
+        first = self._namespace_first()
+        if code < 0 and first is not None and _is_first_of_a_namespace(first):
+            self._signal(first, signal.SIGKILL)  # bubblewrap was killed while it reported
         self._kill_marked()
         self._on_exit(code)
         self._forget()
@@ -230,3 +249,12 @@ class CliProcess:
             self._terminal = None
         if self._command.scratch is not None:
             trees.remove(self._command.scratch)  # ignored if it fails, because the next server removes it
+
+
+def _is_first_of_a_namespace(pid: int) -> bool:
+    """Say whether a process has the number 1 in a namespace of its own. Another one may have got its number here."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("NSpid:") and line.split()[2:] == ["1"] for line in lines)
