@@ -42,6 +42,7 @@ SHELL_FILES = [
     *(f"docker/build/{name}" for name in STEPS),
     "docker/profile-path.sh",
     "docker/bin/corepack",
+    "docker/bin/git",
     "docker/bin/npx",
     ".ci/run",
 ]
