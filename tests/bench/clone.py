@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -37,45 +38,42 @@ def measure(client: docker.DockerClient) -> Iterator[Figure]:
 
 
 def _measure(client: docker.DockerClient, root: Path) -> Iterator[Figure]:
+    """Nothing is removed in between: the disk would still work on that while the next one is measured."""
     folder = root / "shop"
     _make(folder)
     used = _megabytes(root)
-    plain_mb = 0.0
+    names = (f"bench-{number}" for number in itertools.count())
+    plains = (root / f"plain-{number}" for number in itertools.count())
 
     def plain() -> float:
-        nonlocal plain_mb
         os.sync()
-        taken_s = seconds(["git", "clone", "--quiet", "--no-hardlinks", str(folder), str(root / "plain")])
-        plain_mb = _megabytes(root) - used
-        shutil.rmtree(root / "plain")
-        return taken_s
+        return seconds(["git", "clone", "--quiet", "--no-hardlinks", str(folder), str(next(plains))])
 
     def ours() -> float:
         os.sync()
-        return _clones(client, root, folder, 1)[0]
+        return _clones(client, root, folder, [next(names)])[0]
 
+    plain()
+    plain_mb = _megabytes(root) - used
     ours_s, plain_s = paired(ours, plain, PAIRS)
     name = f"a clone for an agent ({ours_s:.1f} s) / plain `git clone --no-hardlinks`"
     yield Figure(name, ours_s / plain_s, "x", 3, goal=1)
-    all_s, all_mb, beside_mb = _clones(client, root, folder, AGENTS)
+    all_s, all_mb, beside_mb = _clones(client, root, folder, [next(names) for _ in range(AGENTS)])
     yield Figure(f"one of {AGENTS} ({all_s / AGENTS:.1f} s) / plain", all_s / AGENTS / plain_s, "x", 3, goal=1)
     yield Figure("its disk / that of the plain clone", all_mb / AGENTS / plain_mb, "x", 0.25)
     yield Figure("its disk beside the working tree", beside_mb / AGENTS, "MB", 20)
 
 
-def _clones(client: docker.DockerClient, root: Path, folder: Path, number: int) -> tuple[float, float, float]:
+def _clones(client: docker.DockerClient, root: Path, folder: Path, names: list[str]) -> tuple[float, float, float]:
     """Make clones one after the other. Returns seconds, megabytes, and the megabytes beside their working trees."""
     used, begun = _megabytes(root), time.monotonic()
     owner = clone.owner_for(folder, as_root=False)
     reference = VARIANTS["prod"].reference
-    made = [clone.make(client, reference, f"bench-{each}", folder, owner, (), lambda _: None) for each in range(number)]
+    made = [clone.make(client, reference, name, folder, owner, (), lambda _: None) for name in names]
     taken_s = time.monotonic() - begun
     megabytes = _megabytes(root) - used
     beside = [place for each in made for place in (each.store, each.workspace / ".git")]
-    beside_mb = _megabytes(folder, *beside) - _megabytes(folder)
-    for each in made:
-        clone.end(each.name, lambda _: None, remove_it=True)
-    return taken_s, megabytes, beside_mb
+    return taken_s, megabytes, _megabytes(folder, *beside) - _megabytes(folder)
 
 
 def _make(folder: Path) -> None:
