@@ -10,8 +10,10 @@ import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -301,18 +303,36 @@ def shim_names() -> dict[str, Any]:
 SLEEPER = "sleep 987.5"
 
 
+def _started(ended: asyncio.Future[int]) -> tuple[CliProcess, int]:
+    """Start a program in a namespace. Returns its process, and the descriptor with bubblewrap's report."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    command = bubblewrap.Command([], {b"PATH": b"/usr/bin:/bin"}, descriptors=[writing], status=reading)
+    words = ["bwrap", "--unshare-pid", "--unshare-net", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
+    words += ["--json-status-fd", str(writing), "--", *SLEEPER.split()]
+    command.argv = [word.encode() for word in words]
+    return CliProcess(command, with_stdin=False, on_exit=ended.set_result), reading
+
+
+def _stop_with_its_first_child(pid: int) -> None:
+    """Stop a process as soon as it has a child. That is soon, so there is no pause between two looks."""
+    while not Path(f"/proc/{pid}/task/{pid}/children").read_text():
+        pass
+    os.kill(pid, signal.SIGSTOP)
+
+
+def _left() -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "stat=,args="], capture_output=True, text=True, check=True)
+    return [line for line in listed.stdout.splitlines() if SLEEPER in line and not line.startswith("Z")]
+
+
 def test_call_that_ends_while_it_starts_leaves_no_process() -> None:
-    """bubblewrap has made its first process, and dies before that one watches for it."""
+    """bubblewrap has reported its first process, and dies before that one watches for it."""
 
     async def start_and_end(after_s: float) -> None:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        command = bubblewrap.Command([], {b"PATH": b"/usr/bin:/bin"}, descriptors=[writing], status=reading)
-        words = ["bwrap", "--unshare-pid", "--unshare-net", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
-        words += ["--json-status-fd", str(writing), "--", *SLEEPER.split()]
-        command.argv = [word.encode() for word in words]
-        ended = asyncio.get_running_loop().create_future()
-        process = CliProcess(command, with_stdin=False, on_exit=ended.set_result)
-        asyncio.get_running_loop().call_later(after_s, process.terminate, 0.2)
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[int] = loop.create_future()
+        process, _ = _started(ended)
+        loop.call_later(after_s, process.terminate, 0.2)
         assert await asyncio.wait_for(ended, 5) != 0
 
     async def all_of_them() -> None:
@@ -320,5 +340,25 @@ def test_call_that_ends_while_it_starts_leaves_no_process() -> None:
             await start_and_end(number % 20 / 3000)
 
     asyncio.run(all_of_them())
-    left = subprocess.run(["ps", "-eo", "stat=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line for line in left if SLEEPER in line and not line.startswith("Z")] == []
+    assert _left() == []
+
+
+def test_call_that_ends_before_its_first_process_is_reported_leaves_none() -> None:
+    """bubblewrap is stopped in that short moment. Its first process waits for a word that never comes."""
+
+    async def start_and_end() -> bool:
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        process, reading = _started(ended)
+        _stop_with_its_first_child(process.pid)
+        is_reported = bool(select.select([reading], [], [], 0.01)[0])
+        if is_reported:
+            os.kill(process.pid, signal.SIGCONT)
+        process.terminate(grace=0.2)
+        assert await asyncio.wait_for(ended, 5) != 0
+        return not is_reported
+
+    async def until_it_was_early() -> int:
+        return sum([await start_and_end() for _ in range(30)])
+
+    assert asyncio.run(until_it_was_early()) > 0
+    assert _left() == []

@@ -159,7 +159,11 @@ WORK = """
 git commit -qm one --allow-empty && git stash -q; git checkout -q feature && git commit -qm two --allow-empty
 git push -q && git fetch -q && git checkout -q -b topic origin/feature && git rebase -q main && git merge -q main
 git worktree add -q /agent/tree && git worktree remove /agent/tree && git worktree prune -v && git tag v1
-git -C deep/lib commit -qm three --allow-empty && git gc -q --prune=now && git fsck && git branch
+git -C deep/lib commit -qm three --allow-empty
+echo '*.bin filter=lfs diff=lfs merge=lfs -text' > .gitattributes; head -c 200000 /dev/urandom > large.bin
+git add .gitattributes large.bin && git commit -qm large && test "$(git cat-file -s :large.bin)" -lt 200 && git lfs fsck
+echo changed > large.bin && git stash -q && test "$(stat -c %s large.bin)" = 200000
+git gc -q --prune=now && git fsck --strict && git branch
 """
 
 
@@ -187,7 +191,11 @@ def test_git_works_and_says_what_it_cannot_write(direct: Direct) -> None:
         assert hint in done.output.decode(), line
         assert done.output.decode().count("is protected") == bool(hint), line
     assert git(direct.folder / "second", "status", "--short") == ""
-    assert "broken" not in git(direct.workspace, "fsck")
+    assert (
+        agent.run("git", "-C", "/workspace", "rev-parse", "HEAD^{tree}")
+        == git(direct.workspace, "rev-parse", "HEAD^{tree}").strip()
+    )
+    assert "broken" not in git(direct.workspace, "fsck", "--strict")
 
 
 ENDING = r"""
