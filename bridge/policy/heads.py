@@ -14,8 +14,11 @@ Json = dict[str, Any]
 MAX_HEAD = 64 * 1024
 """Characters of one head."""
 MAX_HEADS = 1024 * 1024
-"""Characters of YAML that are parsed for all heads together. It takes up to 4 s, in a policy worker. Heads of plain
-lines need no parser, so they do not count."""
+"""Characters of YAML that are parsed for all heads together. Heads of plain lines need no parser, so they do not
+count."""
+MAX_PARTS = 128 * 1024
+"""Values, lists and objects in all these heads together, as the parser counts them: the time goes by their number. It
+takes up to 1 s, in a policy worker that has 10 s. A head that people write has one for 10 characters or more."""
 
 MAX_ALIASES = 16
 MAX_DEPTH = 64
@@ -104,10 +107,11 @@ def as_text(value: Any) -> str:
 
 
 class Heads:
-    """Parses heads, up to a total size."""
+    """Parses heads, up to a total size and a total number of values."""
 
     def __init__(self) -> None:
         self._left = MAX_HEADS
+        self._parts_left = MAX_PARTS
 
     def read(self, head: str) -> Json:
         """Return the fields of a head. Raises ValueError with the reason if it is not used."""
@@ -136,7 +140,7 @@ class Heads:
         self._left -= len(text)
         if self._left < 0:
             raise LimitError(f"heads that are more than plain lines may have {MAX_HEADS} characters together")
-        _check(text)
+        self._parts_left -= _count_checked(text, self._parts_left)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C if available
 
 
@@ -182,11 +186,12 @@ def _quoted(line: str, load: Callable[[str], Any]) -> str:
     return f'{name}: "{escaped}"'
 
 
-def _check(text: str) -> None:
-    """Raise LimitError for lists and objects in each other beyond MAX_DEPTH, and for aliases. Texts can be repeated by
-    name, up to MAX_ALIASES times. Aliases in aliases grow without limit."""
-    texts, count, depth = set(), 0, 0
-    for event in yaml.parse(text, Loader=_Loader):
+def _count_checked(text: str, limit: int) -> int:
+    """Return how many parts a text in YAML has. Raises LimitError for more than the limit, for lists and objects in
+    each other beyond MAX_DEPTH, and for aliases. Texts can be repeated by name, up to MAX_ALIASES times. Aliases in
+    aliases grow without limit."""
+    texts, aliases, depth, parts = set(), 0, 0, 0
+    for parts, event in enumerate(yaml.parse(text, Loader=_Loader), 1):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -194,8 +199,11 @@ def _check(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent) and event.anchor:
             texts.add(event.anchor)
         elif isinstance(event, yaml.AliasEvent):
-            count += 1
-            if event.anchor not in texts or count > MAX_ALIASES:
+            aliases += 1
+            if event.anchor not in texts or aliases > MAX_ALIASES:
                 raise LimitError("its head repeats itself by name")
         if depth > MAX_DEPTH:
             raise LimitError(f"its head has more than {MAX_DEPTH} lists and objects in each other")
+        if parts > limit:
+            raise LimitError(f"heads that are more than plain lines may have {MAX_PARTS} values together")
+    return parts
