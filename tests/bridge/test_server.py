@@ -146,6 +146,27 @@ def test_killed_server_leaves_no_child_and_answers_every_client(host_per_test: H
     assert place.run("-p", "out back").stdout == b"back"
 
 
+def test_next_server_ends_what_a_server_left_that_was_killed_while_a_call_started(host_per_test: HostMaker) -> None:
+    host = host_per_test()
+    host.end(signal.SIGKILL)
+    tools = host.state / "scratch/cleft/tools"
+    tools.parent.mkdir()
+    tools.touch()
+    words = ["--dev-bind", "/", "/", "--unshare-pid", "--ro-bind", str(tools), str(tools), "sleep", "60"]
+    left, other = subprocess.Popen(["bwrap", *words]), subprocess.Popen(["tail", "-f", str(tools)])
+    try:
+        children = Path(f"/proc/{left.pid}/task/{left.pid}/children")
+        wait_until(lambda: children.read_text().split(), 10, "the first process of the namespace")
+        first = Path("/proc", children.read_text().split()[0])
+        host.start()
+        wait_until(lambda: not first.exists() and left.poll() is not None, 10, "the end of what was left")
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
 def test_graceful_stop_lets_running_calls_end(host_per_test: HostMaker) -> None:
     host = host_per_test()
     place = host.grant("one")

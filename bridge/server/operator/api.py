@@ -127,6 +127,7 @@ class Operator:
         else:
             self._state.open_for_owners()
         self._state.lock()
+        bubblewrap.kill_left(self._state.root / "scratch")
         self._state.clean()
         if workspace is not None:
             directory = self._add_default(workspace, user)

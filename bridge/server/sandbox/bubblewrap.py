@@ -23,6 +23,7 @@ must allow user namespaces to the server's user.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -30,6 +31,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -162,6 +164,24 @@ def sandboxed(spec: SandboxSpec, state: StateDirectory, scope: Scope) -> Command
         command.abandon()
         raise
     return command
+
+
+def kill_left(scratch: Path) -> None:
+    """Kill what a killed server has left of its calls. `scratch` is the directory with the scratch of each call.
+
+    The processes of a call end with their server. But one that was killed while bubblewrap started could leave them,
+    because bubblewrap watches for the end of its parent only later.
+    """
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # ignored because it has ended, or is another user's
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0] == b"bwrap" and any(_is_tools(Path(os.fsdecode(word)), scratch) for word in words):
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _is_tools(path: Path, scratch: Path) -> bool:
+    return path.name == "tools" and path.parent.parent == scratch
 
 
 def _confine(command: Command, spec: SandboxSpec, state: StateDirectory, scope: Scope) -> None:
