@@ -563,14 +563,14 @@ def test_wrong_workspaces_are_counted_and_slow_the_asker_down(host_per_test: Hos
     host = host_per_test()
     place, other = grant(host, "one", folder(tmp_path / "one")), grant(host, "two", folder(tmp_path / "two"))
     begun = time.monotonic()
-    for inode in range(8):
+    for inode in range(9):
         with RawClient(place, f"1:{inode}") as client:
             assert client.call("-p", "out x").kind == "workspace"
-    assert time.monotonic() - begun > 1.0
-    assert host.status()["grants"]["one"]["wrong_workspaces"] == 8
+    assert time.monotonic() - begun > 2.0
+    assert host.status()["grants"]["one"]["wrong_workspaces"] == 9
     begun = time.monotonic()
     assert RawClient(other).call("-p", "out x").stdout == b"x"
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 3.0  # the next answer to the asker itself takes 3.2 s
     assert RawClient(place).call("-p", "out x").stdout == b"x"  # a correct claim is not refused, only delayed
 
 
