@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fidelity.differences import compare
+from tests.fidelity.differences import expected, shown
 from tests.fidelity.facts import facts
 from tests.fidelity.projects import PROJECTS
 from tests.fidelity.sides import Outcome, Plain, give
@@ -198,11 +198,10 @@ def test_program_for_an_sdk_says_what_it_says_on_a_host(
     newest_host.api.part = directed
     done = box.run(*agent_sdk.command(program))
     bridged = Outcome(done.returncode, done.stdout, done.stderr, [])
-    expected, found, _ = compare(
-        project.calls[0].argv, *(facts(dataclasses.replace(one, stderr=b"", requests=[])) for one in (plain, bridged))
-    )
+    words = project.calls[0].argv
+    left, right = (facts(dataclasses.replace(one, stderr=b"", requests=[])) for one in (plain, bridged))
     assert plain.code == 0, plain.stderr
-    assert found == expected, done.stderr
+    assert shown(words, right)[0] == expected(words, left)[0], done.stderr
 
 
 def test_interface_in_the_agent_s_session(box: Box, newest_host: RealHost) -> None:

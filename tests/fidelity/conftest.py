@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fidelity import differences
+from tests.fidelity import differences, record
 from tests.fidelity.projects import PROJECTS, Project
 from tests.fidelity.sides import Bridged, Plain, bridge, give
-from tests.support.bridge_cli import VERSIONS, installed
+from tests.support.bridge_cli import VERSIONS, installed, version_of
 from tests.support.bridge_host import BridgeHost, need_bubblewrap, passable
 from tests.support.fake_messages_api import FakeMessagesApi
 from tests.support.real_host import NUMBERS
@@ -19,10 +20,15 @@ SEEN: set[str] = set()
 PASSED: set[str] = set()
 COMPARED: list[int] = []
 """The number of facts of each call."""
+ROWS: dict[str, dict[str, record.Row]] = {}
+"""The rows for the record, by version and project."""
+PLAIN: list[str] = []
+"""The tests in which the plain CLI ran."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cli", type=Path, help="compare with this CLI instead of both supported versions")
+    parser.addoption("--complete", action="store_true", help="run the plain CLI in all projects; write record.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,59 +47,78 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect the rows that were seen, from all workers."""
     SEEN.update(str(value) for name, value in report.user_properties if name == "seen")
     if report.when == "call":
-        COMPARED.extend(int(str(value)) for name, value in report.user_properties if name == "facts")
+        found: dict[str, Any] = dict(report.user_properties)
         if report.passed:
             PASSED.add(report.nodeid)
+            COMPARED.extend(found["facts"])
+            version, project, row = found["row"]
+            ROWS.setdefault(version, {})[project] = row
+            if found["plain"]:
+                PLAIN.append(report.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how much was compared."""
     rows = f"{len(SEEN)} rows of the table of differences were seen"
     terminalreporter.write_line(f"{sum(COMPARED):,} facts of {len(COMPARED)} calls were compared; {rows}")
+    terminalreporter.write_line(f"the plain CLI ran in {len(PLAIN)} of {len(PASSED)} projects, the others are recorded")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A row that no project needs any more is a fault of the table."""
+    """A row that no project needs any more is a fault of the table. A complete run writes the record."""
     is_whole = len(PASSED) >= len(PROJECTS) * len(VERSIONS)
     stale = [row.what for row in (*differences.DIFFERENCES, *differences.REFUSALS) if row.what not in SEEN]
     if exitstatus == 0 and is_whole and stale and not hasattr(session.config, "workerinput"):
         print(f"\nno project shows these rows of tests/fidelity/differences.py any more: {stale}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if exitstatus == 0 and is_whole and session.config.getoption("--complete"):
+        record.write(ROWS)
 
 
 class Pair:
-    """Makes both sides of a project."""
+    """Makes both sides of a project. `version` is the CLI's, and `is_complete` says that all projects run plain."""
 
-    def __init__(self, directory: Path, cli: Path, host: BridgeHost, api: FakeMessagesApi) -> None:
+    def __init__(self, directory: Path, cli: Path, host: BridgeHost, apis: tuple[FakeMessagesApi, FakeMessagesApi]):
+        self.version = version_of(cli)
         self._directory = directory
         self._cli = cli
         self._host = host
-        self._api = api
+        self._plain_api, self._api = apis
+        self.is_complete = False
 
-    def sides(self, project: Project, plain_api: FakeMessagesApi) -> tuple[Plain, Bridged]:
-        """Make the project twice, and return both sides."""
+    def is_always_plain(self, project: Project) -> bool:
+        """Return whether the plain CLI runs in a project whatever the record says. Each version has others."""
+        number = PROJECTS.index(project) + sum(map(ord, self.version))
+        return self.is_complete or number % record.EVERY == 0
+
+    def plain(self, project: Project) -> Plain:
+        """Make the project for the plain CLI, with a home of its own."""
         number = next(NUMBERS)
         workspace, home = (self._directory / f"{name}-{number}" for name in ("workspace", "home"))
+        self._make(project, workspace, home)
+        return Plain(self._cli, workspace, home, self._plain_api)
+
+    def bridged(self, project: Project) -> Bridged:
+        """Make the project, and grant it then."""
+        number = next(NUMBERS)
         granted = self._host.directory / "workspaces" / f"grant-{number}"
-        for directory in (workspace, home, granted):
+        self._make(project, granted)
+        return Bridged(self._host.grant(f"grant-{number}"), self._api)
+
+    @staticmethod
+    def _make(project: Project, workspace: Path, *others: Path) -> None:
+        for directory in (workspace, *others):
             directory.mkdir(parents=True)
             give(directory)
-        for directory in (workspace, granted):
-            project.make(directory)
-        place = self._host.grant(f"grant-{number}")  # the project is there when it is granted
-        return Plain(self._cli, workspace, home, plain_api), Bridged(place, self._api)
+        project.make(workspace)
 
 
 @pytest.fixture(scope="module")
-def pair(cli: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(cli: Path | str, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Pair]:
     """A bridge with this version of the CLI."""
     program = cli if isinstance(cli, Path) else installed(cli)
     directory = passable(tmp_path_factory.mktemp("fidelity"))
-    with bridge(directory, program) as (host, api):
-        yield Pair(directory, program, host, api)
-
-
-@pytest.fixture
-def plain_api() -> Iterator[FakeMessagesApi]:
-    with FakeMessagesApi() as api:
-        yield api
+    with bridge(directory, program) as (host, api), FakeMessagesApi() as plain_api:
+        made = Pair(directory, program, host, (plain_api, api))
+        made.is_complete = isinstance(cli, Path) or bool(pytestconfig.getoption("--complete"))
+        yield made

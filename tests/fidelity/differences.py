@@ -479,25 +479,36 @@ REFUSALS = (
 )
 
 
-def compare(words: tuple[str, ...], plain: Facts, bridged: Facts) -> tuple[Facts, Facts, set[str]]:
-    """Return both sides' facts of a call without the known differences, and what of them was seen."""
-    refused = {row.what for row in REFUSALS if re.fullmatch(row.words, " ".join(words))}
-    if refused and plain["exit code"] != REFUSED:
+def expected(words: tuple[str, ...], plain: Facts) -> tuple[Facts, set[str]]:
+    """Return the facts that the bridge has to show, from those of the plain CLI, and the rows that this needs."""
+    if refused := _refused(words):
+        assert plain["exit code"] != REFUSED
+        return {"exit code": REFUSED, "is told why": True}, refused
+    return _rewritten(plain, [(row, row.rewrite) for row in DIFFERENCES])
+
+
+def shown(words: tuple[str, ...], bridged: Facts) -> tuple[Facts, set[str]]:
+    """Return the facts that the bridge shows, without what it has in addition, and the rows that this needs."""
+    if refused := _refused(words):
         is_told = any(line.startswith("bridge: ") for line in bridged["stderr"])
-        told = {"exit code": bridged["exit code"], "is told why": is_told}
-        return {"exit code": REFUSED, "is told why": True}, told, refused
-    seen: set[str] = set()
-    sides = dict(plain), dict(bridged)
-    for row in DIFFERENCES:
-        for side, rewrite in zip(sides, (row.rewrite, row.undo), strict=True):
-            for name in [name for name in side if rewrite and side[name] is not None and re.fullmatch(row.facts, name)]:
-                assert rewrite
-                new = rewrite(name, side[name])
-                if new != side[name]:
-                    seen.add(row.what)
-                    side[name] = new
-    left, right = ({name: value for name, value in side.items() if value is not None} for side in sides)
-    return left, right, seen
+        return {"exit code": bridged["exit code"], "is told why": is_told}, refused
+    return _rewritten(bridged, [(row, row.undo) for row in DIFFERENCES])
+
+
+def _refused(words: tuple[str, ...]) -> set[str]:
+    return {row.what for row in REFUSALS if re.fullmatch(row.words, " ".join(words))}
+
+
+def _rewritten(facts: Facts, rewrites: list[tuple[Difference, Rewrite | None]]) -> tuple[Facts, set[str]]:
+    side, seen = dict(facts), set[str]()
+    for row, rewrite in rewrites:
+        for name in [name for name in side if rewrite and side[name] is not None and re.fullmatch(row.facts, name)]:
+            assert rewrite
+            new = rewrite(name, side[name])
+            if new != side[name]:
+                seen.add(row.what)
+                side[name] = new
+    return {name: value for name, value in side.items() if value is not None}, seen
 
 
 NOT_COMPARED = (

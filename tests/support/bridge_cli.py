@@ -34,6 +34,11 @@ def installed(version: str) -> Path:
     return (directory / "node_modules" / PACKAGE / "bin" / "claude.exe").resolve()
 
 
+def version_of(program: Path) -> str:
+    """Return the exact version of a program that `installed` has returned, or the path of another one."""
+    return program.relative_to(CACHE).parts[0] if program.is_relative_to(CACHE) else str(program)
+
+
 def _newest() -> str:
     """Return the newest version on npm, or the newest that is installed when npm cannot be reached."""
     done = _npm("view", PACKAGE, "version", "--json")
