@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Collection, Exit
 
 try:
-    from commands import agents, bridge, build, engine, first_word, lifecycle, release
+    from commands import agents, agents_look, bridge, build, engine, first_word, lifecycle, release
 except ModuleNotFoundError as error:
     raise Exit(
         f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
@@ -42,7 +42,7 @@ namespace = Collection(
     ),
     Collection(
         "agents",
-        agents.list_all,
+        agents_look.list_all,
         agents.attach,
         agents.show_logs,
         agents.execute,

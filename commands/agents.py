@@ -1,4 +1,4 @@
-"""`invoke up` and `invoke agents`: start agents, list them, look into them, stop them."""
+"""`invoke up` and `invoke agents`: start agents, work in them, stop them. What only looks: agents_look.py."""
 
 from __future__ import annotations
 
@@ -100,20 +100,6 @@ def up(
         *([("commits", f"{here} agents.fetch {running.name}   (from its clone to your repository)")] if clone else []),
         ("stop", f"{here} agents.down {running.name}"),
     )
-
-
-@task(name="ps")
-def list_all(_: Context) -> None:
-    """List the agents of this machine."""
-    with problems_as_exit(), engine.connected() as client:
-        found = list(zip(ps.listing(client), map(protection.mode, ps.every(client)), strict=False))
-    if not found:
-        print("no agents; run `bin/invoke up`")
-        return
-    rows = table("agent", "state", "image", "user", "workspace", "mode", "health")
-    for each, mode in found:
-        rows.add_row(each.name, each.state, each.image, each.user, text(each.workspace), text(mode), each.health)
-    print_table(rows)
 
 
 @task(positional=["name"], help=NAME_HELP)
