@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Collection, Exit
 
 try:
-    from commands import agents, agents_look, bridge, build, engine, first_word, lifecycle, release
+    from commands import agents, agents_look, bridge, build, engine, first_word, lifecycle, options, release
 except ModuleNotFoundError as error:
     raise Exit(
         f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 first_word.allow()
+options.mend()
 
 namespace = Collection(
     agents.up,

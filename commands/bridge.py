@@ -15,6 +15,7 @@ from pipeline.reporting import say_on_stderr
     help={
         "workspace": "make a grant for this folder, too",
         "name": "the grant's name; when left out, that of the folder's agent, or a new one from the folder's name",
+        "user": "whom Claude runs as, UID[:GID]; when left out, as before, or the folder's owner",
         "replace": "take the name from another folder",
     }
 )
