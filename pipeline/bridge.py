@@ -97,6 +97,13 @@ def workspaces() -> dict[str, str]:
         return operator.workspaces()
 
 
+def working() -> set[str]:
+    """Return the names of the grants of which a call runs or waits. Where no server runs, none does."""
+    with _operator() as operator:
+        answer = operator.status() if operator.root.is_dir() else None
+    return {name for name, found in (answer or {"grants": {}})["grants"].items() if found["running"] or found["queued"]}
+
+
 def names_with_conversations(workspace: Path) -> list[str]:
     """Return the names of the grants, also of ended ones, that keep conversations on a workspace."""
     with _operator() as operator:

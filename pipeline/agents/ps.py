@@ -89,7 +89,7 @@ def require(client: docker.DockerClient, name: str) -> Container:
 
 def every(client: docker.DockerClient) -> list[Container]:
     """Return the containers of all agents, by name."""
-    found = client.containers.list(all=True, filters={"label": LABEL})
+    found = client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
     return sorted(found, key=lambda container: str(container.labels[LABEL]))
 
 
