@@ -83,7 +83,7 @@ def restart(_: Context, name: list[str], all: bool = False) -> None:  # noqa: A0
     """Restart agents gracefully; what they run begins anew."""
     with problems_as_exit(), engine.connected() as client:
         chosen = names.several(client, name, every=all)
-        with progress(len(chosen)) as (say, done):
+        with progress(len(chosen), print) as (say, done):
             updating.restart(client, chosen, say, done)
 
 
@@ -102,7 +102,7 @@ def update(
     with problems_as_exit(), engine.connected() as client:
         engine.refuse_elsewhere()
         chosen = names.several(client, name, every=all)
-        with progress(len(chosen)) as (say, done):
+        with progress(len(chosen), print) as (say, done):
             updating.update(client, chosen, image, dict(context.config), say, done)
 
 
@@ -145,8 +145,8 @@ def down(
             chosen = [names.meant(client, "")]
         if volumes and not yes and chosen:
             _ask(ending.what_goes(client, chosen))
-        with progress(len(chosen)) as (_say, done):
-            ending.down(client, chosen, print, done, ending.Ending(remove_clone, discard, volumes))
+        with progress(len(chosen), print) as (say, done):
+            ending.down(client, chosen, say, done, ending.Ending(remove_clone, discard, volumes))
     if not chosen:
         print("no agents")
 

@@ -34,14 +34,14 @@ def problems_as_exit() -> Iterator[None]:
 
 
 @contextmanager
-def progress(count: int) -> Iterator[tuple[Say, Say]]:
-    """Yield two functions: one says a line on standard error, the other says it of one of `count` agents.
+def progress(count: int, result: Say = say_on_stderr) -> Iterator[tuple[Say, Say]]:
+    """Yield two functions: one says a line on standard error, the other says by `result` what came of an agent.
 
-    On a terminal, a bar below the lines shows how many are done.
+    On a terminal, a bar below the lines shows how many of `count` agents are done.
     """
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if count < 2 or not console.is_terminal:
-        yield say_on_stderr, say_on_stderr
+        yield say_on_stderr, result
         return
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
         every = bar.add_task("agents", total=count)
