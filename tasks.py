@@ -44,6 +44,7 @@ namespace = Collection(
     Collection(
         "agents",
         agents_look.list_all,
+        agents_look.wait,
         agents.attach,
         agents.show_logs,
         agents.execute,

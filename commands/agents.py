@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from datetime import datetime
 from json import dumps as to_json
 
@@ -134,14 +133,14 @@ def execute(_: Context, command: str, name: str = "") -> None:
     exit_with(code)
 
 
-@task(positional=["name"], help={**NAME_HELP, "json": "print everything as one JSON object"})
+@task(positional=["name"], help={**NAME_HELP, "json": "print one JSON document"})
 def audit(_: Context, name: str = "", json: bool = False) -> None:
     """List what in the workspace runs by itself and changed since `up`."""
     with problems_as_exit(), engine.connected() as client:
         name = names.meant(client, name)
         made = audits.of_agent(ps.require(client, name))
     if json:
-        print(to_json({"agent": name, **asdict(made), "workspace": str(made.workspace)}))
+        print(to_json(made.document(name)))
     else:
         _print_audit(made)
     exit_with(1 if made.found else 0)
