@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from datetime import datetime
 from json import dumps as to_json
 
 from invoke import Context, task
 
 from commands.output import exit_with, launcher, print_table, problems_as_exit, table, text
-from pipeline.agents import arrived, exchange, logs, names, ps, terminal
+from pipeline.agents import arrived, exchange, logs, names, prompts, ps, terminal
 from pipeline.agents import audit as audits
 from pipeline.agents import clone as clones
 from pipeline.agents.logs import plain
@@ -53,14 +52,32 @@ def execute(_: Context, command: str, name: str = "") -> None:
     exit_with(code)
 
 
-@task(positional=["name"], help={**NAME_HELP, "json": "print everything as one JSON object"})
+@task(
+    positional=["name", "text"],
+    help={
+        "name": "which agent",
+        "text": "what it is to do, quoted as one word; - reads it from standard input",
+        "timeout": "how many seconds its Claude may need to take it",
+    },
+)
+def send(_: Context, name: str, text: str, timeout: int = int(prompts.TAKEN_S)) -> None:
+    """Give a prompt to the agent's Claude, or a line to its pane."""
+    with problems_as_exit(), engine.connected() as client:
+        if timeout < 1:
+            raise Problem(f"--timeout {timeout} is not a number of seconds from 1 on", 64)
+        if text == "-":
+            text = sys.stdin.buffer.read(prompts.LONGEST + 2).decode(errors="surrogateescape")
+        print(prompts.send(client, name, text, timeout))
+
+
+@task(positional=["name"], help={**NAME_HELP, "json": "print one JSON document"})
 def audit(_: Context, name: str = "", json: bool = False) -> None:
     """List what in the workspace runs by itself and changed since `up`."""
     with problems_as_exit(), engine.connected() as client:
         name = names.meant(client, name)
         made = audits.of_agent(ps.require(client, name))
     if json:
-        print(to_json({"agent": name, **asdict(made), "workspace": str(made.workspace)}))
+        print(to_json(made.document(name)))
     else:
         _print_audit(made)
     exit_with(1 if made.found else 0)

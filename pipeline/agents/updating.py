@@ -11,8 +11,7 @@ import docker
 import docker.errors
 from docker.models.containers import Container
 
-from pipeline import bridge
-from pipeline.agents import compose, many, names, protection, ps, records, starting
+from pipeline.agents import compose, many, names, overview, protection, ps, records, starting, states
 from pipeline.agents.logs import plain
 from pipeline.agents.records import Agent
 from pipeline.agents.settings import Settings
@@ -93,15 +92,27 @@ def update(
 
     One that does not become healthy goes back to the image that it had, and the others are left alone.
     """
-    working = bridge.working()
-    for name in sorted(updating, key=lambda each: (each in working, each)):
+    found = overview.some(client, updating)
+    for name in sorted(updating, key=lambda each: (_rank(found[each]), each)):
         container = ps.find(client, name)
         if container is None:
             say(f"agent {name} is gone, so it is not updated")
             continue
-        if name in working:
-            say(f"agent {name} is at work; it is stopped all the same, as it is the next one")
+        if _rank(overview.some(client, [name])[name]) == len(RANKS):
+            say(f"agent {name} is at work; what it does now is ended, and its conversation stays")
         done(_update_one(client, container, reference, config, say))
+
+
+RANKS = (
+    (states.IDLE, states.ASLEEP, states.FINISHED, states.STOPPED, states.FAILED, states.UNHEALTHY),
+    (states.WAITING_FOR_PERSON,),
+)
+"""States of agents in the order of updates. All others come last."""
+
+
+def _rank(found: overview.Overview | None) -> int:
+    state = found.state.name if found else states.STOPPED
+    return next((rank for rank, these in enumerate(RANKS) if state in these), len(RANKS))
 
 
 def _update_one(

@@ -220,9 +220,9 @@ class BridgeHost:
         return self.process.wait(20)
 
     def status(self) -> dict[str, Any]:
-        """Return the server's status."""
+        """Return the server's status: what it says of itself, with its grants."""
         found: dict[str, Any] = json.loads(self._ask("status", "--json"))
-        return found
+        return {**found["server"], **found}
 
     def audit(self) -> list[dict[str, Any]]:
         """Return the entries of the audit log."""

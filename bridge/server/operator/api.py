@@ -145,6 +145,10 @@ class Operator:
         self._state.prepare()
         return admin_socket.ask(self._state, "status")
 
+    def status_document(self) -> dict[str, Any]:
+        """Return the status as the document of `status --json`. Without a server its `server` is None."""
+        return report.status_document(self.status())
+
     def status_lines(self) -> list[str]:
         """Return the status as lines of text. Fails if no server runs."""
         answer = self.status()

@@ -7,6 +7,20 @@ from typing import Any
 
 from bridge.policy.terms import printable
 
+VERSION = 1
+"""The form of the document. It grows when a key is taken away or means something else, not when one is added."""
+
+ABOUT_ALL = ("grants", "problems")
+"""What of the server's answer is not about the server itself."""
+
+
+def status_document(answer: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the document of `status --json`. `answer` is the server's; None if no server runs."""
+    if answer is None:
+        return {"version": VERSION, "server": None, "grants": {}, "problems": {}}
+    server = {key: value for key, value in answer.items() if key not in ABOUT_ALL}
+    return {"version": VERSION, "server": server, **{key: answer[key] for key in ABOUT_ALL}}
+
 
 def status_lines(answer: dict[str, Any]) -> list[str]:
     """Return the server's status as lines of text: counts, and a table of its grants."""
