@@ -44,6 +44,11 @@ HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start 
 PORT_TAKEN = re.compile("port is already allocated|address already in use")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ANSWER_S = 5  # a disk that needs longer hangs
+NOT_CHOSEN = "0s"
+PROBE = {"interval": "60s", "retries": 2}
+"""How the engine asks for health, where neither the environment nor .env says it. Each time costs it 75 ms, so that the
+image's 10 s would take most of a processor for a hundred agents. The supervisor itself looks every 3 s and mends what
+it can; here an agent that fails counts as unhealthy after two minutes."""
 STOP_S = 30  # as the template's stop_grace_period
 CONFLICT = 409
 REMOVING = "already in progress"
@@ -380,7 +385,11 @@ def _as_chosen(project: Project, chosen: settings.Settings, variables: Mapping[s
 
 def _with_host(project: Project, host: hosts.Host, say: Say) -> Project:
     project = dataclasses.replace(project, values={**project.values, **host.values()})
-    return _extended(project, hosts.settings(project.resolved(), host, say))
+    service = project.resolved()
+    project = _extended(project, hosts.settings(service, host, say))
+    if service.get("healthcheck", {}).get("interval", NOT_CHOSEN) != NOT_CHOSEN:
+        return project
+    return dataclasses.replace(project, service={**project.service, "healthcheck": PROBE})
 
 
 def _extended(project: Project, added: Mapping[str, Any]) -> Project:
