@@ -195,7 +195,7 @@ def test_several_are_at_work_at_the_same_time_and_each_failure_is_told() -> None
     with pytest.raises(Problem, match=r"^1 of 4 agents could not be started \(bad\), for the reasons above") as failed:
         many.raise_failures(results, "started")
     assert failed.value.code == 3
-    with pytest.raises(Problem, match="^it is broken$"):
+    with pytest.raises(Problem, match=r"^it is broken$"):
         many.raise_failures({"bad": results["bad"]}, "started")
     del results["bad"]
     assert many.raise_failures(results, "started") == ["A", "B", "C"]
