@@ -78,7 +78,7 @@ class Report:
     phase: str = ""
     state: str = ""
     detail: str = ""
-    """How its command or shell is, in words."""
+    """Its command or shell, in words, or what is wrong with it."""
     restarts: int = 0
     """How often its command or shell was started again since the container started."""
 
@@ -187,7 +187,7 @@ def report_of(output: str) -> Report:
             status=_text(page["status"]),
             phase=_text(page["phase"]),
             state=_text(agent["state"]),
-            detail=_text(check["detail"]),
+            detail=_text(check["detail"]).removeprefix(f"{agent['state']}: "),
             restarts=_count(agent["restarts"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -61,7 +61,7 @@ class Outcome:
             return f"{self.until}: {', '.join(self.agents)}"
         if self.code == TIMEOUT:
             return f"not {self.until} after {self.waited_s:.0f} s: {told}"
-        return f"waiting until {self.until} has no end: {told}"
+        return f"not {self.until}, and waiting does not change that: {told}"
 
 
 def check(until: str, timeout: str) -> float | None:

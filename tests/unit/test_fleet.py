@@ -28,8 +28,7 @@ def call(state: str, since: float = NOW, waits_for: str = "", ahead: int | None 
 
 
 def running(state: str = "running", phase: str = "running", health: str = "healthy", command: bool = False) -> Facts:
-    detail = f"{state}: its words"
-    return Facts("running", 0, health, NOW, None, command, Report("healthy", phase, state, detail))
+    return Facts("running", 0, health, NOW, None, command, Report("healthy", phase, state, "its words"))
 
 
 PERMISSION = call("waiting_for_person", NOW + 5, "permission for Bash")
@@ -53,11 +52,11 @@ TABLE = [
     (Facts("running", health="starting", started=NOW), (), State("starting", NOW)),
     (running("starting", "starting"), (), State("starting", NOW)),
     (running(phase="stopping"), (call("working"),), State("stopped", None, "it is being stopped")),
-    (running("restarting", health="unhealthy"), (call("idle"),), State("failed", None, "restarting: its words")),
-    (running("finished", command=True), (), State("finished", None, "finished: its words", None, True)),
-    (running("finished"), (call("asleep"),), State("finished", None, "finished: its words", None, True)),
+    (running("restarting", health="unhealthy"), (call("idle"),), State("failed", None, "its words")),
+    (running("finished", command=True), (), State("finished", None, "its words", None, True)),
+    (running("finished"), (call("asleep"),), State("finished", None, "its words", None, True)),
     (running("finished"), (call("working"),), State("working", NOW)),
-    (running(health="unhealthy"), (), State("unhealthy", None, "running: its words")),
+    (running(health="unhealthy"), (), State("unhealthy", None, "its words")),
     (running(health="unhealthy"), (call("working"),), State("working", NOW)),
     (running(command=True), (), State("working", NOW)),
     (running(), (), State("idle", NOW)),
@@ -96,7 +95,7 @@ PAGE = {
 
 def test_word_of_an_agent_is_read_and_cannot_steer_a_terminal() -> None:
     told = states.report_of(json.dumps(PAGE))
-    assert told == Report("degraded", "running", "running", "running: a login?[2J shell", 2)
+    assert told == Report("degraded", "running", "running", "a login?[2J shell", 2)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def test_who_is_not_there_is_named() -> None:
     assert waiting.Outcome(124, "idle", 5.2, seen).sentence() == (
         "not idle after 5 s: b is waiting for person: permission for Bash; c is gone"
     )
-    assert waiting.Outcome(1, "idle", 0, seen).sentence().startswith("waiting until idle has no end: b is")
+    assert waiting.Outcome(1, "idle", 0, seen).sentence().startswith("not idle, and waiting does not change that: b is")
     assert waiting.Outcome(0, "idle", 0, {"a": agent("a", IDLE)}).sentence() == "idle: a"
 
 
