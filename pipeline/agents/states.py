@@ -134,7 +134,7 @@ def state_of(facts: Facts, calls: Iterable[Call] = ()) -> State:
     if call and not (is_finished and call.state in (IDLE, ASLEEP)):
         return State(OF_CALL[call.state], call.since, call.waits_for, call.ahead)
     if is_finished:
-        return State(FINISHED, None, report.detail, is_final=True)
+        return State(FINISHED, is_final=True)
     if facts.health == "unhealthy":
         return State(UNHEALTHY, None, report.detail)
     return State(WORKING if facts.has_command else IDLE, facts.started)

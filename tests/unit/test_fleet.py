@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from jsonschema import ValidationError
+from rich.console import Console
 
 from bridge.server.operator import report
+from commands import agents_look
 from pipeline.agents import overview, states
 from pipeline.agents import wait as waiting
 from pipeline.agents.audit import Audit, Found
@@ -53,8 +55,8 @@ TABLE = [
     (running("starting", "starting"), (), State("starting", NOW)),
     (running(phase="stopping"), (call("working"),), State("stopped", None, "it is being stopped")),
     (running("restarting", health="unhealthy"), (call("idle"),), State("failed", None, "its words")),
-    (running("finished", command=True), (), State("finished", None, "its words", None, True)),
-    (running("finished"), (call("asleep"),), State("finished", None, "its words", None, True)),
+    (running("finished", command=True), (), State("finished", is_final=True)),
+    (running("finished"), (call("asleep"),), State("finished", is_final=True)),
     (running("finished"), (call("working"),), State("working", NOW)),
     (running(health="unhealthy"), (), State("unhealthy", None, "its words")),
     (running(health="unhealthy"), (call("working"),), State("working", NOW)),
@@ -219,6 +221,26 @@ def test_what_cannot_be_waited_for_is_refused_with_64(until: str, timeout: str) 
     with pytest.raises(Problem) as caught:
         waiting.check(until, timeout)
     assert caught.value.code == 64
+
+
+# The table for people
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(None, []), (300, []), (160, ["image"]), (145, ["image", "user"]), (60, ["image", "user", "address"])],
+)
+def test_table_is_as_wide_as_the_terminal_and_a_pipe_gets_all(width: int | None, left_out: list[str]) -> None:
+    agents = [agent("shop", ASKING), agent("cart", IDLE, workspace="/home/me/" + "x" * 30)]
+    rows = agents_look._rows(agents, width)
+    headings = ["agent", "state", "since", "image", "user", "workspace", "mode", "health", "address"]
+    assert [column.header for column in rows.columns] == [each for each in headings if each not in left_out]
+    with (console := Console(width=width or 1000)).capture() as printed:
+        console.print(rows)
+    lines = printed.get().splitlines()
+    assert "shop" in lines[1]
+    assert max(map(len, lines)) <= (width or 1000)
+    assert width == 60 or len(lines) == 3
 
 
 # The documents and their schemas
