@@ -126,7 +126,7 @@ def wait(_: Context, name: list[str], until: str = "idle", timeout: str = "", js
             if unknown := [one for one, agent in overview.some(client, wanted).items() if agent is None]:
                 there = ", ".join(each.name for each in overview.every(client)) or "none"
                 raise Problem(f"there is no agent {', '.join(unknown)} (there are: {there})", 64)
-            outcome = waiting.wait(lambda: overview.some(client, wanted), until, limit_s)
+            outcome = waiting.wait(lambda: overview.some(client, wanted, ask=until == waiting.HEALTHY), until, limit_s)
         if json:
             print(to_json(outcome.as_json()))
             exit_with(outcome.code)

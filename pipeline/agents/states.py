@@ -6,6 +6,7 @@ the calls of its Claude. What the agent says of itself is text from a container,
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ OF_CALL = {
 }
 """An agent's state by that of its call. Where it has several, the first one of this table counts."""
 
+CONDITIONS = ("healthy", "degraded", "unhealthy", "starting", "none")
+"""What can be said of an agent's health."""
+
 LONGEST = 500
 """Letters that are shown of a text that comes from a container."""
 
@@ -95,6 +99,20 @@ class Facts:
     has_command: bool = False
     """Whether it runs AGENT_COMMAND, not a shell."""
     report: Report = Report()
+
+    def updated(self, report: Report) -> Facts:
+        """Return the facts after the agent was asked itself. `report` is empty if it gave no answer."""
+        if not report.status:
+            return self
+        health = "healthy" if report.status == "degraded" else report.status
+        return dataclasses.replace(self, health=health, report=report)
+
+    @property
+    def condition(self) -> str:
+        """What its health says: healthy, degraded, unhealthy, starting or none."""
+        if self.status != "running" or self.health not in CONDITIONS:
+            return "none"
+        return "degraded" if self.health == "healthy" and self.report.status == "degraded" else self.health
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from rich.console import Console
 
 from bridge.server.operator import report
 from commands import agents_look
-from pipeline.agents import overview, states
+from pipeline.agents import health, overview, states
 from pipeline.agents import wait as waiting
 from pipeline.agents.audit import Audit, Found
 from pipeline.agents.overview import Overview
@@ -132,6 +135,48 @@ def test_facts_of_a_container_are_what_the_engine_says() -> None:
     assert found.report.state == "running"
     attrs["Config"] = {"Env": ["AGENT_COMMAND="]}
     assert not states.facts_of(attrs).has_command
+
+
+@pytest.mark.parametrize(
+    ("said", "facts", "condition"),
+    [
+        ("degraded", running(), "degraded"),
+        ("healthy", running(health="unhealthy"), "healthy"),
+        ("unhealthy", running(), "unhealthy"),
+        ("", running(), "healthy"),
+        ("splendid", running(), "none"),
+        ("stopping", running(), "none"),
+        ("healthy", Facts("exited"), "none"),
+    ],
+)
+def test_condition_is_what_an_agent_says_when_it_is_asked(said: str, facts: Facts, condition: str) -> None:
+    assert facts.updated(Report(said)).condition == condition
+
+
+@pytest.mark.parametrize(
+    ("answer", "page"),
+    [
+        (b'HTTP/1.1 200 OK\r\nA: b\r\n\r\n{"a": 1}', '{"a": 1}'),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000, None),
+        (b"nothing", ""),
+    ],
+)
+def test_agent_that_answers_has_a_bound(answer: bytes, page: str | None) -> None:
+    """The page that has no end is cut off, and one that never comes costs a second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            [found] = health.ask([port])
+    assert found == page if page is not None else len(found) < 3 * health.LARGEST
+    assert health.ask([port]) == [""]
 
 
 def test_bridge_of_an_earlier_version_says_nothing_of_calls() -> None:
