@@ -7,8 +7,9 @@ from pathlib import Path
 
 from invoke import Context, task
 
-from commands.build import EVERY_VARIANT, variant_named
+from commands.build import EVERY_VARIANT
 from commands.output import print_table, problems_as_exit, table
+from commands.wishes import variant_named
 from pipeline.bootstrap import engine
 from pipeline.build import image, source
 from pipeline.files import ROOT

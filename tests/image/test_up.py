@@ -25,6 +25,7 @@ from pipeline import bridge
 from pipeline.agents import compose, overview, ps
 from pipeline.agents import workspace as workspaces
 from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
+from pipeline.agents.starting import Wanted
 from pipeline.agents.workspace import Owner
 from pipeline.bootstrap import engine
 from pipeline.build import derived
@@ -125,17 +126,8 @@ def test_folders_of_one_name_have_agents_of_their_own(
     a, b = folders
 
     def up(folder: Path, name: str | None = None, *, replace: bool = False) -> compose.Running:
-        return from_bare_machine(
-            folder,
-            VARIANTS[variant],
-            Options(),
-            person.told.append,
-            chown=False,
-            as_root=False,
-            reference=image,
-            name=name,
-            replace=replace,
-        )
+        wanted = Wanted(folder, name, VARIANTS[variant], image, replace=replace)
+        return from_bare_machine([wanted], Options(), person.told.append, print)[0]
 
     with ThreadPoolExecutor(3) as pool:
         first, same, other = pool.map(up, (a, a, b))

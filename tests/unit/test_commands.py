@@ -105,9 +105,9 @@ def test_every_option_has_a_help_text_and_a_chosen_name() -> None:
             assert len(argument.names[0]) > 1, where
             assert set(argument.nicknames) <= {options.SHORT.get(argument.names[0])}, where
             if argument.kind is not bool:
-                assert re.search(r"=(STRING|INT)$", context.help_for(f"--{argument.names[0]}")[0]), where
+                assert re.search(r"(=(STRING|INT)|\[=STRING\])$", context.help_for(f"--{argument.names[0]}")[0]), where
         for flag in [word for told, _ in context.help_tuples() for word in told.split(", ")]:
-            assert re.match(r"--(\[no-\])?[a-z][a-z-]+(=|$)|-[a-z]( |$)", flag), f"{context.name} {flag}"
+            assert re.match(r"--(\[no-\])?[a-z][a-z-]+(\[?=|$)|-[a-z]( |$)", flag), f"{context.name} {flag}"
 
 
 def test_library_imports_no_invoke() -> None:
