@@ -9,15 +9,16 @@ import contextlib
 import itertools
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bridge_cli import VERSIONS
+from tests.support.bridge_cli import NEWEST, VERSIONS
 from tests.support.bridge_host import Place
-from tests.support.fake_messages_api import Say, directed, in_turn
+from tests.support.fake_messages_api import Reply, Request, Say, directed, in_turn
 from tests.support.real_host import RealHost, real_server
 from tests.support.screen import SHELL, Screen, ask, begin
 from tests.support.tool_calls import FREE, bash
@@ -26,6 +27,8 @@ from tests.support.waiting import stays, wait_until
 CLAUDE = "/app/claude"
 WITHIN_S = 60
 """Seconds for anything that should take a few. Long before `limits.wait`, at whose end a ring would break."""
+
+newest_alone = pytest.mark.parametrize("tight_host", [NEWEST], indirect=True)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -90,7 +93,14 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
     """Three sessions come up although a call works, wait for their turn, and give it back by themselves."""
     place, other = tight.place(), tight.place()
     three = [screen(screens, tmp_path, place) for _ in range(3)]
-    tight.api.part = in_turn(Say("heard it", after=6.0))
+    release = threading.Event()
+
+    def busy_until_release(request: Request) -> Reply:
+        if "hello" in request.heard:
+            release.wait(2 * WITHIN_S)
+        return directed(request)
+
+    tight.api.part = busy_until_release
     with other.start("-p", "hello") as busy:
         wait_until(lambda: tight.api.prompts, WITHIN_S, "the working call's request")
         for each in three:
@@ -101,11 +111,11 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
         assert (waits["kind"], waits["ahead"], "limits.running" in waits["waits_for"]) == ("interactive", 0, True)
         title = "#{pane_title}"
         wait_until(lambda: "next in line" in three[0].tell("display-message", "-p", title), WITHIN_S, "the title")
-        assert b"heard it" in busy.end()[1]
-    three[0].wait("heard it")
+        release.set()
+        assert busy.end()[1].strip() == b"heard: hello"
+    three[0].wait("heard: and me")
     wait_until(lambda: "waiting" not in three[0].tell("display-message", "-p", title), WITHIN_S, "another title")
     wait_until(lambda: states(tight, place) == ["idle"] * 3, WITHIN_S, "three sessions at rest")
-    tight.api.part = directed
     for each in three[1:]:
         ask(each, "and you")
         each.wait("heard: and you")
@@ -138,6 +148,7 @@ def test_session_that_waits_for_a_person_holds_no_place(
     asking.wait("it is done")
 
 
+@newest_alone
 def test_nested_calls_share_the_place(tight: RealHost) -> None:
     """With the one place, a call of a call of a call answers. One more is refused at once, with a sentence."""
     place = tight.place()
@@ -150,6 +161,7 @@ def test_nested_calls_share_the_place(tight: RealHost) -> None:
     assert running(tight) == 0
 
 
+@newest_alone
 def test_four_calls_that_call_each_end(tight: RealHost) -> None:
     place = tight.place()
     words = place.claude("-p", FREE, use("Bash", f"{CLAUDE} -p inner"))
@@ -160,6 +172,7 @@ def test_four_calls_that_call_each_end(tight: RealHost) -> None:
     assert [each.communicate(timeout=2 * WITHIN_S)[0] for each in four] == [b"told: heard: inner\n"] * 4
 
 
+@newest_alone
 def test_pipe_between_two_calls_needs_one_place(tight: RealHost) -> None:
     """The second call gets the place first, and gives it back: what fills its stdin needs the place."""
     place = tight.place()
@@ -172,6 +185,7 @@ def test_pipe_between_two_calls_needs_one_place(tight: RealHost) -> None:
         assert both.end(timeout=WITHIN_S)[1].split() == b"heard: second part heard: first".split()
 
 
+@newest_alone
 def test_background_command_holds_no_place(tight: RealHost, tmp_path: Path, screens: contextlib.ExitStack) -> None:
     place = tight.place()
     session = screen(screens, tmp_path, place)
