@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shlex
 import subprocess
 import threading
@@ -16,11 +17,14 @@ from typing import Any
 
 import pytest
 
+from bridge.protocol.frames import Frame
+from healthcheck.checks import bridge as healthcheck
 from tests.support.bridge_cli import NEWEST, VERSIONS
-from tests.support.bridge_host import Place
+from tests.support.bridge_flood import Client
+from tests.support.bridge_host import HostMaker, Place, Running
 from tests.support.fake_messages_api import Reply, Request, Say, directed, in_turn
 from tests.support.real_host import RealHost, real_server
-from tests.support.screen import SHELL, Screen, ask, begin
+from tests.support.screen import READY, SHELL, Screen, ask, begin
 from tests.support.tool_calls import FREE, bash
 from tests.support.waiting import stays, wait_until
 
@@ -199,3 +203,61 @@ def test_background_command_holds_no_place(tight: RealHost, tmp_path: Path, scre
     wait_until(lambda: running(tight) == 1, WITHIN_S, "the place of a command")
     stays(lambda: running(tight) == 1, 3, "the place during a command")
     session.wait("told: ran")
+
+
+def test_sessions_of_nine_agents_work_with_the_usual_limits(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, screens: contextlib.ExitStack
+) -> None:
+    with real_server(tmp_path_factory.mktemp("nine"), NEWEST) as host:
+        nine = [screen(screens, tmp_path, host.place()) for _ in range(9)]
+        for each in nine:
+            each.type(CLAUDE, "Enter")
+        for each in nine:
+            wait_until(lambda each=each: READY in each.text, 3 * WITHIN_S, "nine sessions")  # type: ignore[misc]
+        for number, each in enumerate(nine):
+            ask(each, f"number {number}")
+        for number, each in enumerate(nine):
+            each.wait(f"heard: number {number}")
+        wait_until(lambda: running(host) == 0, WITHIN_S, "nine sessions at rest")
+
+
+# Words that a hostile container could try, with a scripted CLI
+
+
+def begun(place: Place, word: str, stack: contextlib.ExitStack) -> Running:
+    """Start a call from a command that was told the word."""
+    env = {"PATH": "/usr/bin:/bin", "CLAUDE_BRIDGE_CALL": word}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(place.claude("-p", "ready;wait"), stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return Running(process)
+
+
+def test_word_of_a_call_opens_its_place_only_and_only_so_far(
+    host_per_test: HostMaker, screens: contextlib.ExitStack
+) -> None:
+    host = host_per_test(limits={"running": 1, "per_grant": 1, "nested": 2, "wait": 5})
+    mine, other = host.grant("mine"), host.grant("other")
+    outer = Client(str(mine.mount / "claude-bridge.sock"), str(mine.workspace))
+    screens.callback(outer.sock.close)
+    outer.call([b"-p", b"handed"], stdin="none")
+    told = outer.wait(lambda event: event.kind == Frame.RUN).fields.all("env")
+    (word,) = [os.fsdecode(entry).partition("=")[2] for entry in told if entry.startswith(b"CLAUDE_BRIDGE_CALL=")]
+    two = [begun(mine, word, screens) for _ in range(2)]
+    assert [each.line() for each in two] == [b"ready\n"] * 2
+    third = begun(mine, word, screens).end()
+    assert (third[0], b"limits.nested" in third[2]) == (125, True)
+    foreign, guessed = begun(other, word, screens), begun(mine, "0" * 32, screens)
+    wait_until(lambda: host.status()["queued"] == 2, 20, "two calls that wait")
+    assert host.status()["running"] == 1
+    check = healthcheck.Client(str(other.mount / "claude-bridge.sock"))
+    screens.callback(check.close)
+    assert check.ask().endswith("for grant other; 1 waiting for a turn, 0 ahead")
+    for each in (foreign, guessed):
+        code, out, err = each.end()
+        assert (code, out, b"limits.running" in err) == (125, b"", True), err
+    assert check.ask().endswith("for grant other")
+    outer.sock.close()
+    assert [each.process.poll() for each in two] == [None, None], "they run on"
+    assert host.status()["running"] == 1, "and hold the place"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from bridge.server.activity import Activity
 from bridge.server.gate import FREE, QUIET_S, SILENT_S, START_S, STDIN_MOST_S, STDIN_S, Gate, Hold, RefusedTurnError
-from tests.support.waiting import move_on, next_turn
+from bridge.server.sandbox.proxy import Proxy, Rules
+from tests.support.waiting import move_on, next_turn, until
 
 WAIT_S = 600.0
 PROMPT = 10 * FREE
@@ -251,3 +253,40 @@ def test_end_that_the_cli_reports_needs_no_silence() -> None:
         assert not scene.gate.may_pass
 
     play(act)
+
+
+def test_proxy_lets_a_prompt_through_the_tunnel_in_its_turn() -> None:
+    async def run() -> None:
+        arrived: asyncio.Queue[int] = asyncio.Queue()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1 << 16):
+                arrived.put_nowait(len(data))
+            writer.close()
+
+        api = await asyncio.start_server(answer, "127.0.0.1", 0)
+        target = api.sockets[0].getsockname()
+        scene = Scene(Hold.ANSWER)
+        scene.desk.is_free = False
+        scene.activity.come_up()
+        listener = socket.create_server(("127.0.0.1", 0))
+        proxy = Proxy(listener, Rules(named=frozenset({target})), lambda *_, **__: None, scene.gate)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"CONNECT %s:%d HTTP/1.1\r\n\r\n" % (target[0].encode(), target[1]))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"x" * 100)
+        assert await arrived.get() == 100
+        writer.write(b"x" * PROMPT)
+        await until(lambda: scene.desk.told, 20, "the question for a place")
+        assert arrived.empty()
+        scene.gate.open()
+        size = 0
+        while size < PROMPT:
+            size += await arrived.get()
+        scene.gate.close()
+        writer.close()
+        proxy.close()
+        api.close()
+        await api.wait_closed()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
