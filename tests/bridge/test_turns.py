@@ -228,8 +228,9 @@ def begun(place: Place, word: str, stack: contextlib.ExitStack) -> Running:
     """Start a call from a command that was told the word."""
     env = {"PATH": "/usr/bin:/bin", "CLAUDE_BRIDGE_CALL": word}
     pipe = subprocess.PIPE
-    process = subprocess.Popen(place.claude("-p", "ready;wait"), stdin=pipe, stdout=pipe, stderr=pipe, env=env)
-    stack.callback(process.wait)
+    process = stack.enter_context(
+        subprocess.Popen(place.claude("-p", "ready;wait"), stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    )
     stack.callback(process.kill)
     return Running(process)
 
