@@ -9,48 +9,33 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterable
-from contextlib import closing
-from typing import Any
+from contextlib import closing, suppress
 
 import docker
-import docker.errors
 from docker.models.containers import Container
 
 
 def containers(client: docker.DockerClient, label: str) -> list[Container]:
     """Return all containers with a label, running or not. One that is removed in the meantime is left out."""
-    listed = client.api.containers(all=True, filters={"label": label})
-    ids = [str(each["Id"]) for each in listed]
     path = getattr(client.api.get_adapter(client.api.base_url), "socket_path", "")
-    try:
-        found = _over_socket(path, client.api.api_version, client.api.timeout, ids)
-    except (OSError, http.client.HTTPException, ValueError):
-        found = _over_sdk(client, ids)
-    return [client.containers.prepare_model(attrs) for attrs in found]
+    if path:
+        with suppress(OSError, http.client.HTTPException, ValueError):
+            return _over_socket(client, path, label)
+    return list(client.containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
 
-def _over_socket(path: str, version: str, timeout: float, ids: Iterable[str]) -> list[dict[str, Any]]:
+def _over_socket(client: docker.DockerClient, path: str, label: str) -> list[Container]:
     found = []
-    with closing(_Connection(path, timeout)) as connection:
-        for each in ids:
-            connection.request("GET", f"/v{version}/containers/{each}/json")
+    listed = client.api.containers(all=True, filters={"label": label})
+    with closing(_Connection(path, client.api.timeout)) as connection:
+        for each in listed:
+            connection.request("GET", f"/v{client.api.api_version}/containers/{each['Id']}/json")
             answer = connection.getresponse()
-            said = json.loads(answer.read())
+            attrs = json.loads(answer.read())
             if answer.status == http.client.OK:
-                found.append(said)
-            elif answer.status != http.client.NOT_FOUND:
+                found.append(client.containers.prepare_model(attrs))
+            elif answer.status != http.client.NOT_FOUND:  # which is one that was removed in the meantime
                 raise OSError(answer.reason)
-    return found
-
-
-def _over_sdk(client: docker.DockerClient, ids: Iterable[str]) -> list[dict[str, Any]]:
-    found = []
-    for each in ids:
-        try:
-            found.append(client.api.inspect_container(each))
-        except docker.errors.NotFound:
-            continue  # ignored because it was removed in the meantime
     return found
 
 
