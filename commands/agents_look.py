@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from commands.output import exit_with, print_table, problems_as_exit, table, text
+from commands.output import UNLIMITED, exit_with, print_table, problems_as_exit, table, text
 from pipeline.agents import names, overview
 from pipeline.agents import wait as waiting
 from pipeline.agents.overview import Overview
@@ -41,7 +41,7 @@ def list_all(_: Context, json: bool = False, watch: bool = False) -> None:
     if json:
         print(to_json(overview.document(found)))
     elif found:
-        print_table(_rows(found))
+        print_table(_rows(found, Console().width if sys.stdout.isatty() else None))
     else:
         print(NO_AGENTS)
 
@@ -56,27 +56,47 @@ def _watch(client: docker.DockerClient, *, json: bool) -> None:
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 found = overview.every(client)
-                live.update(_rows(found) if found else NO_AGENTS, refresh=True)
+                live.update(_rows(found, console.width) if found else NO_AGENTS, refresh=True)
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:
         pass  # ignored because it is how people end watching
 
 
-def _rows(found: list[Overview]) -> Table:
-    rows = table("agent", "state", "since", "image", "user", "workspace", "mode", "health")
-    now = time.time()
-    for each in found:
-        rows.add_row(
-            each.name,
-            text(each.state.words),
-            "" if each.state.since is None else _span(now - each.state.since),
-            each.image,
-            each.user,
-            text(each.workspace),
-            text(each.mode),
-            " ".join([each.health, *([each.address] if each.address else [])]),
-        )
+LEAVE_OUT = ((), ("image",), ("image", "user"), ("image", "user", "address"))
+"""What a table has not, the more the narrower the terminal. A pipe gets everything."""
+
+FOLDED = ("state", "workspace", "mode")
+
+
+def _rows(found: list[Overview], width: int | None) -> Table:
+    """Return the agents as a table that fits into a terminal, if it can. Without `width` it is for a pipe."""
+    cells = [_cells(each) for each in found]
+    for left_out in LEAVE_OUT:
+        rows = table()
+        shown = [heading for heading in cells[0] if heading not in left_out]
+        for heading in shown:
+            rows.add_column(heading, no_wrap=heading not in FOLDED, overflow="fold")
+        for each in cells:
+            rows.add_row(*(each[heading] for heading in shown))
+        if width is None or Console(width=UNLIMITED).measure(rows).maximum <= width:
+            break
     return rows
+
+
+def _cells(agent: Overview) -> dict[str, str]:
+    """Return an agent's cells by their heading."""
+    since = agent.state.since
+    return {
+        "agent": agent.name,
+        "state": text(agent.state.words),
+        "since": "" if since is None else _span(time.time() - since),
+        "image": agent.image,
+        "user": agent.user,
+        "workspace": text(agent.workspace),
+        "mode": text(agent.mode),
+        "health": agent.health,
+        "address": agent.address,
+    }
 
 
 def _span(seconds: float) -> str:
@@ -106,7 +126,7 @@ def wait(_: Context, name: list[str], until: str = "idle", timeout: str = "", js
             if unknown := [one for one, agent in overview.some(client, wanted).items() if agent is None]:
                 there = ", ".join(each.name for each in overview.every(client)) or "none"
                 raise Problem(f"there is no agent {', '.join(unknown)} (there are: {there})", 64)
-            outcome = waiting.wait(lambda: overview.some(client, wanted), until, limit_s)
+            outcome = waiting.wait(lambda: overview.some(client, wanted, ask=until == waiting.HEALTHY), until, limit_s)
         if json:
             print(to_json(outcome.as_json()))
             exit_with(outcome.code)

@@ -48,6 +48,12 @@ ANSWER_S = 1.0
 MAX_VALUE = 256
 """Longest value of an environment variable that is always sent, bytes."""
 
+DRAWN_MS = 30
+"""Milliseconds without output after which a piece of the screen has come to its end. The CLI writes each at once."""
+
+_KEEP_TITLE, _TITLE_BACK = b"\x1b[22;2t", b"\x1b[23;2t"
+"""Let the terminal remember its title, and take the remembered one back."""
+
 MAX_LONG_VALUE = 16 * 1024
 MAX_LONG_VALUES = 64 * 1024
 """Longest value of a variable that MCP servers name (a token, for example), and all such values together, bytes."""
@@ -147,6 +153,9 @@ class _Call:
         self._prints_notes = False
         self._copies = b""
         self._has_reported = False
+        self._title = b""
+        """What to write to the terminal's title: what the session waits for, or the title that it had before."""
+        self._has_own_title = False
         self._executor: Executor | None = None
         self._terminal: Terminal | None = None
 
@@ -194,6 +203,8 @@ class _Call:
                 events = receive(self._link, data)
 
     def _read(self) -> bytes:
+        if self._title and not self._is_readable():
+            self._write_title()
         try:
             data = self._sock.recv(MAX_DATA + 64)
         except OSError:
@@ -252,18 +263,45 @@ class _Call:
             self._take_terminal()
         elif state.get("state") == b"stopped":
             self._suspend()
+        elif self._terminal is not None:
+            self._choose_title(state)
         elif os.isatty(2):
             self._report_queue(state)
 
     def _report_queue(self, state: Fields) -> None:
         """Show on a terminal that the call waits in the queue. (Nothing is printed if stderr is no terminal.)"""
-        if state.get("state") == b"queued" and (ahead := state.number("ahead")):
+        if state.get("state") == b"queued":
             self._has_reported = True
-            calls = "call" if ahead == 1 else "calls"
-            _write_all(2, b"\r\x1b[Kbridge: waiting, %d %s ahead" % (ahead, calls.encode()))
+            _write_all(2, b"\r\x1b[K" + _waiting(state))
         elif self._has_reported:
             self._has_reported = False
             _write_all(2, b"\r\x1b[K")
+
+    # The title of the terminal, as long as a session waits for its turn. Its screen belongs to the CLI.
+
+    def _choose_title(self, state: Fields) -> None:
+        if state.get("state") == b"waiting":
+            self._title = b"\x1b]2;" + _waiting(state) + b"\x07"
+        else:
+            self._title = _TITLE_BACK if self._has_own_title else b""
+
+    def _is_readable(self) -> bool:
+        """Wait until there is more from the host, at most DRAWN_MS: a piece of the screen may not have come to its
+        end."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(DRAWN_MS))
+
+    def _write_title(self) -> None:
+        """Write the title. It is written again after each piece of the screen, because the CLI sets its own."""
+        if self._title == _TITLE_BACK:
+            _write_all(1, self._title)
+            self._title, self._has_own_title = b"", False
+        else:
+            _write_all(1, self._title if self._has_own_title else _KEEP_TITLE + self._title)
+            self._has_own_title = True
 
     # The terminal
 
@@ -290,6 +328,8 @@ class _Call:
             self._send_size()
 
     def _give_terminal_back(self, was_cut_off: bool = False) -> None:
+        if self._has_own_title:
+            _write_all(1, _TITLE_BACK)
         if self._terminal is not None:
             self._terminal.give_back(was_cut_off)
 
@@ -347,6 +387,13 @@ class _Call:
                     self._send(frame(Frame.SIGNAL, self._number, bytes([number])))
                 elif number == _signal.SIGWINCH and self._terminal is not None:
                     self._send_size()
+
+
+def _waiting(state: Fields) -> bytes:
+    """Return what is shown to a person whose call waits."""
+    ahead = state.number("ahead")
+    place = b"next in line" if not ahead else b"1 call ahead" if ahead == 1 else b"%d calls ahead" % ahead
+    return b"bridge: waiting for a turn, " + place
 
 
 def _ignore(number: int, where: object) -> None:

@@ -23,7 +23,7 @@ class Output:
     """Both output streams of a call.
 
     `progressed` is called after each delivery and at the end of each stream. `answered` is called after waiting
-    answers were sent.
+    answers were sent. `spoke` is called when the CLI has written to stdout.
     """
 
     def __init__(
@@ -33,10 +33,12 @@ class Output:
         stderr: int,
         progressed: Callable[[], None],
         answered: Callable[[], None],
+        spoke: Callable[[], None],
     ) -> None:
         self._channel = channel
         self._progressed = progressed
         self._answered = answered
+        self._spoke = spoke
         self._answers = bytearray()
         self._is_at_line_start = True
         self._held = b""
@@ -84,6 +86,7 @@ class Output:
             self._write(Frame.STDOUT, data)
         else:
             self._is_at_line_start = True
+        self._spoke()
         self._progressed()
 
     def _answer(self) -> None:

@@ -53,6 +53,9 @@ class Owner(Protocol):
     def on_progress(self) -> None:
         """Output was delivered or has ended, or the process has ended."""
 
+    def on_output(self) -> None:
+        """The CLI has written to stdout."""
+
 
 class CliSession:
     """A CLI that starts with the session. `code` is None while it runs, then its exit code, or minus a signal."""
@@ -68,7 +71,7 @@ class CliSession:
         self._process, self._tools = context.launch(request, channel, self)
         self._stdin = Stdin(channel, self._process.stdin, self, _control(request, context))
         stdout, stderr = self._process.stdout, self._process.stderr
-        self._output = Output(channel, stdout, stderr, owner.on_progress, self._stdin.go_on)
+        self._output = Output(channel, stdout, stderr, owner.on_progress, self._stdin.go_on, owner.on_output)
 
     @property
     def pid(self) -> int:

@@ -1,7 +1,8 @@
 """How all agents of this machine are: what the engine, their health and the bridge say, in one look.
 
-The engine is asked for all containers at once, and the bridge for all grants, so that a hundred agents take a tenth of
-a second. The engine's probe looks at an agent every ten seconds; what only the agent itself knows is as old as that.
+The engine is asked over one connection, and the bridge once for all grants, so that a hundred agents take a tenth of a
+second. What the engine's last probe saw may be a minute old. So an agent is asked itself where only it knows what it
+does: when it runs a command and its Claude has no call.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import docker
 from docker.models.containers import Container
 
 from pipeline import bridge
-from pipeline.agents import protection, ps, states
-from pipeline.agents.states import Call, State
+from pipeline.agents import health, protection, ps, states
+from pipeline.agents.states import Call, Facts, State
 from pipeline.errors import Problem
 
 VERSION = 1
@@ -68,15 +69,31 @@ class Overview:
 
 def every(client: docker.DockerClient) -> list[Overview]:
     """Return all agents, by name."""
-    grants = _grants()
-    return [_overview(container, grants) for container in ps.every(client)]
+    return _overviews(ps.every(client))
 
 
-def some(client: docker.DockerClient, names: Iterable[str]) -> dict[str, Overview | None]:
-    """Return the named agents; None for one that there is not."""
-    grants = _grants()
+def some(client: docker.DockerClient, names: Iterable[str], *, ask: bool = False) -> dict[str, Overview | None]:
+    """Return the named agents; None for one that there is not. With `ask` each one is asked how it is now."""
     found = {name: ps.find(client, name) for name in names}
-    return {name: container and _overview(container, grants) for name, container in found.items()}
+    seen = {each.name: each for each in _overviews([each for each in found.values() if each], ask=ask)}
+    return {name: seen.get(name) for name in found}
+
+
+def _overviews(containers: list[Container], *, ask: bool = False) -> list[Overview]:
+    grants = _grants()
+    calls = [states.calls_of(grants.get(_name(each), {}).get("calls", ())) for each in containers]
+    facts = [states.facts_of(each.attrs) for each in containers]
+    unsure = [
+        number
+        for number, container in enumerate(containers)
+        if facts[number].status == "running"
+        and (ask or (facts[number].has_command and not calls[number]))  # only the agent knows when a command ends
+        and _port(container)
+    ]
+    if unsure:
+        for number, page in zip(unsure, health.ask(_port(containers[each]) for each in unsure), strict=True):
+            facts[number] = facts[number].updated(states.report_of(page))
+    return [_overview(*each) for each in zip(containers, facts, calls, strict=True)]
 
 
 def _grants() -> dict[str, Any]:
@@ -88,35 +105,36 @@ def _grants() -> dict[str, Any]:
     return grants
 
 
-def _overview(container: Container, grants: dict[str, Any]) -> Overview:
-    attrs, labels = container.attrs, container.labels
-    name = str(labels[ps.LABEL])
-    facts = states.facts_of(attrs)
-    calls = states.calls_of(grants.get(name, {}).get("calls", ()))
+def _name(container: Container) -> str:
+    return str(container.labels[ps.LABEL])
+
+
+def _overview(container: Container, facts: Facts, calls: tuple[Call, ...]) -> Overview:
+    labels, port = container.labels, _port(container)
     is_running = facts.status == "running"
-    is_degraded = facts.health == "healthy" and facts.report.status == "degraded"
     return Overview(
-        name=name,
+        name=_name(container),
         state=states.state_of(facts, calls),
-        image=str(attrs["Config"]["Image"]),
+        image=str(container.attrs["Config"]["Image"]),
         variant=str(labels.get("io.magents.variant", "")),
         user=str(labels[f"{ps.LABEL}.user"]),
         workspace=ps.workspace_of(container),
         mode=protection.mode(container),
-        health="none" if not is_running else "degraded" if is_degraded else facts.health,
-        address=_address(container) if is_running else "",
+        health=facts.condition,
+        address=f"http://127.0.0.1:{port}/health" if is_running and port else "",
         container=str(container.id),
-        restarts=int(attrs.get("RestartCount") or 0),
+        restarts=int(container.attrs.get("RestartCount") or 0),
         command_restarts=facts.report.restarts,
         calls=calls,
     )
 
 
-def _address(container: Container) -> str:
+def _port(container: Container) -> int:
+    """Return the port on which an agent's health answers; 0 where it has none."""
     try:
-        return f"http://127.0.0.1:{ps.published_port(container)}/health"
+        return ps.published_port(container)
     except Problem:
-        return ""  # ignored because one agent without a port must not hide the others; `up` says it
+        return 0  # ignored because one agent without a port must not hide the others; `up` says it
 
 
 def document(agents: list[Overview]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import docker.errors
 from docker.models.containers import Container
 
 from pipeline.agents.logs import plain
+from pipeline.bootstrap import inspections
 from pipeline.errors import Problem
 
 LABEL = "io.magents.agent"
@@ -76,8 +77,7 @@ def require(client: docker.DockerClient, name: str) -> Container:
 
 def every(client: docker.DockerClient) -> list[Container]:
     """Return the containers of all agents, by name. One that is removed in the meantime is left out."""
-    found = client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
-    return sorted(found, key=lambda container: str(container.labels[LABEL]))
+    return sorted(inspections.containers(client, LABEL), key=lambda container: str(container.labels[LABEL]))
 
 
 def names(client: docker.DockerClient) -> list[str]:

@@ -6,6 +6,7 @@ the calls of its Claude. What the agent says of itself is text from a container,
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ OF_CALL = {
 }
 """An agent's state by that of its call. Where it has several, the first one of this table counts."""
 
+CONDITIONS = ("healthy", "degraded", "unhealthy", "starting", "none")
+"""What can be said of an agent's health."""
+
 LONGEST = 500
 """Letters that are shown of a text that comes from a container."""
 
@@ -78,7 +82,7 @@ class Report:
     phase: str = ""
     state: str = ""
     detail: str = ""
-    """How its command or shell is, in words."""
+    """Its command or shell, in words, or what is wrong with it."""
     restarts: int = 0
     """How often its command or shell was started again since the container started."""
 
@@ -95,6 +99,20 @@ class Facts:
     has_command: bool = False
     """Whether it runs AGENT_COMMAND, not a shell."""
     report: Report = Report()
+
+    def updated(self, report: Report) -> Facts:
+        """Return the facts after the agent was asked itself. `report` is empty if it gave no answer."""
+        if not report.status:
+            return self
+        health = "healthy" if report.status == "degraded" else report.status
+        return dataclasses.replace(self, health=health, report=report)
+
+    @property
+    def condition(self) -> str:
+        """What its health says: healthy, degraded, unhealthy, starting or none."""
+        if self.status != "running" or self.health not in CONDITIONS:
+            return "none"
+        return "degraded" if self.health == "healthy" and self.report.status == "degraded" else self.health
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,7 @@ def state_of(facts: Facts, calls: Iterable[Call] = ()) -> State:
     if call and not (is_finished and call.state in (IDLE, ASLEEP)):
         return State(OF_CALL[call.state], call.since, call.waits_for, call.ahead)
     if is_finished:
-        return State(FINISHED, None, report.detail, is_final=True)
+        return State(FINISHED, is_final=True)
     if facts.health == "unhealthy":
         return State(UNHEALTHY, None, report.detail)
     return State(WORKING if facts.has_command else IDLE, facts.started)
@@ -187,7 +205,7 @@ def report_of(output: str) -> Report:
             status=_text(page["status"]),
             phase=_text(page["phase"]),
             state=_text(agent["state"]),
-            detail=_text(check["detail"]),
+            detail=_text(check["detail"]).removeprefix(f"{agent['state']}: "),
             restarts=_count(agent["restarts"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -11,15 +11,17 @@ from pipeline.agents import states
 from pipeline.agents.overview import VERSION, Overview
 from pipeline.errors import Problem
 
+HEALTHY = "healthy"
+
 UNTIL: Mapping[str, tuple[str, ...]] = {
     "idle": (states.IDLE, states.ASLEEP),
     "waiting": (states.WAITING_FOR_PERSON,),
     "finished": (states.FINISHED,),
-    "healthy": (),
+    HEALTHY: (),
 }
 """What can be waited for, and the states that count as it. `healthy` is what the agent's health says, in any state."""
 
-HEALTHY = ("healthy", "degraded")
+GOOD = ("healthy", "degraded")
 POLL_S = 0.5
 
 REACHED, UNREACHABLE, TIMEOUT = 0, 1, 124
@@ -61,7 +63,7 @@ class Outcome:
             return f"{self.until}: {', '.join(self.agents)}"
         if self.code == TIMEOUT:
             return f"not {self.until} after {self.waited_s:.0f} s: {told}"
-        return f"waiting until {self.until} has no end: {told}"
+        return f"not {self.until}, and waiting does not change that: {told}"
 
 
 def check(until: str, timeout: str) -> float | None:
@@ -105,7 +107,7 @@ def is_reached(agent: Overview | None, until: str) -> bool:
     """Say whether an agent is in the state that is waited for."""
     if agent is None:
         return False
-    return agent.health in HEALTHY if until == "healthy" else agent.state.name in UNTIL[until]
+    return agent.health in GOOD if until == HEALTHY else agent.state.name in UNTIL[until]
 
 
 def _how(agent: Overview | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +32,9 @@ from pipeline.build import derived
 from pipeline.build.derived import Derived
 from pipeline.build.image import CA_VARIABLES, VARIANTS, Options, Variant
 from pipeline.errors import Problem
+from pipeline.files import ROOT
 from pipeline.up import from_bare_machine
-from tests.support import certificate
+from tests.support import certificate, schemas
 from tests.support.containers import Agent
 from tests.support.waiting import wait_until
 
@@ -207,13 +210,45 @@ def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person)
 
 def test_down_leaves_the_volumes_and_no_container(person: Person) -> None:
     person.up()
-    seen = overview.some(person.client, [person.name])[person.name]
-    assert seen
-    assert seen.health in ("healthy", "degraded")
     person.down()
     assert not person.client.containers.list(all=True, filters={"name": f"magents-{person.name}"})
     kept = {volume.name for volume in person.client.volumes.list(filters={"name": f"magents-{person.name}"})}
     assert kept == {f"magents-{person.name}-agent", f"magents-{person.name}-shared"}
+
+
+def invoke(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([ROOT / "bin" / "invoke", *words], capture_output=True, text=True, timeout=120)
+
+
+def test_programs_see_what_an_agent_does_and_wait_for_it(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command ends when a file is there. The documents are all that is printed."""
+    monkeypatch.setenv("AGENT_COMMAND", "until test -e /workspace/go; do sleep 0.1; done")
+    container = person.up()
+    listed = invoke("agents.ps", "--json")
+    early = invoke("agents.wait", person.name, "--until", "finished", "--timeout", "0", "--json")
+    assert (listed.returncode, early.returncode) == (0, 124)
+    assert listed.stderr == early.stderr == ""
+    found = json.loads(listed.stdout), json.loads(early.stdout)
+    schemas.check("agents-ps", found[0])
+    schemas.check("agents-wait", found[1])
+    [seen] = [each for each in found[0]["agents"] if each["name"] == person.name]
+    assert (seen["state"], seen["container"], seen["variant"]) == ("working", container.id, person.variant.name)
+    assert seen["since"] == pytest.approx(time.time(), abs=60)
+    assert seen["health"]["address"] == f"http://127.0.0.1:{ps.published_port(container)}/health"
+    told = invoke("agents.wait", person.name, "--until", "waiting", "--timeout", "0")
+    assert (told.returncode, told.stderr) == (124, f"not waiting after 0 s: {person.name} is working\n")
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(invoke, "agents.wait", person.name, "--until", "finished", "--timeout", "60")
+        container.exec_run(["touch", "/workspace/go"])
+        assert (waiting.result().returncode, waiting.result().stdout) == (0, f"finished: {person.name}\n")
+    assert invoke("agents.wait", person.name, "--until", "healthy").returncode == 0
+    assert invoke("agents.wait", person.name, "--until", "idle").returncode == 1
+    container.kill()
+    [failed] = [each for each in overview.every(person.client) if each.name == person.name]
+    assert (failed.state.name, failed.state.why) == ("failed", "its container ended with 137")
+    for words in (["--until", "soon"], ["--timeout", "soon"], ["nosuch"]):
+        assert invoke("agents.wait", person.name, *words).returncode == 64
 
 
 def test_limits_come_from_the_environment_as_for_compose(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:

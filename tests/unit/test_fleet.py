@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import ValidationError
+from rich.console import Console
 
 from bridge.server.operator import report
-from pipeline.agents import overview, states
+from commands import agents_look
+from pipeline.agents import health, overview, states
 from pipeline.agents import wait as waiting
 from pipeline.agents.audit import Audit, Found
 from pipeline.agents.overview import Overview
@@ -28,8 +33,7 @@ def call(state: str, since: float = NOW, waits_for: str = "", ahead: int | None 
 
 
 def running(state: str = "running", phase: str = "running", health: str = "healthy", command: bool = False) -> Facts:
-    detail = f"{state}: its words"
-    return Facts("running", 0, health, NOW, None, command, Report("healthy", phase, state, detail))
+    return Facts("running", 0, health, NOW, None, command, Report("healthy", phase, state, "its words"))
 
 
 PERMISSION = call("waiting_for_person", NOW + 5, "permission for Bash")
@@ -53,11 +57,11 @@ TABLE = [
     (Facts("running", health="starting", started=NOW), (), State("starting", NOW)),
     (running("starting", "starting"), (), State("starting", NOW)),
     (running(phase="stopping"), (call("working"),), State("stopped", None, "it is being stopped")),
-    (running("restarting", health="unhealthy"), (call("idle"),), State("failed", None, "restarting: its words")),
-    (running("finished", command=True), (), State("finished", None, "finished: its words", None, True)),
-    (running("finished"), (call("asleep"),), State("finished", None, "finished: its words", None, True)),
+    (running("restarting", health="unhealthy"), (call("idle"),), State("failed", None, "its words")),
+    (running("finished", command=True), (), State("finished", is_final=True)),
+    (running("finished"), (call("asleep"),), State("finished", is_final=True)),
     (running("finished"), (call("working"),), State("working", NOW)),
-    (running(health="unhealthy"), (), State("unhealthy", None, "running: its words")),
+    (running(health="unhealthy"), (), State("unhealthy", None, "its words")),
     (running(health="unhealthy"), (call("working"),), State("working", NOW)),
     (running(command=True), (), State("working", NOW)),
     (running(), (), State("idle", NOW)),
@@ -96,7 +100,7 @@ PAGE = {
 
 def test_word_of_an_agent_is_read_and_cannot_steer_a_terminal() -> None:
     told = states.report_of(json.dumps(PAGE))
-    assert told == Report("degraded", "running", "running", "running: a login?[2J shell", 2)
+    assert told == Report("degraded", "running", "running", "a login?[2J shell", 2)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +135,48 @@ def test_facts_of_a_container_are_what_the_engine_says() -> None:
     assert found.report.state == "running"
     attrs["Config"] = {"Env": ["AGENT_COMMAND="]}
     assert not states.facts_of(attrs).has_command
+
+
+@pytest.mark.parametrize(
+    ("said", "facts", "condition"),
+    [
+        ("degraded", running(), "degraded"),
+        ("healthy", running(health="unhealthy"), "healthy"),
+        ("unhealthy", running(), "unhealthy"),
+        ("", running(), "healthy"),
+        ("splendid", running(), "none"),
+        ("stopping", running(), "none"),
+        ("healthy", Facts("exited"), "none"),
+    ],
+)
+def test_condition_is_what_an_agent_says_when_it_is_asked(said: str, facts: Facts, condition: str) -> None:
+    assert facts.updated(Report(said)).condition == condition
+
+
+@pytest.mark.parametrize(
+    ("answer", "page"),
+    [
+        (b'HTTP/1.1 200 OK\r\nA: b\r\n\r\n{"a": 1}', '{"a": 1}'),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000, None),
+        (b"nothing", ""),
+    ],
+)
+def test_agent_that_answers_has_a_bound(answer: bytes, page: str | None) -> None:
+    """The page that has no end is cut off, and one that never comes costs a second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(serve)
+            [found] = health.ask([port])
+    assert found == page if page is not None else len(found) < 3 * health.LARGEST
+    assert health.ask([port]) == [""]
 
 
 def test_bridge_of_an_earlier_version_says_nothing_of_calls() -> None:
@@ -209,7 +255,7 @@ def test_who_is_not_there_is_named() -> None:
     assert waiting.Outcome(124, "idle", 5.2, seen).sentence() == (
         "not idle after 5 s: b is waiting for person: permission for Bash; c is gone"
     )
-    assert waiting.Outcome(1, "idle", 0, seen).sentence().startswith("waiting until idle has no end: b is")
+    assert waiting.Outcome(1, "idle", 0, seen).sentence().startswith("not idle, and waiting does not change that: b is")
     assert waiting.Outcome(0, "idle", 0, {"a": agent("a", IDLE)}).sentence() == "idle: a"
 
 
@@ -220,6 +266,26 @@ def test_what_cannot_be_waited_for_is_refused_with_64(until: str, timeout: str) 
     with pytest.raises(Problem) as caught:
         waiting.check(until, timeout)
     assert caught.value.code == 64
+
+
+# The table for people
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(None, []), (300, []), (160, ["image"]), (145, ["image", "user"]), (60, ["image", "user", "address"])],
+)
+def test_table_is_as_wide_as_the_terminal_and_a_pipe_gets_all(width: int | None, left_out: list[str]) -> None:
+    agents = [agent("shop", ASKING), agent("cart", IDLE, workspace="/home/me/" + "x" * 30)]
+    rows = agents_look._rows(agents, width)
+    headings = ["agent", "state", "since", "image", "user", "workspace", "mode", "health", "address"]
+    assert [column.header for column in rows.columns] == [each for each in headings if each not in left_out]
+    with (console := Console(width=width or 1000)).capture() as printed:
+        console.print(rows)
+    lines = printed.get().splitlines()
+    assert "shop" in lines[1]
+    assert max(map(len, lines)) <= (width or 1000)
+    assert width == 60 or len(lines) == 3
 
 
 # The documents and their schemas
