@@ -11,6 +11,7 @@ from bridge.policy.control_messages import ControlFilter
 from bridge.policy.terms import printable
 from bridge.protocol.frames import WINDOW, Frame
 from bridge.server.channel import Channel
+from bridge.server.events import SessionEvent
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
 from bridge.server.launch import Launch, LaunchRequest
@@ -136,6 +137,13 @@ class CliSession:
     def on_stopped(self) -> None:
         """The CLI has stopped itself (Ctrl-Z). The client's CONT continues it."""
         self._channel.send_state(state="stopped")
+
+    def on_event(self, event: SessionEvent) -> None:
+        """A hook of the bridge's own has told what the session does."""
+        self._owner.note("event", name=event.name, session=event.session, detail=event.detail)
+
+    def on_command(self) -> None:
+        """A command of Claude's is about to run."""
 
     def on_exit(self, code: int) -> None:
         """The process and everything that it started have ended."""

@@ -24,6 +24,7 @@ from bridge.server.channel import Channel
 from bridge.server.copies import MAX_FILES, Copies, Told, Wait
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
+from bridge.server.events import SessionEvent, read_event
 from bridge.server.sandbox.pipes import InputPump, OutputPump
 from bridge.server.sandbox.proxy import Proxy, Rules
 
@@ -57,6 +58,12 @@ class Listener(Protocol):
 
     def on_stopped(self) -> None:
         """The CLI has stopped itself (Ctrl-Z)."""
+
+    def on_event(self, event: SessionEvent) -> None:
+        """A hook of the bridge's own has told what the session does. The container can forge it."""
+
+    def on_command(self) -> None:
+        """A command of Claude's is about to run in the container."""
 
     def on_not_started(self, why: bytes) -> None:
         """The launcher did not start the CLI. `why` is an argument of `fail` in the shim."""
@@ -129,6 +136,10 @@ class ToolCalls:
             self._events.on_stopped()
         elif fields[:1] == [b"failed"] and len(fields) == 2:
             self._events.on_not_started(fields[1])
+        elif fields[:1] == [b"event"]:
+            if told := read_event(fields[1:]):
+                self._events.on_event(told)
+            self._hang_up(sock)
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
         elif fields[:1] in ([b"run"], [b"sh"]) and len(files) >= 3 and len(fields) >= 3 and not flags:

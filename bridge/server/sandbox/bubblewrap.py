@@ -414,7 +414,8 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
     # A file of the read-only root, not --ro-bind-data. CLI 2.1.197 takes a file that was deleted after it was
     # mounted for a broken link, and ignores the settings in it.
-    managed = command.document(json.dumps(managed_settings(scope)).encode())
+    settings = managed_settings(scope) | (hooks_of_session() if spec.interactive else {})
+    managed = command.document(json.dumps(settings).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
     return words
 
@@ -428,6 +429,30 @@ def managed_settings(scope: Scope) -> dict[str, object]:
         permissions["disableBypassPermissionsMode"] = "disable"
         settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
     return settings
+
+
+SESSION_EVENTS = (
+    "SessionStart", "UserPromptSubmit", "PermissionRequest", "Elicitation", "ElicitationResult", "Notification", "Stop",
+    "StopFailure",
+)  # fmt: skip
+"""Events of an interactive session that the server is told of. Each is a process of the shim's for some 30 ms. There
+is none for each tool, because tools show by themselves: their commands and requests pass through the server."""
+
+EVENT_LIMIT_S = 10
+"""Seconds that the CLI waits for the shim. It answers at once, unless the machine is very busy."""
+
+
+def hooks_of_session() -> dict[str, object]:
+    """Return the settings with the hooks that tell the server what an interactive session does.
+
+    They are managed settings, so they also count where a project says `disableAllHooks`, and they leave the project's
+    own hooks alone. They print nothing, so neither the model nor the person sees them.
+    """
+
+    def hook(event: str) -> list[object]:
+        return [{"hooks": [{"type": "command", "command": f"bridge-event {event}", "timeout": EVENT_LIMIT_S}]}]
+
+    return {"hooks": {event: hook(event) for event in SESSION_EVENTS}}
 
 
 CLOSED_SINCE = (2, 1, 332)
