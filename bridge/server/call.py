@@ -5,10 +5,15 @@
     WAITING --cancelled, time limit, client gone--> OVER
       |
     RUNNING --the CLI has ended and its output is delivered, or it was not started--> OVER
+      |  \
+      |   DOZING (nobody uses the session): the CLI is being ended, its output is delivered --> ASLEEP --> OVER
       |
     ENDING (cancelled, or the client is gone): the CLI is being ended, its output is dropped --> OVER
 
 A call counts as running until its last process is gone, so clients cannot get around the limits.
+
+An idle session sleeps: its CLI is ended, and the call only stands for the client, which waits for a key. To go on, the
+client makes a new call, with the word that it was given here (`again`), and ends this one.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from bridge.policy import PolicyError
 from bridge.policy.argv import Plan
 from bridge.policy.terms import CliError, printable
 from bridge.protocol.frames import Event, Fields, Frame
+from bridge.server.activity import Activity
 from bridge.server.channel import Channel
 from bridge.server.host.audit import outline
 from bridge.server.host.log import place_of
@@ -34,6 +40,9 @@ from bridge.server.policy_worker import plan_of, unpack
 from bridge.server.sandbox.process import KILL_AFTER_S
 from bridge.server.session import CallContext, CliSession
 from bridge.server.signals import SignalRelay
+
+DOZE_S = 10.0
+"""Seconds from TERM to KILL for the CLI of a session that is to sleep. Hooks for the end of a session run in them."""
 
 LONG = 200
 """Arguments of at least so many bytes are logged by their length only."""
@@ -48,6 +57,8 @@ class CallState(enum.Enum):
     JUDGED = "judged"
     WAITING = "waiting"
     RUNNING = "running"
+    DOZING = "dozing"
+    ASLEEP = "asleep"
     ENDING = "ending"
     OVER = "over"
 
@@ -55,7 +66,9 @@ class CallState(enum.Enum):
 FOLLOWING = {
     CallState.JUDGED: {CallState.WAITING, CallState.OVER},
     CallState.WAITING: {CallState.RUNNING, CallState.OVER},
-    CallState.RUNNING: {CallState.ENDING, CallState.OVER},
+    CallState.RUNNING: {CallState.DOZING, CallState.ENDING, CallState.OVER},
+    CallState.DOZING: {CallState.ASLEEP, CallState.ENDING, CallState.OVER},
+    CallState.ASLEEP: {CallState.OVER},
     CallState.ENDING: {CallState.OVER},
     CallState.OVER: set[CallState](),
 }
@@ -64,8 +77,17 @@ FOLLOWING = {
 class Call:
     """The handler of a channel that a client opened: one call."""
 
-    def __init__(self, channel: Channel, fields: Fields, context: CallContext, on_over: Callable[[Call], None]) -> None:
-        """`on_over` is called once, when the call is over and its processes are gone."""
+    def __init__(
+        self,
+        channel: Channel,
+        fields: Fields,
+        context: CallContext,
+        on_over: Callable[[Call], None],
+        on_asleep: Callable[[Call], None],
+    ) -> None:
+        """`on_over` is called once, when the call is over and its processes are gone. `on_asleep` is called when its
+        processes are gone because it sleeps."""
+        self.activity = Activity()
         self.state = CallState.JUDGED
         self.grant = context.grant.name
         self.has_run = False
@@ -74,6 +96,7 @@ class Call:
         self._fields = fields
         self._context = context
         self._on_over = on_over
+        self._on_asleep = on_asleep
         self._born = time.monotonic()
         words = [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
         self._outline = outline(words)
@@ -85,6 +108,12 @@ class Call:
         self._position = -1
         self._wait_timer: asyncio.TimerHandle | None = None
         self._session: CliSession | None = None
+        self.has_slept = False
+        """Whether its processes are gone although the call is not over."""
+        self._code: int | None = None
+        """The exit code of the CLI of a session that sleeps."""
+        self._sleeps_after = 0.0
+        """Seconds, once the client was asked whether the session may sleep."""
         self._signals = SignalRelay(self._on_signal, self._resize)
         self._has_credit = False
 
@@ -103,7 +132,7 @@ class Call:
     @property
     def code(self) -> int | None:
         """The CLI's exit code, or minus a signal; None while there is none."""
-        return None if self._session is None else self._session.code
+        return self._code if self._session is None else self._session.code
 
     def _weigh(self) -> None:
         """Set `size`: bytes of memory that the call holds until it starts."""
@@ -115,7 +144,10 @@ class Call:
 
     def facts(self) -> dict[str, object]:
         """Return facts about the call for `status`."""
-        return {"state": self.state.value, "age_s": round(self.age, 1), **self._channel.client}
+        return {**self.activity.facts(), "age_s": round(self.age, 1), **self._channel.client}
+
+    def end_answer(self) -> None:
+        """The CLI itself reports the end of an answer, or that it waits for a person."""
 
     # Policy
 
@@ -161,7 +193,7 @@ class Call:
             in_plan = ("arg", "file", "memory", "omitted", "text")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
             self._weigh()
-            self.note("asked", argv=self._outline)
+            self.note("woke" if self._fields.get("again") else "asked", argv=self._outline)
             self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
 
     def report_position(self, position: int) -> None:
@@ -192,6 +224,7 @@ class Call:
             return
         self.note("started", argv=outline(self._plan.argv), child=session.pid, left_out=len(self._plan.notes))
         self._session = session
+        self.activity.come_up()
         session.greet()
         self.kick()
 
@@ -199,6 +232,40 @@ class Call:
         """Free the CLI if it waits at a named pipe in the workspace, or end the call."""
         if self._session is not None and self._session.code is None:
             self._session.look_at_pipes()
+
+    # Sleep
+
+    def rest(self, after: float) -> None:
+        """Ask the client whether the session may sleep, if nobody has used it for `after` seconds. The client knows
+        whether something still runs in the container, and stops reading the keyboard before it agrees."""
+        if self.state is CallState.RUNNING and self._session is not None and self._session.may_sleep(after):
+            self._sleeps_after = after
+            self._channel.send_state(state="drowsy")
+
+    def _doze(self) -> None:
+        """The client agrees: end the CLI. It gets enough time to write its conversation."""
+        after, self._sleeps_after = self._sleeps_after, 0.0
+        if self.state is not CallState.RUNNING or self._session is None or not after:
+            return
+        if not self._session.may_sleep(after):
+            self._channel.send_state(state="awake")
+        elif self._become(CallState.DOZING):
+            self._session.terminate(DOZE_S)
+
+    def _fall_asleep(self) -> None:
+        """The CLI has ended and its output is delivered: keep only what a waiting client needs."""
+        assert self._session is not None
+        again, self._code, session = self._session.again(), self._session.code, self._session
+        if not self._become(CallState.ASLEEP):
+            return
+        self._session, self.has_slept = None, True
+        session.close()
+        self._plan, self._fields = Plan(), Fields(())
+        self._weigh()
+        self.activity.sleep(True)
+        self.note("slept", code=self._code, seconds=round(self.age, 3))
+        self._on_asleep(self)
+        self._channel.send_state(state="asleep", again=again)
 
     # From the client
 
@@ -233,7 +300,9 @@ class Call:
         self.on_progress()
 
     def _on_signal(self, number: int) -> None:
-        if self.state is CallState.WAITING:
+        if number == signal.SIGTSTP:
+            self._doze()
+        elif self.state in (CallState.WAITING, CallState.ASLEEP):
             self._channel.end(Frame.EXIT, signal=number)
             self.cancel()
         elif self._session is not None:
@@ -267,8 +336,11 @@ class Call:
         if self._session is None or self._session.code is None:
             return
         code = self._session.code
-        if self.state is CallState.RUNNING and self._channel.is_open:
+        if self.state in (CallState.RUNNING, CallState.DOZING) and self._channel.is_open:
             if not self._session.is_delivered():
+                return
+            if self.state is CallState.DOZING:
+                self._fall_asleep()
                 return
             self._channel.end(Frame.EXIT, **({"signal": -code} if code < 0 else {"code": code}))
         self._over()

@@ -23,7 +23,7 @@ class Output:
     """Both output streams of a call.
 
     `progressed` is called after each delivery and at the end of each stream. `answered` is called after waiting
-    answers were sent.
+    answers were sent. `heard` gets what the CLI writes on stdout.
     """
 
     def __init__(
@@ -33,10 +33,12 @@ class Output:
         stderr: int,
         progressed: Callable[[], None],
         answered: Callable[[], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> None:
         self._channel = channel
         self._progressed = progressed
         self._answered = answered
+        self._heard = heard
         self._answers = bytearray()
         self._is_at_line_start = True
         self._held = b""
@@ -73,6 +75,8 @@ class Output:
     # stdout
 
     def _on_stdout(self, data: bytes) -> None:
+        if self._heard is not None:
+            self._heard(data)
         if self._answers and b"\n" in data:
             cut = data.rfind(b"\n") + 1
             self._write(Frame.STDOUT, data[:cut])

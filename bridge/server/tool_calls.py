@@ -22,9 +22,9 @@ from typing import Protocol
 from bridge.protocol.frames import Event, Frame, ProtocolError
 from bridge.server.channel import Channel
 from bridge.server.copies import MAX_FILES, Copies, Told, Wait
+from bridge.server.dialogue import SessionEvent, read_event
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
-from bridge.server.events import SessionEvent, read_event
 from bridge.server.sandbox.pipes import InputPump, OutputPump
 from bridge.server.sandbox.proxy import Proxy, Rules
 
@@ -100,6 +100,12 @@ class ToolCalls:
         self._listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor(self._listener, self._take)
+
+    def runs_commands(self, servers: int) -> bool:
+        """Return whether something runs in the container besides as many MCP servers as the call has. A hook looks
+        like a server."""
+        kinds = [execution.is_server for execution in self._executions]
+        return not all(kinds) or len(kinds) > servers
 
     def close(self) -> None:
         """End all executions and the network, because the call is over. May be called again."""
@@ -231,6 +237,9 @@ class ToolCalls:
         def begin(channel: Channel) -> Execution:
             execution = Execution(channel, sock, files, self._paths, self._copies, self._on_over)
             self._executions[execution] = told
+            execution.is_server = shell == "sh"
+            if shell is None:
+                self._events.on_command()
             self._events.note("ran", command=len(command))
             self._loop.call_later(FOLLOW_S, self._follow, execution)
             return execution
@@ -269,6 +278,8 @@ class Execution:
         copies: Copies,
         on_over: Callable[[Execution, socket.socket], None],
     ) -> None:
+        self.is_server = False
+        """Whether it is an MCP server, or a hook."""
         self._channel = channel
         self._sock = sock
         self._paths = paths

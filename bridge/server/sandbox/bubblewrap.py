@@ -433,10 +433,11 @@ def managed_settings(scope: Scope) -> dict[str, object]:
 
 SESSION_EVENTS = (
     "SessionStart", "UserPromptSubmit", "PermissionRequest", "Elicitation", "ElicitationResult", "Notification", "Stop",
-    "StopFailure",
+    "StopFailure", "PostToolUse",
 )  # fmt: skip
-"""Events of an interactive session that the server is told of. Each is a process of the shim's for some 30 ms. There
-is none for each tool, because tools show by themselves: their commands and requests pass through the server."""
+"""Events of an interactive session that the server is told of. Each is a process of the shim's for some 30 ms, so the
+one for tools is only for those that ask a person."""
+ASKING_TOOLS = "AskUserQuestion|ExitPlanMode"
 
 EVENT_LIMIT_S = 10
 """Seconds that the CLI waits for the shim. It answers at once, unless the machine is very busy."""
@@ -450,7 +451,9 @@ def hooks_of_session() -> dict[str, object]:
     """
 
     def hook(event: str) -> list[object]:
-        return [{"hooks": [{"type": "command", "command": f"bridge-event {event}", "timeout": EVENT_LIMIT_S}]}]
+        matcher = {"matcher": ASKING_TOOLS} if event == "PostToolUse" else {}
+        command = {"type": "command", "command": f"bridge-event {event}", "timeout": EVENT_LIMIT_S}
+        return [{**matcher, "hooks": [command]}]
 
     return {"hooks": {event: hook(event) for event in SESSION_EVENTS}}
 
