@@ -28,7 +28,7 @@ MAX_REST = 4096
 
 _TOKEN = re.compile(
     rb"(?P<text>[^\x00-\x1f\x7f]+)"
-    rb"|(?P<enter>\r|\n)"
+    rb"|(?P<enter>\r)"
     rb"|(?P<paste>\x1b\[200~)"
     rb"|(?P<focus>\x1b\[I)"
     rb"|(?P<report>\x1b\[O|\x1b\[[?>][0-9;]*[cnuy$]+|\x1b\[[0-9;]*(?:[cRtn])|\x1b[P\]_^][^\x07\x1b]*(?:\x07|\x1b\\))"

@@ -68,6 +68,8 @@ class Dialogue:
         self._end_answer = end_answer
         self._clock = clock
         self._keys = Keys()
+        self._last = b""
+        """The last key. A backslash before Enter makes a new line."""
         self._asks = ""
         self._starts = 0
         self._used_at = clock()
@@ -90,10 +92,8 @@ class Dialogue:
             self._ask("")
         if event.name == "SessionStart":
             self._starts += 1
-            self.has_draft = False
         elif event.name == "UserPromptSubmit":
             self._activity.prompts += 1
-            self.has_draft = False
         elif event.name in ("Stop", "StopFailure"):
             self._end_answer()
 
@@ -120,8 +120,9 @@ class Dialogue:
                 self._answer(kind, text)
             elif kind == TEXT:
                 self.has_draft = True
-            elif kind in (ENTER, CANCEL):
+            elif kind == CANCEL or (kind == ENTER and not self._last.endswith(b"\\")):
                 self.has_draft = False
+            self._last = text
 
     def _answer(self, kind: str, text: bytes) -> None:
         """Handle a key while a question is open. There is no event when a person refuses: Escape closes any question,
