@@ -49,6 +49,12 @@ ANSWER_S = 1.0
 MAX_VALUE = 256
 """Longest value of an environment variable that is always sent, bytes."""
 
+DRAWN_MS = 30
+"""Milliseconds without output after which a piece of the screen has come to its end. The CLI writes each at once."""
+
+_KEEP_TITLE, _TITLE_BACK = b"\x1b[22;2t", b"\x1b[23;2t"
+"""Let the terminal remember its title, and take the remembered one back."""
+
 MAX_LONG_VALUE = 16 * 1024
 MAX_LONG_VALUES = 64 * 1024
 """Longest value of a variable that MCP servers name (a token, for example), and all such values together, bytes."""
@@ -150,6 +156,9 @@ class _Call:
         self._prints_notes = False
         self._copies = b""
         self._has_reported = False
+        self._title = b""
+        """What to write to the terminal's title: what the session waits for, or the title that it had before."""
+        self._has_own_title = False
         self._executor: Executor | None = None
         self._terminal: Terminal | None = None
         self._feeding = _thread.allocate_lock()
@@ -161,6 +170,8 @@ class _Call:
         """The first events of a new connection."""
         self._again = b""
         """How the session goes on after sleep; empty if it has not slept."""
+        self._prompts = 0
+        """Prompts that the session had before it slept."""
         self._keys: bytes | None = None
         """Keys for a session that is not ready for them yet."""
         self._last_output = b""
@@ -191,6 +202,8 @@ class _Call:
             cwd = _directory()
             self._copies = copies.directory()
             asked = {**_circumstances(stdin, cwd), "copies": self._copies, "again": self._again or None}
+            if self._again:
+                asked["prompts"] = self._prompts
             below, large = nested(cwd)
             texts = project_files(cwd, below) + _texts_of_flags(self._argv)
             variables = _variables([*self._argv, *(text for _, text in texts)])
@@ -219,6 +232,8 @@ class _Call:
                 events = receive(self._link, data)
 
     def _read(self) -> bytes:
+        if self._title and not self._is_readable():
+            self._write_title()
         try:
             data = self._sock.recv(MAX_DATA + 64)
         except OSError:
@@ -242,13 +257,17 @@ class _Call:
         elif event.kind == Frame.CREDIT:
             self._wake()
         elif event.kind == Frame.STATE and event.fields.get("state") == b"asleep":
-            return self._sleep(event.fields.get("again"))
+            self._again, self._prompts = event.fields.get("again"), event.fields.number("prompts")
+            return self._sleep()
         elif event.kind == Frame.STATE:
             self._report_state(event.fields)
         elif event.kind == Frame.PING:
             self._send(frame(Frame.PONG, 0, event.payload))
         elif event.kind == Frame.ERROR:
-            raise FaultError.from_frame(event.fields)
+            fault = FaultError.from_frame(event.fields)
+            if self._keys is not None and fault.kind in PASSING:
+                return self._sleep(fault.text)
+            raise fault
         elif event.kind == Frame.EXIT:
             return None if self._begins_anew(event.fields) else _exit_code(event.fields)
         return None
@@ -286,18 +305,45 @@ class _Call:
             self._agree_to_sleep()
         elif state.get("state") == b"awake":
             self._begin_feeding()
+        elif self._terminal is not None:
+            self._choose_title(state)
         elif os.isatty(2):
             self._report_queue(state)
 
     def _report_queue(self, state: Fields) -> None:
         """Show on a terminal that the call waits in the queue. (Nothing is printed if stderr is no terminal.)"""
-        if state.get("state") == b"queued" and (ahead := state.number("ahead")):
+        if state.get("state") == b"queued":
             self._has_reported = True
-            calls = "call" if ahead == 1 else "calls"
-            _write_all(2, b"\r\x1b[Kbridge: waiting, %d %s ahead" % (ahead, calls.encode()))
+            _write_all(2, b"\r\x1b[K" + _waiting(state))
         elif self._has_reported:
             self._has_reported = False
             _write_all(2, b"\r\x1b[K")
+
+    # The title of the terminal, as long as a session waits for its turn. Its screen belongs to the CLI.
+
+    def _choose_title(self, state: Fields) -> None:
+        if state.get("state") == b"waiting":
+            self._title = b"\x1b]2;" + _waiting(state) + b"\x07"
+        else:
+            self._title = _TITLE_BACK if self._has_own_title else b""
+
+    def _is_readable(self) -> bool:
+        """Wait until there is more from the host, at most DRAWN_MS: a piece of the screen may not have come to its
+        end."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(DRAWN_MS))
+
+    def _write_title(self) -> None:
+        """Write the title. It is written again after each piece of the screen, because the CLI sets its own."""
+        if self._title == _TITLE_BACK:
+            _write_all(1, self._title)
+            self._title, self._has_own_title = b"", False
+        else:
+            _write_all(1, self._title if self._has_own_title else _KEEP_TITLE + self._title)
+            self._has_own_title = True
 
     # The terminal
 
@@ -311,7 +357,7 @@ class _Call:
         if self._keys is None:
             self._begin_feeding()
         else:
-            _thread.start_new_thread(self._give_up_waiting, ())
+            _thread.start_new_thread(self._give_up_waiting, (self._sock,))
 
     def _send_size(self) -> None:
         from bridge.client.terminal import size
@@ -328,6 +374,8 @@ class _Call:
             self._send_size()
 
     def _give_terminal_back(self, was_cut_off: bool = False) -> None:
+        if self._has_own_title:
+            _write_all(1, _TITLE_BACK)
         if self._terminal is not None:
             self._terminal.give_back(was_cut_off)
 
@@ -340,28 +388,28 @@ class _Call:
             self._stop_feeding()
             self._send(frame(Frame.SIGNAL, self._number, bytes([_signal.SIGTSTP])))
 
-    def _sleep(self, again: bytes) -> int | None:
+    def _sleep(self, why: str = "") -> int | None:
         """Wait until somebody wants to go on with the session, and call again. Returns an exit code if the call is
-        over instead. Raises FaultError."""
+        over instead. `why` says why the session could not go on. Raises FaultError."""
         from bridge.client.sleep import Sleeper
 
         assert self._terminal is not None
-        self._again = again
+        kept, self._keys = self._keys or b"", None
         if self._executor is not None:
             self._executor.copies.remove()
         sleeper = Sleeper(self._terminal, self._paused)
         self._is_asleep = True
-        why = b""
         while True:
             keys = sleeper.wait(None if self._is_lost else self._sock, self._on_asleep, why)
             if isinstance(keys, int):
                 return keys
+            kept += keys
             try:
                 self._connect_again()
                 break
             except FaultError as fault:
-                self._is_lost, why = True, fault.text.encode("utf-8", "replace")
-        self._is_asleep, self._keys = False, keys
+                self._is_lost, why = True, fault.text
+        self._is_asleep, self._keys = False, kept
         return None
 
     def _on_asleep(self) -> int | None:
@@ -405,12 +453,13 @@ class _Call:
         if TAKES_KEYS in seen:
             self._pass_keys_on()
 
-    def _give_up_waiting(self) -> None:
+    def _give_up_waiting(self, sock: _socket.socket) -> None:
         """Thread: pass the held keys on although the CLI does not look ready for them."""
         import select
 
         select.select([], [], [], READY_S)
-        self._pass_keys_on()
+        if sock is self._sock and not self._is_asleep:
+            self._pass_keys_on()
 
     def _pass_keys_on(self) -> None:
         with self._counting:
@@ -510,6 +559,9 @@ class _Call:
 TAKES_KEYS = b"\x1b[?2004h"
 """What the CLI writes once it takes keys: it asks the terminal to mark what is pasted."""
 
+PASSING = ("full", "login", "no-cli", "start", "stopping", "timeout")
+"""Kinds of errors that may be over soon. A session that cannot go on because of one stays asleep."""
+
 READY_S = 5.0
 """Seconds after which a session that was woken gets the keys in any case."""
 
@@ -518,6 +570,13 @@ def _exit_code(fields: Fields) -> int:
     """Return the exit code for the end of a call: 128 more than a signal's number."""
     number = fields.number("signal")
     return 128 + number if number else fields.number("code", 125) & 255
+
+
+def _waiting(state: Fields) -> bytes:
+    """Return what is shown to a person whose call waits."""
+    ahead = state.number("ahead")
+    place = b"next in line" if not ahead else b"1 call ahead" if ahead == 1 else b"%d calls ahead" % ahead
+    return b"bridge: waiting for a turn, " + place
 
 
 def _ignore(number: int, where: object) -> None:

@@ -38,7 +38,7 @@ class Sleeper:
         lines = size()[0] - 1
         _write(b"\r\n" * lines + b"\x1b[H")  # what was on the screen stays above it, to scroll back to
 
-    def wait(self, sock: _socket.socket | None, on_host: Callable[[], int | None], why: bytes) -> bytes | int:
+    def wait(self, sock: _socket.socket | None, on_host: Callable[[], int | None], why: str) -> bytes | int:
         """Wait until somebody wants to go on. Returns what was typed, or an exit code if the call is over.
 
         `on_host` handles what comes on `sock`; after it, the socket may have come to its end, and is left alone.
@@ -87,10 +87,11 @@ class Sleeper:
         self._terminal.give_back()
         os.kill(os.getpid(), signal.SIGTSTP)
         self._terminal.take()
-        self._show(b"")
+        self._show("")
 
-    def _show(self, why: bytes) -> None:
-        _write(WATCH + b"\r\x1b[K\x1b[2m" + (why + b"; still " if why else b"") + LINE + b"\x1b[0m\x1b[?25l")
+    def _show(self, why: str) -> None:
+        reason = f"bridge: {why}\r\n".encode("utf-8", "replace") if why else b""
+        _write(WATCH + b"\r\x1b[K" + reason + b"\x1b[2m" + LINE + b"\x1b[0m\x1b[?25l")
 
     def _leave(self, keys: bytes) -> bytes:
         _write(WATCH_NO_MORE + b"\r\x1b[K\x1b[?25h")

@@ -99,6 +99,11 @@ class Activity:
     # For `status`
 
     @property
+    def is_starting(self) -> bool:
+        """Whether the CLI has not started yet."""
+        return not self._is_up
+
+    @property
     def state(self) -> Doing:
         """What the call is doing."""
         return self._state

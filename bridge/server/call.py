@@ -2,7 +2,7 @@
 
     JUDGED --refused, client gone--> OVER
       |
-    WAITING --cancelled, time limit, client gone--> OVER
+    WAITING (for a place, or for its start) --cancelled, time limit, client gone--> OVER
       |
     RUNNING --the CLI has ended and its output is delivered, or it was not started--> OVER
       |  \
@@ -10,7 +10,8 @@
       |
     ENDING (cancelled, or the client is gone): the CLI is being ended, its output is dropped --> OVER
 
-A call counts as running until its last process is gone, so clients cannot get around the limits.
+A call counts as running until its last process is gone, so clients cannot get around the limits. A running session
+has a place only while it works: bridge/server/gate.py.
 
 An idle session sleeps: its CLI is ended, and the call only stands for the client, which waits for a key. To go on, the
 client makes a new call, with the word that it was given here (`again`), and ends this one.
@@ -22,6 +23,7 @@ import asyncio
 import dataclasses
 import enum
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -30,13 +32,14 @@ from bridge.policy import PolicyError
 from bridge.policy.argv import Plan
 from bridge.policy.terms import CliError, printable
 from bridge.protocol.frames import Event, Fields, Frame
-from bridge.server.activity import Activity
+from bridge.server.activity import Activity, Kind
 from bridge.server.channel import Channel
+from bridge.server.gate import PLACE, Gate, Hold
 from bridge.server.host.audit import outline
 from bridge.server.host.log import place_of
-from bridge.server.launch import LaunchRequest, failure_of
+from bridge.server.launch import WORD, LaunchRequest, failure_of
 from bridge.server.policy_pool import is_small
-from bridge.server.policy_worker import plan_of, unpack
+from bridge.server.policy_worker import kind_of, plan_of, unpack
 from bridge.server.sandbox.process import KILL_AFTER_S
 from bridge.server.session import CallContext, CliSession
 from bridge.server.signals import SignalRelay
@@ -50,9 +53,17 @@ LONG = 200
 CODES = {"cli": 1, "policy": 126, "no-cli": 127}
 """The client's exit code by kind of error. All others are 125."""
 
+DRAWN_S = 0.3
+"""Seconds without output after which a session has drawn its first screen."""
+
+UP_WITHIN_S = 10.0
+"""Seconds after which a session no longer counts as one that starts."""
+
+START = "its start: as many sessions start at the same time as the host lets"
+
 
 class CallState(enum.Enum):
-    """The state of a call. `status` shows the value."""
+    """The stage of a call in its life. What it is doing is `Call.activity`."""
 
     JUDGED = "judged"
     WAITING = "waiting"
@@ -83,12 +94,18 @@ class Call:
         fields: Fields,
         context: CallContext,
         on_over: Callable[[Call], None],
+        on_up: Callable[[Call], None],
         on_asleep: Callable[[Call], None],
     ) -> None:
-        """`on_over` is called once, when the call is over and its processes are gone. `on_asleep` is called when its
-        processes are gone because it sleeps."""
-        self.activity = Activity()
+        """`on_over` is called once, when the call is over and its processes are gone. `on_up` is called at most once,
+        when its session has started. `on_asleep` is called when its processes are gone because it sleeps."""
         self.state = CallState.JUDGED
+        self.activity = Activity()
+        if fields.get("again"):
+            self.activity.prompts = fields.number("prompts")
+        self.gate = Gate(self.activity)
+        self.word = secrets.token_hex(16)
+        """What this call's commands are told, so that calls of theirs can share its place."""
         self.grant = context.grant.name
         self.has_run = False
         """Whether the call has left the queue to run."""
@@ -96,7 +113,10 @@ class Call:
         self._fields = fields
         self._context = context
         self._on_over = on_over
+        self._on_up = on_up
         self._on_asleep = on_asleep
+        self._up_timer: asyncio.TimerHandle | None = None
+        self._drawn_timer: asyncio.TimerHandle | None = None
         self._born = time.monotonic()
         words = [os.fsdecode(word) if len(word) < LONG else "?" * len(word) for word in fields.all("arg")]
         self._outline = outline(words)
@@ -148,6 +168,27 @@ class Call:
 
     def end_answer(self) -> None:
         """The CLI itself reports the end of an answer, or that it waits for a person."""
+        self.gate.end_answer()
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the call. Valid once it is judged."""
+        return self.activity.kind
+
+    @property
+    def above(self) -> str:
+        """What the client's environment says of the call that it comes from; empty if nothing."""
+        start = WORD + b"="
+        said = next((entry for entry in self._fields.all("env") if entry.startswith(start)), start)
+        return said[len(start) :].decode("ascii", "replace")
+
+    def hold(self, is_confined: bool) -> Hold:
+        """Return how long this call holds its place. Without a namespace, nothing tells when it works."""
+        if not is_confined:
+            return Hold.CALL
+        if self.kind is Kind.PRINT:
+            return Hold.STDIN if self._fields.get("stdin") == b"pipe" else Hold.CALL
+        return Hold.ANSWER
 
     # Policy
 
@@ -160,6 +201,7 @@ class Call:
         """Check the request on the event loop. Returns whether the call may go on; if not, it is over."""
         try:
             self._plan = plan_of(self._fields, self._terms)
+            self.activity.kind = kind_of(self._plan, self._fields, self._terms)
         except Exception as error:
             self.reject(error)
         return self.state is CallState.JUDGED
@@ -167,7 +209,9 @@ class Call:
     async def judge_elsewhere(self) -> bool:
         """Check the request in the grant's policy worker, while the loop goes on. Returns the same as `judge`."""
         try:
-            self._packed = await self._context.pool.call(self.grant, self._fields, self._terms)
+            packed = await self._context.pool.call(self.grant, self._fields, self._terms)
+            kind, _, self._packed = packed.partition(b"\n")
+            self.activity.kind = Kind(kind.decode())
         except Exception as error:
             self.reject(error)
         return self.state is CallState.JUDGED
@@ -187,9 +231,10 @@ class Call:
 
     # Waiting
 
-    def wait(self, limit: int) -> None:
-        """Wait for a turn, at most `limit` seconds."""
+    def wait(self, limit: int, for_start: bool = False) -> None:
+        """Wait for a turn, at most `limit` seconds. `for_start` says that it needs no place for its start."""
         if self._become(CallState.WAITING):
+            self.activity.wait_for_turn(START if for_start else PLACE)
             in_plan = ("arg", "file", "memory", "omitted", "text")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
             self._weigh()
@@ -199,8 +244,17 @@ class Call:
     def report_position(self, position: int) -> None:
         """Report to the client how many calls come first, if the number has changed."""
         if position != self._position:
-            self._position = position
-            self._channel.send_state(state="queued", ahead=position)
+            self._position = self.activity.ahead = position
+            draws = self.state is CallState.RUNNING and self.kind is Kind.INTERACTIVE
+            self._channel.send_state(state="waiting" if draws else "queued", ahead=position)
+
+    def go_on(self) -> None:
+        """The call has its place, or needs none any more. If it waited for its start, it starts."""
+        if self._position >= 0 and self.state is CallState.RUNNING:
+            self._channel.send_state(state="working")
+        self._position, self.activity.ahead = -1, None
+        if self.state is CallState.WAITING:
+            self.start()
 
     def _give_up(self, limit: int) -> None:
         self.fail("timeout", f"no call ended within {limit} s, so this one was never started; try again")
@@ -210,12 +264,13 @@ class Call:
     def start(self) -> None:
         """Start the CLI. If that fails, the call ends with an error."""
         self.has_run = self._become(CallState.RUNNING)
+        self.activity.wait_for_turn("")
         if self._wait_timer:
             self._wait_timer.cancel()
         try:
-            if self._packed:
-                self._plan, self._packed = unpack(self._packed, self._terms), b""
-            request = LaunchRequest(self._context.grant, self._terms, self._plan, self._fields)
+            self._unpack()
+            grant = self._context.grant
+            request = LaunchRequest(grant, self._terms, self._plan, self._fields, self.gate, self.word)
             session = CliSession(self._channel, request, self._context, self)
         except Exception as error:  # a failure ends this call only
             kind, sentence = failure_of(error, self._context.grant)
@@ -224,9 +279,17 @@ class Call:
             return
         self.note("started", argv=outline(self._plan.argv), child=session.pid, left_out=len(self._plan.notes))
         self._session = session
-        self.activity.come_up()
+        self.gate.start()
+        self._up_timer = asyncio.get_running_loop().call_later(UP_WITHIN_S, self._come_up)
         session.greet()
         self.kick()
+
+    def _unpack(self) -> None:
+        """Read the plan of a policy worker. Raises ValueError, also if it is of another kind than the worker said."""
+        if self._packed:
+            self._plan, self._packed = unpack(self._packed, self._terms), b""
+        if kind_of(self._plan, self._fields, self._terms) is not self.kind:
+            raise ValueError("a policy worker named another kind of call")
 
     def look_at_pipes(self) -> None:
         """Free the CLI if it waits at a named pipe in the workspace, or end the call."""
@@ -260,12 +323,14 @@ class Call:
             return
         self._session, self.has_slept = None, True
         session.close()
+        self._end_of_start()
+        self.gate.close()
         self._plan, self._fields = Plan(), Fields(())
         self._weigh()
         self.activity.sleep(True)
         self.note("slept", code=self._code, seconds=round(self.age, 3))
         self._on_asleep(self)
-        self._channel.send_state(state="asleep", again=again)
+        self._channel.send_state(state="asleep", again=again, prompts=self.activity.prompts)
 
     # From the client
 
@@ -273,6 +338,7 @@ class Call:
         """Handle a frame of the channel."""
         if event.kind == Frame.STDIN:
             if self._session is not None:
+                self.gate.stir(is_end=not event.payload)
                 self._session.take(event.payload)
         elif event.kind == Frame.CREDIT:
             self._has_credit = True
@@ -321,6 +387,7 @@ class Call:
         if self._session is None or self.code is not None:
             self._over()
         elif self._become(CallState.ENDING):
+            self.activity.end()
             self._session.close()
             self._session.terminate(grace)
 
@@ -330,6 +397,32 @@ class Call:
         text = "\n".join(map(printable, sentence.split("\n")[:20])) if kind == "cli" else printable(sentence)
         self._channel.end(Frame.ERROR, kind=kind, text=text, code=CODES.get(kind, 125))
         self.cancel()
+
+    def on_output(self) -> None:
+        """The CLI has written to stdout. A session's first screen is there once it has written nothing for a moment."""
+        self.gate.answer()
+        if self._up_timer is None:
+            return
+        if self._drawn_timer is not None:
+            self._drawn_timer.cancel()
+        if self.kind is Kind.INTERACTIVE:
+            self._drawn_timer = asyncio.get_running_loop().call_later(DRAWN_S, self._come_up)
+        else:
+            self._come_up()
+
+    def _come_up(self) -> None:
+        if self._end_of_start():
+            self.activity.come_up()
+            self._on_up(self)
+
+    def _end_of_start(self) -> bool:
+        """Stop both timers. Returns whether the session was still starting."""
+        was_starting = self._up_timer is not None
+        for timer in (self._up_timer, self._drawn_timer):
+            if timer is not None:
+                timer.cancel()
+        self._up_timer = self._drawn_timer = None
+        return was_starting
 
     def on_progress(self) -> None:
         """End the call if the process has ended and its output is delivered."""
@@ -350,6 +443,8 @@ class Call:
             if self._wait_timer:
                 self._wait_timer.cancel()
             self._signals.close()
+            self._end_of_start()
+            self.gate.close()
             if self._session is not None:
                 self._session.close()
             self._channel.release()

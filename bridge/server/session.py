@@ -64,6 +64,9 @@ class Owner(Protocol):
     def on_progress(self) -> None:
         """Output was delivered or has ended, or the process has ended."""
 
+    def on_output(self) -> None:
+        """The CLI has written to stdout."""
+
 
 class CliSession:
     """A CLI that starts with the session. `code` is None while it runs, then its exit code, or minus a signal."""
@@ -82,8 +85,7 @@ class CliSession:
         self._process, self._tools = context.launch(request, channel, self)
         self._stdin = Stdin(channel, self._process.stdin, self, _control(request, context))
         stdout, stderr = self._process.stdout, self._process.stderr
-        heard = self._program.hear if self._program else None
-        self._output = Output(channel, stdout, stderr, owner.on_progress, self._stdin.go_on, heard)
+        self._output = Output(channel, stdout, stderr, owner.on_progress, self._stdin.go_on, self._on_output)
 
     @property
     def pid(self) -> int:
@@ -155,6 +157,11 @@ class CliSession:
         return self._dialogue.again(lambda session: self._keeps(self._request.grant, session))
 
     # From the CLI
+
+    def _on_output(self, data: bytes) -> None:
+        self._owner.on_output()
+        if self._program is not None:
+            self._program.hear(data)
 
     def on_not_started(self, why: bytes) -> None:
         """The launcher in the sandbox did not start the CLI: a directory is missing, or was replaced just now."""

@@ -23,6 +23,7 @@ from bridge.protocol.frames import Event, Frame, ProtocolError
 from bridge.server.channel import Channel
 from bridge.server.copies import MAX_FILES, Copies, Told, Wait
 from bridge.server.dialogue import SessionEvent, read_event
+from bridge.server.gate import Gate
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
@@ -81,10 +82,12 @@ class ToolCalls:
         copies: Copies,
         listener: Listener,
         variables: Mapping[bytes, bytes],
+        gate: Gate,
     ) -> None:
-        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network. `variables` are those of
-        the project's settings: they are set for each command."""
+        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network. `variables` are set for
+        each command: those of the project's settings, and the bridge's own."""
         self._variables = variables
+        self._gate = gate
         self._channel = channel
         self._rules = rules
         self._paths = paths
@@ -162,7 +165,7 @@ class ToolCalls:
         listener = socket.socket(fileno=descriptor)
         if self._proxy is None and self._rules is not None:
             with contextlib.suppress(ValueError):
-                self._proxy = Proxy(listener, self._rules, self._events.note)
+                self._proxy = Proxy(listener, self._rules, self._events.note, self._gate)
                 sock.send(b"ok")
                 return
         listener.close()
@@ -238,6 +241,7 @@ class ToolCalls:
             execution = Execution(channel, sock, files, self._paths, self._copies, self._on_over)
             self._executions[execution] = told
             execution.is_server = shell == "sh"
+            self._gate.begin_command(execution)
             if shell is None:
                 self._events.on_command()
             self._events.note("ran", command=len(command))
@@ -259,6 +263,7 @@ class ToolCalls:
     def _on_over(self, execution: Execution, sock: socket.socket) -> None:
         for file in self._executions.pop(execution, ()):
             os.close(file.descriptor)
+        self._gate.end_command(execution)
         self._hang_up(sock)
 
 

@@ -15,6 +15,7 @@ from healthcheck.probe import Probe, ProbeError
 from healthcheck.worker import Worker
 
 if TYPE_CHECKING:
+    from bridge.protocol.frames import Fields
     from healthcheck.facts import AgentFacts
 
 EVERY_S, DEADLINE_S = 4.0, 1.5
@@ -77,4 +78,12 @@ class Client:
         if not server.get("cli"):
             self._connection.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
-        return f"{server.text('cli')} for grant {server.text('grant')}"
+        return f"{server.text('cli')} for grant {server.text('grant')}{self._waiting(server)}"
+
+    def _waiting(self, server: Fields) -> str:
+        """Return how many calls wait for their turn. This is no fault: others work."""
+        waiting, ahead = server.number("waiting"), server.number("ahead")
+        if not waiting:
+            return ""
+        self._connection.close()  # so that the next observation notices when they wait no longer
+        return f"; {waiting} waiting for a turn, {ahead} ahead"

@@ -101,7 +101,9 @@ class Played:
             Grant("g", place, (0, 0)), Scope(), PolicyPool(Path("/nowhere")), Scheduler(), ServerLog(),
             lambda *_, **__: None, self.launch,
         )  # fmt: skip
-        self.call = Call(Channel(self.connection, event.channel), event.fields, context, self.over.append)
+        self.call = Call(
+            Channel(self.connection, event.channel), event.fields, context, self.over.append, lambda _: None
+        )
         self.connection.handlers.append(self.call)
         assert self.call.judge()
         self.call.wait(60)

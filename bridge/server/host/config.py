@@ -23,10 +23,16 @@ class Limits:
     """Limits of what is served at once. Counts are calls; times are seconds."""
 
     running: int = 8
-    """Running calls of all grants. A working CLI takes some 300 MB, so 8 calls take 2.4 GB. If this is at least
-    twice `per_grant`, the last turn is reserved for a grant that has none running."""
+    """Places of all grants: calls that work. A working CLI takes some 300 MB, so 8 calls take 2.4 GB. If this is at
+    least twice `per_grant`, the last turn is reserved for a grant that has none running."""
     per_grant: int = 4
-    """Running calls of one grant."""
+    """Places of one grant."""
+    nested: int = 4
+    """Calls from commands of a call that work at once in its place."""
+    sessions: int = 128
+    """Open sessions of all grants, at work or idle. The CLI of an idle one takes some 160 MB."""
+    sessions_per_grant: int = 8
+    """Open sessions of one grant."""
     queued: int = 32
     """Waiting calls of one grant. A grant that fills its own queue takes no place from another."""
     connections: int = 128
