@@ -257,7 +257,8 @@ class Call:
             self.start()
 
     def _give_up(self, limit: int) -> None:
-        self.fail("timeout", f"no call ended within {limit} s, so this one was never started; try again")
+        what = self.activity.waits_for
+        self.fail("timeout", f"within {limit} s there was no turn for this call; it waited for {what}; try again")
 
     # Running
 

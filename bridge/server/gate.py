@@ -92,6 +92,8 @@ class Gate:
     def __init__(self, activity: Activity) -> None:
         self.may_pass = False
         self.hold = Hold.CALL
+        self.rests = 0
+        """How often the place was given back."""
         self._activity = activity
         self._desk: Desk | None = None
         self._loop = asyncio.get_running_loop()
@@ -264,6 +266,7 @@ class Gate:
             self._timer = self._loop.call_at(due, self._settle)
         elif self._desk.give_back():
             self.may_pass = False
+            self.rests += 1
             self._activity.come_up()
             self._activity.hold_place(False)
         else:
@@ -291,6 +294,7 @@ class Tunnel:
         self._sent = self._heard = 0
         """Bytes of the present request and of its answer."""
         self._is_sending = True
+        self._rests = gate.rests
         self._at = self._loop.time()
 
     async def send(self, size: int) -> None:
@@ -311,6 +315,7 @@ class Tunnel:
 
     def _count(self, is_sending: bool) -> None:
         now = self._loop.time()
-        if now - self._at > SILENT_S or (is_sending and not self._is_sending):
+        follows = is_sending and not self._is_sending
+        if follows or now - self._at > SILENT_S or self._rests != self._gate.rests:
             self._sent = self._heard = 0
-        self._is_sending, self._at = is_sending, now
+        self._is_sending, self._rests, self._at = is_sending, self._gate.rests, now

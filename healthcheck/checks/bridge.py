@@ -63,12 +63,16 @@ class Client:
         self._connection = Connection(path, ANSWER_LIMIT_S)
         self._looks = 0
 
+    def close(self) -> None:
+        """Close the connection; the next observation opens it again."""
+        self._connection.close()
+
     def ask(self) -> str:
         """Return what answers. Raises ProbeError with what to do. May block for a second."""
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH:
             raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {MAX_SOCKET_PATH} bytes; mount it elsewhere")
         if self._looks % HELLO_EVERY == 0:
-            self._connection.close()
+            self.close()
         self._looks += 1
         try:
             server = self._connection.ping()
@@ -76,7 +80,7 @@ class Client:
             sentence = SENTENCES.get(fault.kind) or "; ".join([fault.text, *STEPS.get(fault.kind, ())[:1]])
             raise ProbeError(sentence.format(directory=Path(self._path).parent)) from None
         if not server.get("cli"):
-            self._connection.close()  # so that the next observation notices when a CLI has been installed
+            self.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
         return f"{server.text('cli')} for grant {server.text('grant')}{self._waiting(server)}"
 
@@ -85,5 +89,5 @@ class Client:
         waiting, ahead = server.number("waiting"), server.number("ahead")
         if not waiting:
             return ""
-        self._connection.close()  # so that the next observation notices when they wait no longer
+        self.close()  # so that the next observation notices when they wait no longer
         return f"; {waiting} waiting for a turn, {ahead} ahead"

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bridge_cli import VERSIONS
-from tests.support.bridge_host import Place
-from tests.support.fake_messages_api import Say, directed, in_turn
+from bridge.protocol.frames import Frame
+from healthcheck.checks import bridge as healthcheck
+from tests.support.bridge_cli import NEWEST, VERSIONS
+from tests.support.bridge_flood import Client
+from tests.support.bridge_host import HostMaker, Place, Running
+from tests.support.fake_messages_api import Reply, Request, Say, directed, in_turn
 from tests.support.real_host import RealHost, real_server
-from tests.support.screen import SHELL, Screen, ask, begin
+from tests.support.screen import READY, SHELL, Screen, ask, begin
 from tests.support.tool_calls import FREE, bash
 from tests.support.waiting import stays, wait_until
 
 CLAUDE = "/app/claude"
 WITHIN_S = 60
 """Seconds for anything that should take a few. Long before `limits.wait`, at whose end a ring would break."""
+
+newest_alone = pytest.mark.parametrize("tight_host", [NEWEST], indirect=True)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -90,7 +97,14 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
     """Three sessions come up although a call works, wait for their turn, and give it back by themselves."""
     place, other = tight.place(), tight.place()
     three = [screen(screens, tmp_path, place) for _ in range(3)]
-    tight.api.part = in_turn(Say("heard it", after=6.0))
+    release = threading.Event()
+
+    def busy_until_release(request: Request) -> Reply:
+        if "hello" in request.heard:
+            release.wait(2 * WITHIN_S)
+        return directed(request)
+
+    tight.api.part = busy_until_release
     with other.start("-p", "hello") as busy:
         wait_until(lambda: tight.api.prompts, WITHIN_S, "the working call's request")
         for each in three:
@@ -101,11 +115,11 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
         assert (waits["kind"], waits["ahead"], "limits.running" in waits["waits_for"]) == ("interactive", 0, True)
         title = "#{pane_title}"
         wait_until(lambda: "next in line" in three[0].tell("display-message", "-p", title), WITHIN_S, "the title")
-        assert b"heard it" in busy.end()[1]
-    three[0].wait("heard it")
+        release.set()
+        assert busy.end()[1].strip() == b"heard: hello"
+    three[0].wait("heard: and me")
     wait_until(lambda: "waiting" not in three[0].tell("display-message", "-p", title), WITHIN_S, "another title")
     wait_until(lambda: states(tight, place) == ["idle"] * 3, WITHIN_S, "three sessions at rest")
-    tight.api.part = directed
     for each in three[1:]:
         ask(each, "and you")
         each.wait("heard: and you")
@@ -138,6 +152,7 @@ def test_session_that_waits_for_a_person_holds_no_place(
     asking.wait("it is done")
 
 
+@newest_alone
 def test_nested_calls_share_the_place(tight: RealHost) -> None:
     """With the one place, a call of a call of a call answers. One more is refused at once, with a sentence."""
     place = tight.place()
@@ -150,6 +165,7 @@ def test_nested_calls_share_the_place(tight: RealHost) -> None:
     assert running(tight) == 0
 
 
+@newest_alone
 def test_four_calls_that_call_each_end(tight: RealHost) -> None:
     place = tight.place()
     words = place.claude("-p", FREE, use("Bash", f"{CLAUDE} -p inner"))
@@ -160,6 +176,7 @@ def test_four_calls_that_call_each_end(tight: RealHost) -> None:
     assert [each.communicate(timeout=2 * WITHIN_S)[0] for each in four] == [b"told: heard: inner\n"] * 4
 
 
+@newest_alone
 def test_pipe_between_two_calls_needs_one_place(tight: RealHost) -> None:
     """The second call gets the place first, and gives it back: what fills its stdin needs the place."""
     place = tight.place()
@@ -172,6 +189,7 @@ def test_pipe_between_two_calls_needs_one_place(tight: RealHost) -> None:
         assert both.end(timeout=WITHIN_S)[1].split() == b"heard: second part heard: first".split()
 
 
+@newest_alone
 def test_background_command_holds_no_place(tight: RealHost, tmp_path: Path, screens: contextlib.ExitStack) -> None:
     place = tight.place()
     session = screen(screens, tmp_path, place)
@@ -185,3 +203,62 @@ def test_background_command_holds_no_place(tight: RealHost, tmp_path: Path, scre
     wait_until(lambda: running(tight) == 1, WITHIN_S, "the place of a command")
     stays(lambda: running(tight) == 1, 3, "the place during a command")
     session.wait("told: ran")
+
+
+def test_sessions_of_nine_agents_work_with_the_usual_limits(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, screens: contextlib.ExitStack
+) -> None:
+    with real_server(tmp_path_factory.mktemp("nine"), NEWEST) as host:
+        nine = [screen(screens, tmp_path, host.place()) for _ in range(9)]
+        for each in nine:
+            each.type(CLAUDE, "Enter")
+        for each in nine:
+            wait_until(lambda each=each: READY in each.text, 3 * WITHIN_S, "nine sessions")  # type: ignore[misc]
+        for number, each in enumerate(nine):
+            ask(each, f"number {number}")
+        for number, each in enumerate(nine):
+            each.wait(f"heard: number {number}")
+        wait_until(lambda: running(host) == 0, WITHIN_S, "nine sessions at rest")
+
+
+# Words that a hostile container could try, with a scripted CLI
+
+
+def begun(place: Place, word: str, stack: contextlib.ExitStack) -> Running:
+    """Start a call from a command that was told the word."""
+    env = {"PATH": "/usr/bin:/bin", "CLAUDE_BRIDGE_CALL": word}
+    pipe = subprocess.PIPE
+    process = stack.enter_context(
+        subprocess.Popen(place.claude("-p", "ready;wait"), stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    )
+    stack.callback(process.kill)
+    return Running(process)
+
+
+def test_word_of_a_call_opens_its_place_only_and_only_so_far(
+    host_per_test: HostMaker, screens: contextlib.ExitStack
+) -> None:
+    host = host_per_test(limits={"running": 1, "per_grant": 1, "nested": 2, "wait": 5})
+    mine, other = host.grant("mine"), host.grant("other")
+    outer = Client(str(mine.mount / "claude-bridge.sock"), str(mine.workspace))
+    screens.callback(outer.sock.close)
+    outer.call([b"-p", b"handed"], stdin="none")
+    told = outer.wait(lambda event: event.kind == Frame.RUN).fields.all("env")
+    (word,) = [os.fsdecode(entry).partition("=")[2] for entry in told if entry.startswith(b"CLAUDE_BRIDGE_CALL=")]
+    two = [begun(mine, word, screens) for _ in range(2)]
+    assert [each.line() for each in two] == [b"ready\n"] * 2
+    third = begun(mine, word, screens).end()
+    assert (third[0], b"limits.nested" in third[2]) == (125, True)
+    foreign, guessed = begun(other, word, screens), begun(mine, "0" * 32, screens)
+    wait_until(lambda: host.status()["queued"] == 2, 20, "two calls that wait")
+    assert host.status()["running"] == 1
+    check = healthcheck.Client(str(other.mount / "claude-bridge.sock"))
+    screens.callback(check.close)
+    assert check.ask().endswith("for grant other; 1 waiting for a turn, 0 ahead")
+    for each in (foreign, guessed):
+        code, out, err = each.end()
+        assert (code, out, b"limits.running" in err) == (125, b"", True), err
+    assert check.ask().endswith("for grant other")
+    outer.sock.close()
+    assert [each.process.poll() for each in two] == [None, None], "they run on"
+    assert host.status()["running"] == 1, "and hold the place"
