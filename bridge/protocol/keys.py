@@ -32,8 +32,8 @@ _TOKEN = re.compile(
     rb"|(?P<paste>\x1b\[200~)"
     rb"|(?P<focus>\x1b\[I)"
     rb"|(?P<report>\x1b\[O|\x1b\[[?>][0-9;]*[cnuy$]+|\x1b\[[0-9;]*(?:[cRtn])|\x1b[P\]_^][^\x07\x1b]*(?:\x07|\x1b\\))"
-    rb"|(?P<part>\x1b[P\]_^][^\x07\x1b]*\x1b?\Z|\x1b\[[0-9;?<>$]*\Z)"
-    rb"|(?P<key>\x1b\[M...|\x1b\[[0-9;?<>$]*[@-~]|\x1bO.|\x1b[^\x1b\[P\]_^])"
+    rb"|(?P<part>\x1b[P\]_^][^\x07\x1b]*\x1b?\Z|\x1b\[[0-9;?<>$]*\Z|\x1bO\Z)"
+    rb"|(?P<key>\x1b\[[0-9;?<>$]*[@-~]|\x1bO.|\x1b[^\x1b\[P\]_^])"
     rb"|(?P<cancel>\x1b|\x03)"
     rb"|(?P<other>.)",
     re.DOTALL,
@@ -56,8 +56,12 @@ class Keys:
             if self._is_pasting:
                 end = data.find(END_PASTE, at)
                 self._is_pasting = end < 0
-                stop = len(data) if end < 0 else end + len(END_PASTE)
-                yield TEXT, data[at:stop]
+                stop = len(data) - _begun(data[at:]) if end < 0 else end + len(END_PASTE)
+                if stop > at:
+                    yield TEXT, data[at:stop]
+                if end < 0:
+                    self.rest = data[stop:]
+                    return
                 at = stop
                 continue
             found = _TOKEN.match(data, at)
@@ -70,6 +74,11 @@ class Keys:
                 yield TEXT, found[0]
             else:
                 yield kind if kind in _NAMED else KEY, found[0]
+
+
+def _begun(data: bytes) -> int:
+    """Return how many bytes at the end may be the beginning of the end of a paste."""
+    return next((size for size in range(len(END_PASTE) - 1, 0, -1) if data.endswith(END_PASTE[:size])), 0)
 
 
 _NAMED = frozenset((TEXT, ENTER, CANCEL, FOCUS, REPORT))

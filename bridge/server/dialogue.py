@@ -153,7 +153,9 @@ class Dialogue:
 
 
 HEAD = 1024
-"""Bytes of a message of the CLI's that are looked at. Its names come first."""
+"""Bytes of a message of the CLI's that are kept. Its names come first, except in a result."""
+RESULT = b',"type":"result",'
+"""Shows a result whose type does not come first. In the text of a message, quotation marks are escaped."""
 MAX_ASKED = 64
 """Questions of one session that are known at once."""
 
@@ -171,7 +173,9 @@ class ProgramDialogue:
         self._end_answer = end_answer
         self._asked: dict[bytes, str] = {}
         """Questions without an answer, by the id of the request."""
-        self._line = b""
+        self._head = self._end = b""
+        """The start of the line that is not complete yet, and its last bytes."""
+        self._is_result = False
 
     def say(self, kind: str, answered: str) -> None:
         """Handle a message of the program's: its type, and the id of the request that it answers, or nothing."""
@@ -184,23 +188,30 @@ class ProgramDialogue:
         """Handle what the CLI writes."""
         *lines, last = data.split(b"\n")
         for line in lines:
-            self._judge((self._line + line)[:HEAD])
-            self._line = b""
-        self._line = (self._line + last)[:HEAD]
+            self._add(line)
+            self._judge(self._head)
+            self._head, self._end, self._is_result = b"", b"", False
+        self._add(last)
+
+    def _add(self, part: bytes) -> None:
+        """Add a part of a line."""
+        self._head = (self._head + part[:HEAD])[:HEAD]
+        part = self._end + part
+        self._is_result = self._is_result or RESULT in part
+        self._end = part[-len(RESULT) :]
 
     def _judge(self, head: bytes) -> None:
-        kind = _KIND.match(head)
-        if kind is None:
-            return
-        if kind[1] in (b"system", b"result") and (session := _SESSION.search(head)):
+        found = _KIND.match(head)
+        kind = found[1] if found else b"result" if self._is_result else b""
+        if kind in (b"system", b"result") and (session := _SESSION.search(head)):
             self._activity.session = session[1].decode()
-        if kind[1] == b"result":
+        if kind == b"result":
             self._asked.clear()
             self._tell()
             self._end_answer()
-        elif kind[1] == b"control_request" and (number := _ID.search(head)):
+        elif kind == b"control_request" and (number := _ID.search(head)):
             self._ask(number[1], head)
-        elif kind[1] == b"control_cancel_request" and (number := _ID.search(head)):
+        elif kind == b"control_cancel_request" and (number := _ID.search(head)):
             self._asked.pop(number[1], None)
             self._tell()
 
