@@ -193,7 +193,7 @@ class _Call:
         finally:
             if self._executor is not None:
                 self._executor.copies.remove()
-        self._give_terminal_back()
+        self._give_terminal_back(was_cut_off=self._is_asleep)
         return code
 
     def _ask(self, stdin: str) -> list[Event]:
