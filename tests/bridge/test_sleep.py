@@ -33,7 +33,9 @@ def part(request: Request) -> Reply:
     if request.tools and "ask me" in heard[0] and not request.results:
         return Use("AskUserQuestion", QUESTION)
     if request.tools and "serve" in heard[0] and not request.results:
-        return Use("Bash", {"command": "sleep 1000 >/dev/null 2>&1 & echo on", "description": "x"})
+        return Use("Bash", {"command": "tail -f /dev/null >/dev/null 2>&1 & echo on", "description": "x"})
+    if "serve" in heard[0]:
+        return Say("it is " + (request.results or ["nothing"])[-1])
     return Say("heard: " + heard[0])
 
 
@@ -142,7 +144,7 @@ def test_draft_question_and_background_command_keep_a_session_awake(sleepy: Real
         ask(question[1], "ask me")
         serving = start(FREE)
         ask(serving[1], "serve")
-        serving[1].wait("heard: serve")
+        serving[1].wait("it is on")
         wait_until(lambda: call_of(sleepy, question[0])["waits_for"], 20, "a question")
         asks = call_of(sleepy, question[0])
         assert (asks["state"], asks["waits_for"]) == ("waiting_for_person", "an answer to a question")
