@@ -285,8 +285,12 @@ def test_proxy_lets_a_prompt_through_the_tunnel_in_its_turn() -> None:
             size += await arrived.get()
         scene.gate.close()
         writer.close()
+        await writer.wait_closed()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 20)  # both ends have seen the end
         proxy.close()
         api.close()
         await api.wait_closed()
+        await next_turn()
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(run())
