@@ -246,7 +246,7 @@ def test_end_that_the_cli_reports_needs_no_silence() -> None:
         await tunnel.send(PROMPT)
         scene.gate.begin_command("server")
         tunnel.hear(PROMPT)
-        scene.gate.end_answer()
+        scene.gate.answer_ended()
         await next_turn()
         assert not scene.gate.may_pass
         tunnel.hear(100)
