@@ -200,6 +200,32 @@ def test_call_that_has_to_keep_its_place_keeps_it() -> None:
     assert play(act).desk.told == ["keep"]
 
 
+def test_state_of_a_call_is_the_first_fact_that_counts() -> None:
+    now = 100.0
+    activity = Activity(lambda: now)
+    seen = []
+    activity.hold_place(has_place=True)
+    for report in (
+        activity.come_up,
+        lambda: activity.ask_person("May it run ls?"),
+        lambda: activity.wait_for_turn("a place"),
+        lambda: activity.wait_for_turn(""),
+        lambda: activity.sleep(is_asleep=True),
+        activity.end,
+    ):
+        now += 1
+        report()
+        seen.append((activity.state.value, activity.since, activity.waits_for))
+    assert seen == [
+        ("working", 101, ""),
+        ("waiting_for_person", 102, "May it run ls?"),
+        ("waiting_for_turn", 103, "a place"),
+        ("waiting_for_person", 104, "May it run ls?"),
+        ("asleep", 105, ""),
+        ("ending", 106, ""),
+    ]
+
+
 # A tunnel, whose bytes mean nothing to the server
 
 
