@@ -168,7 +168,7 @@ class Call:
 
     def end_answer(self) -> None:
         """The CLI itself reports the end of an answer, or that it waits for a person."""
-        self.gate.end_answer()
+        self.gate.answer_ended()
 
     @property
     def kind(self) -> Kind:
