@@ -40,7 +40,7 @@ def _with_value(context: ParserContext, flag: str) -> tuple[str, str]:
 
 
 def _refuse(machine: ParseMachine, message: str) -> NoReturn:
-    task = machine.context and machine.context.name
+    task = machine.context.name
     what = re.sub(r"<Argument: ([\w-]+).*?>", r"--\1", message.rstrip("!"))
     raise Exit(f"{what}; see `bin/invoke {f'{task} --help' if task else '--list'}`", 64)
 
