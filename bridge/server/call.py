@@ -5,11 +5,16 @@
     WAITING (for a place, or for its start) --cancelled, time limit, client gone--> OVER
       |
     RUNNING --the CLI has ended and its output is delivered, or it was not started--> OVER
+      |  \
+      |   DOZING (nobody uses the session): the CLI is being ended, its output is delivered --> ASLEEP --> OVER
       |
     ENDING (cancelled, or the client is gone): the CLI is being ended, its output is dropped --> OVER
 
 A call counts as running until its last process is gone, so clients cannot get around the limits. A running session
 has a place only while it works: bridge/server/gate.py.
+
+An idle session sleeps: its CLI is ended, and the call only stands for the client, which waits for a key. To go on, the
+client makes a new call, with the word that it was given here (`again`), and ends this one.
 """
 
 from __future__ import annotations
@@ -39,6 +44,9 @@ from bridge.server.sandbox.process import KILL_AFTER_S
 from bridge.server.session import CallContext, CliSession
 from bridge.server.signals import SignalRelay
 
+DOZE_S = 10.0
+"""Seconds from TERM to KILL for the CLI of a session that is to sleep. Hooks for the end of a session run in them."""
+
 LONG = 200
 """Arguments of at least so many bytes are logged by their length only."""
 
@@ -60,6 +68,8 @@ class CallState(enum.Enum):
     JUDGED = "judged"
     WAITING = "waiting"
     RUNNING = "running"
+    DOZING = "dozing"
+    ASLEEP = "asleep"
     ENDING = "ending"
     OVER = "over"
 
@@ -67,7 +77,9 @@ class CallState(enum.Enum):
 FOLLOWING = {
     CallState.JUDGED: {CallState.WAITING, CallState.OVER},
     CallState.WAITING: {CallState.RUNNING, CallState.OVER},
-    CallState.RUNNING: {CallState.ENDING, CallState.OVER},
+    CallState.RUNNING: {CallState.DOZING, CallState.ENDING, CallState.OVER},
+    CallState.DOZING: {CallState.ASLEEP, CallState.ENDING, CallState.OVER},
+    CallState.ASLEEP: {CallState.OVER},
     CallState.ENDING: {CallState.OVER},
     CallState.OVER: set[CallState](),
 }
@@ -83,11 +95,14 @@ class Call:
         context: CallContext,
         on_over: Callable[[Call], None],
         on_up: Callable[[Call], None],
+        on_asleep: Callable[[Call], None],
     ) -> None:
         """`on_over` is called once, when the call is over and its processes are gone. `on_up` is called at most once,
-        when its session has started."""
+        when its session has started. `on_asleep` is called when its processes are gone because it sleeps."""
         self.state = CallState.JUDGED
         self.activity = Activity()
+        if fields.get("again"):
+            self.activity.prompts = fields.number("prompts")
         self.gate = Gate(self.activity)
         self.word = secrets.token_hex(16)
         """What this call's commands are told, so that calls of theirs can share its place."""
@@ -99,6 +114,7 @@ class Call:
         self._context = context
         self._on_over = on_over
         self._on_up = on_up
+        self._on_asleep = on_asleep
         self._up_timer: asyncio.TimerHandle | None = None
         self._drawn_timer: asyncio.TimerHandle | None = None
         self._born = time.monotonic()
@@ -112,6 +128,12 @@ class Call:
         self._position = -1
         self._wait_timer: asyncio.TimerHandle | None = None
         self._session: CliSession | None = None
+        self.has_slept = False
+        """Whether its processes are gone although the call is not over."""
+        self._code: int | None = None
+        """The exit code of the CLI of a session that sleeps."""
+        self._sleeps_after = 0.0
+        """Seconds, once the client was asked whether the session may sleep."""
         self._signals = SignalRelay(self._on_signal, self._resize)
         self._has_credit = False
 
@@ -130,7 +152,7 @@ class Call:
     @property
     def code(self) -> int | None:
         """The CLI's exit code, or minus a signal; None while there is none."""
-        return None if self._session is None else self._session.code
+        return self._code if self._session is None else self._session.code
 
     def _weigh(self) -> None:
         """Set `size`: bytes of memory that the call holds until it starts."""
@@ -143,6 +165,10 @@ class Call:
     def facts(self) -> dict[str, object]:
         """Return facts about the call for `status`."""
         return {**self.activity.facts(), "age_s": round(self.age, 1), **self._channel.client}
+
+    def end_answer(self) -> None:
+        """The CLI itself reports the end of an answer, or that it waits for a person."""
+        self.gate.end_answer()
 
     @property
     def kind(self) -> Kind:
@@ -212,7 +238,7 @@ class Call:
             in_plan = ("arg", "file", "memory", "omitted", "text")
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
             self._weigh()
-            self.note("asked", argv=self._outline)
+            self.note("woke" if self._fields.get("again") else "asked", argv=self._outline)
             self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
 
     def report_position(self, position: int) -> None:
@@ -271,6 +297,42 @@ class Call:
         if self._session is not None and self._session.code is None:
             self._session.look_at_pipes()
 
+    # Sleep
+
+    def rest(self, after: float) -> None:
+        """Ask the client whether the session may sleep, if nobody has used it for `after` seconds. The client knows
+        whether something still runs in the container, and stops reading the keyboard before it agrees."""
+        if self.state is CallState.RUNNING and self._session is not None and self._session.may_sleep(after):
+            self._sleeps_after = after
+            self._channel.send_state(state="drowsy")
+
+    def _doze(self) -> None:
+        """The client agrees: end the CLI. It gets enough time to write its conversation."""
+        after, self._sleeps_after = self._sleeps_after, 0.0
+        if self.state is not CallState.RUNNING or self._session is None or not after:
+            return
+        if not self._session.may_sleep(after):
+            self._channel.send_state(state="awake")
+        elif self._become(CallState.DOZING):
+            self._session.terminate(DOZE_S)
+
+    def _fall_asleep(self) -> None:
+        """The CLI has ended and its output is delivered: keep only what a waiting client needs."""
+        assert self._session is not None
+        again, self._code, session = self._session.again(), self._session.code, self._session
+        if not self._become(CallState.ASLEEP):
+            return
+        self._session, self.has_slept = None, True
+        session.close()
+        self._end_of_start()
+        self.gate.close()
+        self._plan, self._fields = Plan(), Fields(())
+        self._weigh()
+        self.activity.sleep(True)
+        self.note("slept", code=self._code, seconds=round(self.age, 3))
+        self._on_asleep(self)
+        self._channel.send_state(state="asleep", again=again, prompts=self.activity.prompts)
+
     # From the client
 
     def on(self, event: Event) -> None:
@@ -305,7 +367,9 @@ class Call:
         self.on_progress()
 
     def _on_signal(self, number: int) -> None:
-        if self.state is CallState.WAITING:
+        if number == signal.SIGTSTP:
+            self._doze()
+        elif self.state in (CallState.WAITING, CallState.ASLEEP):
             self._channel.end(Frame.EXIT, signal=number)
             self.cancel()
         elif self._session is not None:
@@ -366,8 +430,11 @@ class Call:
         if self._session is None or self._session.code is None:
             return
         code = self._session.code
-        if self.state is CallState.RUNNING and self._channel.is_open:
+        if self.state in (CallState.RUNNING, CallState.DOZING) and self._channel.is_open:
             if not self._session.is_delivered():
+                return
+            if self.state is CallState.DOZING:
+                self._fall_asleep()
                 return
             self._channel.end(Frame.EXIT, **({"signal": -code} if code < 0 else {"code": code}))
         self._over()

@@ -104,6 +104,7 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
         omitted=fields.all("omitted"),
         interactive=terminal,
         is_large=fields.get("large") == b"1",
+        again=fields.text("again"),
     )
     if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
         raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")

@@ -31,6 +31,7 @@ from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import MIB, Config, Limits
+from bridge.server.host.conversations import has_conversation
 from bridge.server.host.disk_usage import DiskUsage
 from bridge.server.host.grants import Grant, OpenPlaces, StateError
 from bridge.server.host.log import LogFile, ServerLog
@@ -153,6 +154,7 @@ class BridgeServer:
             raise StateError(self.problems[readable[0]])
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
+        self._rest()
 
     async def stop(self) -> None:
         """Stop: refuse new calls, fail the waiting ones, give the running ones `limits.stop_grace` seconds, and
@@ -165,10 +167,11 @@ class BridgeServer:
             call.fail("stopping", STOPPING)
         for connection in list(self._connections):
             connection.leave()
-        await self._until(lambda: not self._calls_in(CallState.RUNNING), self.config.limits.stop_grace)
-        for call in self._calls_in(CallState.RUNNING):
+        busy = CallState.RUNNING, CallState.DOZING
+        await self._until(lambda: not self._calls_in(*busy), self.config.limits.stop_grace)
+        for call in self._calls_in(*busy):
             call.fail("stopping", "the bridge has stopped in the middle of this call")
-        await self._until(lambda: not any(call.has_run for call in self._calls), ENDED_WITHIN_S)
+        await self._until(lambda: not any(call.has_run and not call.has_slept for call in self._calls), ENDED_WITHIN_S)
         for connection in list(self._connections):
             connection.close()
         await self._until(lambda: not self._connections, 0.5)
@@ -289,13 +292,15 @@ class BridgeServer:
 
     # Calls
 
-    def _calls_in(self, state: CallState) -> list[Call]:
-        return [call for call in self._calls if call.state is state]
+    def _calls_in(self, *states: CallState) -> list[Call]:
+        return [call for call in self._calls if call.state in states]
 
     def _open_call(self, grant: Grant, terms: Scope, channel: Channel, fields: Fields) -> Call:
         """Make a call for a channel that a client opened. The call is refused, or waits for its turn."""
-        context = CallContext(grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch)
-        call = Call(channel, fields, context, self._on_over, self._on_up)
+        context = CallContext(
+            grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch, self._keeps
+        )
+        call = Call(channel, fields, context, self._on_over, self._on_up, self._on_asleep)
         self._calls[call] = None
         self._words[call.word] = call
         if self._is_stopping:
@@ -358,7 +363,7 @@ class BridgeServer:
 
     def _open_sessions(self, grant: str | None = None) -> int:
         """Return how many CLIs run that need no place for it, of one grant or of all."""
-        mine = (call for call in self._calls if call.has_run and grant in (None, call.grant))
+        mine = (call for call in self._calls if call.has_run and not call.has_slept and grant in (None, call.grant))
         return sum(call.gate.hold is Hold.ANSWER or not call.gate.may_pass for call in mine)
 
     # Places
@@ -416,11 +421,35 @@ class BridgeServer:
         if call.has_run:
             self._served += 1
             call.note("ended", code=call.code, seconds=round(call.age, 3))
-            self._disk.used(call.grant)
+            if not call.has_slept:
+                self._disk.used(call.grant)
         self.turns.over(call.grant, call)
         self._starts.leave(call.grant, call)
         self._on_up(call)
         self._dispatch_soon()
+
+    def _on_asleep(self, call: Call) -> None:
+        """Handle the end of the processes of a call that sleeps."""
+        self.turns.over(call.grant, call)
+        self._on_up(call)
+        self._disk.used(call.grant)
+        self._dispatch_soon()
+
+    def _rest(self) -> None:
+        """Let the sessions sleep that nobody uses."""
+        after = self.config.sleep * 60
+        asyncio.get_running_loop().call_later(
+            min(REAP_EVERY_S, max(after / 4, 0.1)) if after else REAP_EVERY_S, self._rest
+        )
+        for call in self._calls_in(CallState.RUNNING) if after else ():
+            call.rest(after)
+
+    def _keeps(self, grant: Grant, session: str) -> bool:
+        """Return whether a conversation can be resumed."""
+        try:
+            return has_conversation(self.state.private(grant), session)
+        except (OSError, StateError):
+            return False  # the next start finds out and says why
 
     def _dispatch_soon(self) -> None:
         """Start the next calls, in the next turns of the loop."""

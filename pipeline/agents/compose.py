@@ -466,11 +466,12 @@ def remains(client: docker.DockerClient) -> list[str]:
 
 
 def end(client: docker.DockerClient, name: str) -> bool:
-    """Stop an agent gracefully, and remove what Compose made for it. Returns whether there was anything."""
+    """Stop an agent gracefully, and remove what Compose made for it. Returns whether its container was there."""
     container = ps.find(client, name)
     if container:
         _remove(client, container)
-    return _remove_project(client, ps.project_name(name)) or container is not None
+    _remove_project(client, ps.project_name(name))
+    return container is not None
 
 
 def _remove(client: docker.DockerClient, container: Container) -> None:
@@ -483,14 +484,13 @@ def _remove(client: docker.DockerClient, container: Container) -> None:
         _remove_project(client, project)
 
 
-def _remove_project(client: docker.DockerClient, project: str) -> bool:
+def _remove_project(client: docker.DockerClient, project: str) -> None:
     found = client.containers.list(
         all=True, sparse=True, filters={"label": f"{PROJECT_LABEL}={project}"}, ignore_removed=True
     )
     for other in found:
         with _gone_is_fine(other):
             other.remove(force=True)
-    return bool(found)
 
 
 @contextmanager

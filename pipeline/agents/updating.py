@@ -93,12 +93,12 @@ def update(
     One that does not become healthy goes back to the image that it had, and the others are left alone.
     """
     found = overview.some(client, updating)
-    for name in sorted(updating, key=lambda each: (_rank(found[each]), each)):
+    for name in sorted(updating, key=lambda each: (rank(found[each]), each)):
         container = ps.find(client, name)
         if container is None:
             say(f"agent {name} is gone, so it is not updated")
             continue
-        if _rank(overview.some(client, [name])[name]) == len(RANKS):
+        if rank(overview.some(client, [name])[name]) == len(RANKS):
             say(f"agent {name} is at work; what it does now is ended, and its conversation stays")
         done(_update_one(client, container, reference, config, say))
 
@@ -110,7 +110,8 @@ RANKS = (
 """States of agents in the order of updates. All others come last."""
 
 
-def _rank(found: overview.Overview | None) -> int:
+def rank(found: overview.Overview | None) -> int:
+    """Return when an agent's turn to be updated comes: 0 for one that does nothing."""
     state = found.state.name if found else states.STOPPED
     return next((rank for rank, these in enumerate(RANKS) if state in these), len(RANKS))
 

@@ -6,11 +6,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,20 +15,18 @@ from functools import partial
 from pathlib import Path
 
 import docker
-import yaml
 from docker.models.containers import Container
 
-from pipeline.agents import ps
-from pipeline.files import ROOT
+from pipeline.agents import compose
 from tests.bench.figures import Figure
-from tests.support.bridge_host import FAKE_CLI, OWNER, SECRET
+from tests.support.bridge_host import FAKE_CLI
+from tests.support.fleets import Fleet
 from tests.support.waiting import let_pass, wait_until
 
 SIZES = (1, 5, 10, 25, 50, 100)
 IDLE_S = 60.0
 TICK = os.sysconf("SC_CLK_TCK")
 SERVERS = ("dockerd", "containerd")
-COMMAND_S = 900
 UNPROBED = 4
 
 
@@ -65,7 +60,7 @@ def rows(client: docker.DockerClient, sizes: Iterable[int], idle_s: float = IDLE
     """Start so many agents by one command, for each size; let them idle; stop them by one command."""
     for size in sizes:
         with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="fleet-") as directory:
-            yield _Fleet(client, Path(directory), size).row(idle_s)
+            yield _Measured(client, Path(directory), size, cli=FAKE_CLI).row(idle_s)
 
 
 def measure(client: docker.DockerClient) -> Iterator[Figure]:
@@ -81,71 +76,40 @@ def measure(client: docker.DockerClient) -> Iterator[Figure]:
         yield Figure(f"{of}: left behind {', '.join(row.left)}", len(row.left), "", 0)
 
 
-class _Fleet:
-    """Agents with names and a bridge of their own."""
-
-    def __init__(self, client: docker.DockerClient, directory: Path, size: int) -> None:
-        self._client = client
-        self._size = size
-        self._name = f"fleet-{uuid.uuid4().hex[:6]}"
-        self._workspaces = directory / "workspaces"
-        self._workspaces.mkdir()
-        directory.chmod(0o755)
-        os.chown(self._workspaces, OWNER, OWNER)
-        self._state = directory / "state"
-        configuration = directory / "bridge.yaml"
-        configuration.write_text(yaml.safe_dump({"claude": str(FAKE_CLI), "environment": {"CLAUDE_API_KEY": SECRET}}))
-        self._environment = {
-            **os.environ,
-            "CLAUDE_BRIDGE_STATE": str(self._state),
-            "CLAUDE_BRIDGE_CONFIG": str(configuration),
-        }
-
-    @property
-    def _names(self) -> list[str]:
-        return [f"{self._name}-{number}" for number in range(1, self._size + 1)]
+class _Measured(Fleet):
+    """Agents whose costs are measured."""
 
     def row(self, idle_s: float) -> Row:
-        up = ["agents.up", self._name, "--workspace", str(self._workspaces), "--count", str(self._size)]
+        """Start them, let them idle, stop them."""
         try:
             before = _machine_cpu_s()
-            up_s = self._invoke(*up)
+            up_s = self._seconds(*self.up)
             up_cpu_s = _machine_cpu_s() - before
-            containers = self._containers()
+            containers = self.containers()
             self._check(containers)
-            again_s = self._invoke(*up)
+            again_s = self._seconds(*self.up)
             probes, engine, own = self._idle(containers, idle_s)
-            memory = sum(map(_memory_mb, containers)) / self._size
-            helpers = sum(_resident_mb(pid) for pid in _shims(containers)) / self._size
-            down_s = self._invoke("agents.down", *self._names)
-            left = tuple(self._left(containers))
+            memory = sum(map(_memory_mb, containers)) / self.size
+            helpers = sum(_resident_mb(pid) for pid in _shims(containers)) / self.size
+            down_s = self._seconds(*self.down)
+            left = (*self.left(), *(f"process {_command(pid)}" for pid in _shims(containers)))
         finally:
-            self._invoke("agents.down", "--volumes", "--yes", *self._names)
-            self._invoke("bridge.down")
-        return Row(self._size, up_s, up_cpu_s, again_s, probes, engine, own, memory, helpers, down_s, left)
+            self.remove()
+        return Row(self.size, up_s, up_cpu_s, again_s, probes, engine, own, memory, helpers, down_s, left)
 
-    def _invoke(self, *words: str) -> float:
-        """Run a task as a person does. Returns the seconds that it took."""
-        command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *words]
+    def _seconds(self, *words: str) -> float:
         begun = time.monotonic()
-        subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=COMMAND_S, env=self._environment, cwd=ROOT
-        )
+        self.good(*words)
         return time.monotonic() - begun
-
-    def _containers(self) -> list[Container]:
-        found = self._client.containers.list(filters={"name": f"^/{ps.container_name(self._name)}-"})
-        return [each for each in found if ps.LABEL in each.labels]
 
     def _check(self, containers: list[Container]) -> None:
         """Fail unless each agent is healthy, and has a session and a grant that it reaches."""
-        assert len(containers) == self._size, f"{len(containers)} of {self._size} run"
+        assert len(containers) == self.size, f"{len(containers)} of {self.size} run"
         for each in containers:
-            health = each.attrs["State"]["Health"]
-            assert health["Status"] == "healthy", each.name
+            assert compose.health(each) == "healthy", each.name
             asked = each.exec_run(["sh", "-c", "tmux has-session -t =agent && test -S /host/claude-bridge.sock"])
             assert asked.exit_code == 0, f"{each.name}: {asked.output!r}"
-        assert len(list((self._state / "registry").iterdir())) == self._size
+        assert self.grants() == sorted(self.names)
 
     def _idle(self, containers: list[Container], idle_s: float) -> tuple[float, float, float]:
         """Return the processors that the probes, the engine and the agents themselves need while nothing happens.
@@ -179,21 +143,13 @@ class _Fleet:
                 each.remove(force=True, v=True)
 
     def _start_unprobed(self, like: Container) -> Container:
-        return self._client.containers.run(
+        return self.client.containers.run(
             like.attrs["Image"],
             detach=True,
             healthcheck={"test": ["NONE"]},
             labels={"io.magents.test": "bench"},
-            environment={"AGENT_NAME": self._name},
+            environment={"AGENT_NAME": self.name},
         )
-
-    def _left(self, containers: list[Container]) -> Iterator[str]:
-        mark = self._name
-        every = self._client.containers.list(all=True, sparse=True, ignore_removed=True)
-        yield from (f"container {each.attrs['Names'][0]}" for each in every if mark in each.attrs["Names"][0])
-        yield from (f"network {each.name}" for each in self._client.networks.list() if mark in str(each.name))
-        yield from (f"grant {path.name}" for path in (self._state / "registry").iterdir())
-        yield from (f"process {_command(pid)}" for pid in _shims(containers))
 
 
 def _has_session(container: Container) -> bool:
