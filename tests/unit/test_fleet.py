@@ -41,7 +41,7 @@ TURN = call("waiting_for_turn", waits_for="a place", ahead=2)
 
 TABLE = [
     # the container
-    (Facts("created"), (), State("stopped", None, "its container is created", None, True)),
+    (Facts("created"), (), State("stopped", None, "it was made and is not started")),
     (Facts("exited", 0, finished=NOW), (), State("stopped", NOW, "", None, True)),
     (Facts("paused"), (), State("stopped", None, "its container is paused", None, True)),
     (Facts("exited", 137, finished=NOW), (), State("failed", NOW, "its container ended with 137", None, True)),
@@ -253,7 +253,7 @@ def test_healthy_is_what_health_says_in_any_state(health: str, state: State, cod
 def test_who_is_not_there_is_named() -> None:
     seen = {"a": agent("a", IDLE), "b": agent("b", ASKING), "c": None}
     assert waiting.Outcome(124, "idle", 5.2, seen).sentence() == (
-        "not idle after 5 s: b is waiting for person: permission for Bash; c is gone"
+        "not idle after 5 s: b is waiting for a person: permission for Bash; c is gone"
     )
     assert waiting.Outcome(1, "idle", 0, seen).sentence().startswith("not idle, and waiting does not change that: b is")
     assert waiting.Outcome(0, "idle", 0, {"a": agent("a", IDLE)}).sentence() == "idle: a"
