@@ -131,7 +131,7 @@ class State:
     @property
     def words(self) -> str:
         """The state for people."""
-        name = self.name.replace("_", " ")
+        name = self.name.replace("_", " ").replace("for person", "for a person").replace("for turn", "for a turn")
         more = [*([f"{self.ahead} ahead"] if self.ahead is not None else []), *([self.why] if self.why else [])]
         return f"{name}: {', '.join(more)}" if more else name
 
@@ -166,6 +166,8 @@ def _not_running(facts: Facts) -> State:
         return State(STARTING, facts.finished)
     if facts.status in ("exited", "dead") and facts.exit_code:
         return State(FAILED, facts.finished, ended, is_final=True)
+    if facts.status == "created":
+        return State(STOPPED, None, "it was made and is not started")
     why = "" if facts.status == "exited" else f"its container is {facts.status}"
     return State(STOPPED, facts.finished, why, is_final=True)
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 
 import pytest
-from invoke import Argument, Collection, Context, ParseError, task
+from invoke import Argument, Collection, Context, Exit, task
 from invoke.parser import Parser, ParserContext
 
 import tasks
@@ -92,9 +92,23 @@ def test_words_of_a_task_for_several_agents_are_their_names(words: list[str], na
     assert parsed("several", *words, tasks=Collection(several, tasks.namespace["build.all"]))["name"] == names
 
 
-def test_word_that_means_nothing_is_still_refused() -> None:
-    with pytest.raises(ParseError, match="No idea what 'two' is"):
-        parsed("agents.logs", "one", "two")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["agents.logs", "one", "two"], "No idea what 'two' is; see `bin/invoke agents.logs --help`"),
+        (["agents.ps", "--more"], "No idea what '--more' is; see `bin/invoke agents.ps --help`"),
+        (["more"], "No idea what 'more' is; see `bin/invoke --list`"),
+        (
+            ["agents.logs", "--tail"],
+            "Flag --tail needed value and was not given one; see `bin/invoke agents.logs --help`",
+        ),
+        (["agents.fetch", "--minutes", "soon"], "--minutes is 'soon'; give a whole number"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_with_a_line_and_64(words: list[str], told: str) -> None:
+    with pytest.raises(Exit) as caught:
+        parsed(*words)
+    assert (caught.value.message, caught.value.code) == (told, 64)
 
 
 def test_every_option_has_a_help_text_and_a_chosen_name() -> None:

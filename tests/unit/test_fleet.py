@@ -6,9 +6,11 @@ import dataclasses
 import itertools
 import json
 import socket
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from rich.console import Console
 
 from bridge.server.operator import report
 from commands import agents_look
-from pipeline.agents import health, overview, states
+from pipeline import bridge
+from pipeline.agents import health, overview, ps, states
 from pipeline.agents import wait as waiting
 from pipeline.agents.audit import Audit, Found
 from pipeline.agents.overview import Overview
@@ -41,7 +44,7 @@ TURN = call("waiting_for_turn", waits_for="a place", ahead=2)
 
 TABLE = [
     # the container
-    (Facts("created"), (), State("stopped", None, "its container is created", None, True)),
+    (Facts("created"), (), State("stopped", None, "it was made and is not started")),
     (Facts("exited", 0, finished=NOW), (), State("stopped", NOW, "", None, True)),
     (Facts("paused"), (), State("stopped", None, "its container is paused", None, True)),
     (Facts("exited", 137, finished=NOW), (), State("failed", NOW, "its container ended with 137", None, True)),
@@ -179,6 +182,38 @@ def test_agent_that_answers_has_a_bound(answer: bytes, page: str | None) -> None
     assert health.ask([port]) == [""]
 
 
+def container(number: int, command: str = "", status: str = "running") -> Any:
+    state = {"Status": status, "Health": {"Status": "healthy", "Log": [{"Output": json.dumps(PAGE)}]}}
+    labels = {ps.LABEL: f"a{number}", f"{ps.LABEL}.user": "1:1", ps.WORKSPACE_LABEL: "/w", ps.MODE_LABEL: "clone"}
+    ports = {"3999/tcp": [{"HostPort": str(number)}]}
+    config = {"Env": [f"AGENT_COMMAND={command}"], "Image": "i"}
+    attrs = {"State": state, "Config": config, "NetworkSettings": {"Ports": ports}}
+    return SimpleNamespace(id="c0ffee", labels=labels, attrs=attrs)
+
+
+@pytest.mark.parametrize(("ask", "asked"), [(False, [2]), (True, [1, 2, 3])])
+def test_agent_is_asked_itself_where_only_it_knows(
+    monkeypatch: pytest.MonkeyPatch, ask: bool, asked: list[int]
+) -> None:
+    """The second one's command has ended since the engine's probe. The third one's has a call."""
+    ports: list[int] = []
+
+    def answer(found: Iterable[int]) -> list[str]:
+        ports.extend(found)
+        return [
+            json.dumps({**PAGE, "agent": {"state": "finished" if each == 2 else "running", "restarts": 0}})
+            for each in ports
+        ]
+
+    monkeypatch.setattr(health, "ask", answer)
+    told = {"a3": {"calls": [dataclasses.asdict(call("idle"))]}}
+    monkeypatch.setattr(bridge, "status", lambda: {"grants": told})
+    found = [container(1), container(2, "make"), container(3, "claude-code"), container(4, "make", "exited")]
+    seen = overview._overviews(found, ask=ask)
+    assert [each.state.name for each in seen] == ["idle", "finished", "idle", "stopped"]
+    assert ports == asked
+
+
 def test_bridge_of_an_earlier_version_says_nothing_of_calls() -> None:
     assert states.calls_of([{"state": "running", "age_s": 1.0}]) == ()
     told = dataclasses.asdict(call("waiting_for_person", waits_for="Bash(\x1b[2J)"))
@@ -253,7 +288,7 @@ def test_healthy_is_what_health_says_in_any_state(health: str, state: State, cod
 def test_who_is_not_there_is_named() -> None:
     seen = {"a": agent("a", IDLE), "b": agent("b", ASKING), "c": None}
     assert waiting.Outcome(124, "idle", 5.2, seen).sentence() == (
-        "not idle after 5 s: b is waiting for person: permission for Bash; c is gone"
+        "not idle after 5 s: b is waiting for a person: permission for Bash; c is gone"
     )
     assert waiting.Outcome(1, "idle", 0, seen).sentence().startswith("not idle, and waiting does not change that: b is")
     assert waiting.Outcome(0, "idle", 0, {"a": agent("a", IDLE)}).sentence() == "idle: a"
