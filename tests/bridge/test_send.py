@@ -37,6 +37,7 @@ def heard(real: RealHost, *parts: str) -> bool:
     return any(all(part in request.heard for part in parts) for request in real.api.prompts)
 
 
+@pytest.mark.parametrize("image", ["prod"], indirect=True)  # what is tested is this machine's side
 def test_prompt_reaches_a_session_that_rests_or_sleeps_and_none_that_asks(
     variant: images.Variant, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
