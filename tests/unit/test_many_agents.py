@@ -15,7 +15,7 @@ from docker.models.containers import Container
 from invoke import Exit
 
 from commands.wishes import Asked, refuse_unknown, wanted
-from pipeline.agents import many, names, prompts, records, settings, updating
+from pipeline.agents import clone, compose, many, names, prompts, records, settings, updating
 from pipeline.agents.overview import Overview
 from pipeline.agents.settings import Lasting, Settings
 from pipeline.agents.states import IDLE, WAITING_FOR_PERSON, WORKING, State
@@ -266,3 +266,19 @@ def test_text_is_checked_before_it_is_typed() -> None:
         with pytest.raises(Problem, match=why) as refused:
             prompts.checked(text)
         assert refused.value.code == 64
+
+
+def test_compose_holds_the_lock_of_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So nobody else works on the agent while a Compose is at it whose caller was killed."""
+    (tmp_path / "docker").write_text("#!/bin/sh\nreadlink /proc/$$/fd/*\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with names.busy_with("shop", print) as lock:
+        project = compose.Project("up-magents-shop", "prod", "magents/agent:latest", lock=lock)
+        assert str(tmp_path / "state/agents/shop.lock") in project._compose("config").splitlines()
+
+
+def test_half_made_clone_counts_as_something_to_end(state: Path) -> None:
+    assert clone.unfinished() == []
+    (state.with_name("magents") / "clones" / "shop" / "clone.new").mkdir(parents=True)
+    assert clone.unfinished() == ["shop"]
