@@ -270,7 +270,7 @@ def test_text_is_checked_before_it_is_typed() -> None:
 
 def test_compose_holds_the_lock_of_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So nobody else works on the agent while a Compose is at it whose caller was killed."""
-    (tmp_path / "docker").write_text("#!/bin/sh\nreadlink /proc/$$/fd/*\n")
+    (tmp_path / "docker").write_text("#!/bin/sh\nreadlink /proc/$$/fd/*\nexit 0\n")
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with names.busy_with("shop", print) as lock:
