@@ -389,6 +389,7 @@ class Call:
             self._over()
         elif self._become(CallState.ENDING):
             self.activity.end()
+            self.gate.close()
             self._session.close()
             self._session.terminate(grace)
 

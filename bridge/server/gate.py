@@ -116,7 +116,7 @@ class Gate:
         self._desk, self.hold = desk, hold
 
     def close(self) -> None:
-        """The call is over. Nothing is given back any more: the server does that."""
+        """The call ends. Its place stays its own until its processes are gone: the server gives it back."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -158,7 +158,7 @@ class Gate:
         if self._commands.pop(command, None) is not None:
             self._end()
 
-    def end_answer(self) -> None:
+    def answer_ended(self) -> None:
         """The CLI itself reports the end of an answer, or that it waits for a person. Commands that still run are in
         the background."""
         self._begun += 1

@@ -338,7 +338,10 @@ class BridgeServer:
                 self._starts.add(call.grant, call)
             elif self.ask(call):
                 self._ready.append(call)
-        except (QueueFullError, RefusedTurnError) as refusal:
+        except QueueFullError as full:
+            call.fail("full", _full(str(full), call.grant))
+            return
+        except RefusedTurnError as refusal:
             call.fail("full", str(refusal))
             return
         self._dispatch_soon()
@@ -346,10 +349,10 @@ class BridgeServer:
     def _check_size(self, call: Call) -> None:
         waiting = [other for queue in self._queues for other in queue.waiting.get(call.grant, ())]
         if waiting and sum(other.size for other in waiting) + call.size > MAX_WAITING:
-            raise QueueFullError(_full(f"calls of {MAX_WAITING // MIB} MiB wait already", call.grant))
+            raise QueueFullError(f"calls of {MAX_WAITING // MIB} MiB wait already")
 
     def _check_sessions(self, call: Call) -> None:
-        """Raise QueueFullError if a call is a session, and no more of them may be open."""
+        """Raise RefusedTurnError if a call is a session, and no more of them may be open."""
         if call.gate.hold is not Hold.ANSWER:
             return
         limits = self.config.limits
@@ -357,9 +360,9 @@ class BridgeServer:
             text = (
                 f"{count} sessions of grant {call.grant} are open already; end one, or raise limits.sessions_per_grant"
             )
-            raise QueueFullError(text)
+            raise RefusedTurnError(text)
         if (count := self._open_sessions()) >= limits.sessions:
-            raise QueueFullError(f"{count} sessions are open already; end one, or raise limits.sessions")
+            raise RefusedTurnError(f"{count} sessions are open already; end one, or raise limits.sessions")
 
     def _open_sessions(self, grant: str | None = None) -> int:
         """Return how many CLIs run that need no place for it, of one grant or of all."""
@@ -483,8 +486,8 @@ class BridgeServer:
         if call.state is CallState.WAITING:
             try:
                 self._check_sessions(call)
-            except QueueFullError as full:
-                call.fail("full", str(full))
+            except RefusedTurnError as refusal:
+                call.fail("full", str(refusal))
                 return
         if self.turns.has_place(call):
             call.gate.open()

@@ -21,7 +21,7 @@ from bridge.protocol.frames import Frame
 from healthcheck.checks import bridge as healthcheck
 from tests.support.bridge_cli import NEWEST, VERSIONS
 from tests.support.bridge_flood import Client
-from tests.support.bridge_host import HostMaker, Place, Running
+from tests.support.bridge_host import BridgeHost, HostMaker, Place, Running
 from tests.support.fake_messages_api import Reply, Request, Say, directed, in_turn
 from tests.support.real_host import RealHost, real_server
 from tests.support.screen import READY, SHELL, Screen, ask, begin
@@ -67,13 +67,13 @@ def screen(screens: contextlib.ExitStack, directory: Path, place: Place) -> Scre
 NUMBERS = itertools.count()
 
 
-def calls(host: RealHost, place: Place) -> list[dict[str, Any]]:
+def calls(host: BridgeHost, place: Place) -> list[dict[str, Any]]:
     """Return what `status` shows of a grant's calls."""
-    found: list[dict[str, Any]] = host.host.status()["grants"][place.name]["calls"]
+    found: list[dict[str, Any]] = host.status()["grants"][place.name]["calls"]
     return found
 
 
-def states(host: RealHost, place: Place) -> list[str]:
+def states(host: BridgeHost, place: Place) -> list[str]:
     return sorted(call["state"] for call in calls(host, place))
 
 
@@ -110,8 +110,8 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
         for each in three:
             begin(each)
         ask(three[0], "and me")
-        wait_until(lambda: "waiting_for_turn" in states(tight, place), WITHIN_S, "a session that waits")
-        (waits,) = [call for call in calls(tight, place) if call["state"] == "waiting_for_turn"]
+        wait_until(lambda: "waiting_for_turn" in states(tight.host, place), WITHIN_S, "a session that waits")
+        (waits,) = [call for call in calls(tight.host, place) if call["state"] == "waiting_for_turn"]
         assert (waits["kind"], waits["ahead"], "limits.running" in waits["waits_for"]) == ("interactive", 0, True)
         title = "#{pane_title}"
         wait_until(lambda: "next in line" in three[0].tell("display-message", "-p", title), WITHIN_S, "the title")
@@ -119,7 +119,7 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
         assert busy.end()[1].strip() == b"heard: hello"
     three[0].wait("heard: and me")
     wait_until(lambda: "waiting" not in three[0].tell("display-message", "-p", title), WITHIN_S, "another title")
-    wait_until(lambda: states(tight, place) == ["idle"] * 3, WITHIN_S, "three sessions at rest")
+    wait_until(lambda: states(tight.host, place) == ["idle"] * 3, WITHIN_S, "three sessions at rest")
     for each in three[1:]:
         ask(each, "and you")
         each.wait("heard: and you")
@@ -262,3 +262,17 @@ def test_word_of_a_call_opens_its_place_only_and_only_so_far(
     outer.sock.close()
     assert [each.process.poll() for each in two] == [None, None], "they run on"
     assert host.status()["running"] == 1, "and hold the place"
+
+
+def test_call_whose_stdin_does_not_end_stands_in_nobody_s_way(host_per_test: HostMaker) -> None:
+    """The first one runs on without a place. For the second one that would be a session too many."""
+    host = host_per_test(limits={"running": 1, "sessions_per_grant": 1})
+    place = host.grant("mine")
+    with place.start("-p", "cat") as first:
+        wait_until(lambda: host.status()["running"] == 1, 20, "the first call")
+        with place.start("-p", "cat") as second:
+            wait_until(lambda: states(host, place) == ["idle", "starting"], 20, "the second call's turn")
+            assert place.run("-p", "out third").stdout == b"third"
+            code, _, err = second.end()
+            assert (code, b"does not end" in err) == (125, True)
+        assert first.end(b"at last")[1] == b"at last"

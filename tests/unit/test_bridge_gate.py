@@ -200,6 +200,32 @@ def test_call_that_has_to_keep_its_place_keeps_it() -> None:
     assert play(act).desk.told == ["keep"]
 
 
+def test_state_of_a_call_is_the_first_fact_that_counts() -> None:
+    now = 100.0
+    activity = Activity(lambda: now)
+    seen = []
+    activity.hold_place(has_place=True)
+    for report in (
+        activity.come_up,
+        lambda: activity.ask_person("May it run ls?"),
+        lambda: activity.wait_for_turn("a place"),
+        lambda: activity.wait_for_turn(""),
+        lambda: activity.sleep(is_asleep=True),
+        activity.end,
+    ):
+        now += 1
+        report()
+        seen.append((activity.state.value, activity.since, activity.waits_for))
+    assert seen == [
+        ("working", 101, ""),
+        ("waiting_for_person", 102, "May it run ls?"),
+        ("waiting_for_turn", 103, "a place"),
+        ("waiting_for_person", 104, "May it run ls?"),
+        ("asleep", 105, ""),
+        ("ending", 106, ""),
+    ]
+
+
 # A tunnel, whose bytes mean nothing to the server
 
 
@@ -246,7 +272,7 @@ def test_end_that_the_cli_reports_needs_no_silence() -> None:
         await tunnel.send(PROMPT)
         scene.gate.begin_command("server")
         tunnel.hear(PROMPT)
-        scene.gate.end_answer()
+        scene.gate.answer_ended()
         await next_turn()
         assert not scene.gate.may_pass
         tunnel.hear(100)
@@ -285,8 +311,12 @@ def test_proxy_lets_a_prompt_through_the_tunnel_in_its_turn() -> None:
             size += await arrived.get()
         scene.gate.close()
         writer.close()
+        await writer.wait_closed()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 20)  # both ends have seen the end
         proxy.close()
         api.close()
         await api.wait_closed()
+        await next_turn()
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(run())

@@ -30,6 +30,12 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
         f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s",
         f"{answer['running']} running, {answer['queued']} queued, {answer['served']} served",
         *_aligned([heads, *grants]),
+        *(
+            _waiting(name, call)
+            for name, grant in answer["grants"].items()
+            for call in grant["calls"]
+            if call["waits_for"]
+        ),
     ]
     return [printable(line) for line in lines]
 
@@ -40,6 +46,12 @@ def _grant(name: str, grant: dict[str, Any]) -> list[str]:
     note = f"  ({grant['problem']})" if grant["problem"] else ""
     counts = [str(grant[key]) for key in ("running", "queued", "connections")]
     return [name, *counts, age, grant["workspace"] + note]
+
+
+def _waiting(name: str, call: dict[str, Any]) -> str:
+    """Return what a call waits for, and how many come first."""
+    ahead = "" if call["ahead"] is None else f" ({call['ahead']} ahead)"
+    return f"a call of {name} waits for {call['waits_for']}{ahead}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
