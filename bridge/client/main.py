@@ -193,7 +193,7 @@ class _Call:
         finally:
             if self._executor is not None:
                 self._executor.copies.remove()
-        self._give_terminal_back()
+        self._give_terminal_back(was_cut_off=self._is_asleep)
         return code
 
     def _ask(self, stdin: str) -> list[Event]:
@@ -470,9 +470,9 @@ class _Call:
     # stdin
 
     def _begin_feeding(self, first: bytes = b"") -> None:
-        """Start to send stdin. `first` is sent before what is read."""
-        self._feeding.acquire()
-        _thread.start_new_thread(self._feed_until_paused, (first,))
+        """Start to send stdin, unless it is sent already. `first` is sent before what is read."""
+        if self._feeding.acquire(blocking=False):
+            _thread.start_new_thread(self._feed_until_paused, (first,))
 
     def _stop_feeding(self) -> None:
         """Stop to read stdin, and wait until nothing that was read is on the way."""

@@ -168,7 +168,7 @@ class Call:
 
     def end_answer(self) -> None:
         """The CLI itself reports the end of an answer, or that it waits for a person."""
-        self.gate.end_answer()
+        self.gate.answer_ended()
 
     @property
     def kind(self) -> Kind:
@@ -309,9 +309,9 @@ class Call:
     def _doze(self) -> None:
         """The client agrees: end the CLI. It gets enough time to write its conversation."""
         after, self._sleeps_after = self._sleeps_after, 0.0
-        if self.state is not CallState.RUNNING or self._session is None or not after:
+        if self.state is not CallState.RUNNING or self._session is None:
             return
-        if not self._session.may_sleep(after):
+        if not after or not self._session.may_sleep(after):
             self._channel.send_state(state="awake")
         elif self._become(CallState.DOZING):
             self._session.terminate(DOZE_S)
