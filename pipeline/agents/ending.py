@@ -36,7 +36,7 @@ class Ending:
 
 def every(client: docker.DockerClient) -> list[str]:
     """Return the names of all agents of this engine, also of those that are half there."""
-    return sorted({*compose.remains(client), *_unfinished(client)})
+    return sorted({*compose.remains(client), *_unfinished(client), *clones.unfinished()})
 
 
 def _unfinished(client: docker.DockerClient) -> list[str]:
@@ -111,6 +111,7 @@ def _down_one(client: docker.DockerClient, name: str, say: Say, what: Ending, us
     elif record and Path(record.folder).is_dir():
         used.append((record.folder, []))
     was_there = compose.end(client, name)
+    clones.tidy(client, name)
     with _granting:
         if what.volumes:
             bridge.forget(name)
