@@ -5,7 +5,8 @@ given back when the answer has ended: no request is under way, no command runs i
 passed. So a session that waits for a person, or was interrupted, holds none.
 
 A command counts if it began after the newest request began. An older one is in the background: the CLI has gone on
-without its result.
+without its result. One that seems to begin just after a request may be older, as it takes a moment until the server
+hears of it. It counts for some seconds, unless the CLI itself reports the end of its answers.
 
 A gateway's requests are known exactly. A tunnel to the API is opaque. There, a few bytes count as nothing (the TLS
 handshake, a sign of life), more bytes as a request, and silence as the end of the answer.
@@ -29,6 +30,12 @@ SILENT_S = 10.0
 
 START_S = 10.0
 """Seconds that a call that got its place before its start has for its first request."""
+
+UNSURE_S = 2.0
+"""Seconds after the start of a request in which a command may begin to be heard of that is older than it."""
+
+UNSURE_MOST_S = 10.0
+"""Seconds for which such a command counts."""
 
 STDIN_S = 3.0
 """Seconds that the CLI itself waits for the first bytes of a pipe on stdin. Then it goes on without them."""
@@ -94,6 +101,8 @@ class Gate:
         self.hold = Hold.CALL
         self.rests = 0
         """How often the place was given back."""
+        self.is_told_of_ends = False
+        """Whether `answer_ended` is called at the end of each answer."""
         self._activity = activity
         self._desk: Desk | None = None
         self._loop = asyncio.get_running_loop()
@@ -102,8 +111,10 @@ class Gate:
         self._waiting = 0
         self._requests = 0
         self._begun = 0
-        self._commands: dict[object, int] = {}
-        """How many requests had begun before each command."""
+        self._asked_at = float("-inf")
+        """When the newest request began."""
+        self._commands: dict[object, tuple[int, float]] = {}
+        """For each command, how many requests had begun before it, and until when it counts."""
         self._started_at = self._ended_at = self._stirred_at = self._loop.time()
         self._silent_since = 0.0
         self._stdin_ended = False
@@ -151,7 +162,10 @@ class Gate:
 
     def begin_command(self, command: object) -> None:
         """A command of the CLI begins in the container."""
-        self._commands[command] = self._begun
+        now = self._loop.time()
+        is_sure = self.is_told_of_ends or now - self._asked_at > UNSURE_S
+        self._commands[command] = self._begun, float("inf") if is_sure else now + UNSURE_MOST_S
+        self._settle()
 
     def end_command(self, command: object) -> None:
         """A command is over."""
@@ -175,7 +189,7 @@ class Gate:
         self._activity.come_up()
         await self._admit(is_given_up)
         self._requests += 1
-        self._begun += 1
+        self._begin()
         try:
             yield
         finally:
@@ -189,7 +203,8 @@ class Gate:
     async def pass_on(self, is_given_up: Callable[[], bool], is_new: bool) -> None:
         """Wait until the call has a place for a request in a tunnel. Raises the same as `request`."""
         await self._admit(is_given_up)
-        self._begun += is_new
+        if is_new:
+            self._begin()
         self.hear()
 
     def hear(self) -> None:
@@ -238,6 +253,10 @@ class Gate:
 
     # The end of an answer
 
+    def _begin(self) -> None:
+        self._begun += 1
+        self._asked_at = self._loop.time()
+
     def _end(self) -> None:
         self._ended_at = self._loop.time()
         self._settle()
@@ -252,16 +271,16 @@ class Gate:
         """Whether the place is needed now."""
         if self.hold is Hold.CALL or self._requests:
             return True
-        if self.hold is Hold.STDIN and (self._stdin_ended or self._has_answered):
-            return True
-        return any(before >= self._begun for before in self._commands.values())
+        return self.hold is Hold.STDIN and (self._stdin_ended or self._has_answered)
 
     def _settle(self) -> None:
         """Give the place back if it is not needed, or look again later."""
         self._cancel_timer()
         if self._is_closed or self._desk is None or not self.may_pass or self._is_needed:
             return
-        due = self._due()
+        due = max([self._due(), *(until for before, until in self._commands.values() if before >= self._begun)])
+        if due == float("inf"):  # a command runs
+            return
         if due > self._loop.time():
             self._timer = self._loop.call_at(due, self._settle)
         elif self._desk.give_back():

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 from bridge.server.activity import Activity
-from bridge.server.gate import FREE, QUIET_S, SILENT_S, START_S, STDIN_MOST_S, STDIN_S, Gate, Hold, RefusedTurnError
+from bridge.server.gate import (
+    FREE,
+    QUIET_S,
+    SILENT_S,
+    START_S,
+    STDIN_MOST_S,
+    STDIN_S,
+    UNSURE_MOST_S,
+    UNSURE_S,
+    Gate,
+    Hold,
+    RefusedTurnError,
+)
 from bridge.server.sandbox.proxy import Proxy, Rules
 from tests.support.waiting import move_on, next_turn, until
 
@@ -110,7 +122,7 @@ def test_place_is_held_from_a_request_until_a_moment_after_the_answer() -> None:
 
 def test_command_holds_the_place_and_one_in_the_background_does_not() -> None:
     async def act(scene: Scene) -> None:
-        await scene.request()
+        await scene.request(UNSURE_S + 1)
         scene.gate.begin_command("first")
         await move_on(100)
         assert scene.gate.may_pass
@@ -119,6 +131,22 @@ def test_command_holds_the_place_and_one_in_the_background_does_not() -> None:
         scene.gate.begin_command("server")
         await scene.request()
         assert await scene.held_for() == QUIET_S
+
+    play(act)
+
+
+def test_command_that_is_heard_of_just_after_a_request_counts_for_a_while_unless_ends_are_reported() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.request(UNSURE_S / 2)
+        scene.gate.begin_command("late")
+        assert await scene.held_for() == UNSURE_MOST_S
+        scene.gate.is_told_of_ends = True
+        await scene.request(UNSURE_S / 2)
+        scene.gate.begin_command("reported")
+        await move_on(100)
+        assert scene.gate.may_pass
+        scene.gate.answer_ended()
+        assert not scene.gate.may_pass
 
     play(act)
 
