@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,7 +235,7 @@ def test_programs_see_what_an_agent_does_and_wait_for_it(person: Person, monkeyp
     schemas.check("agents-wait", found[1])
     [seen] = [each for each in found[0]["agents"] if each["name"] == person.name]
     assert (seen["state"], seen["container"], seen["variant"]) == ("working", container.id, person.variant.name)
-    assert seen["since"] == pytest.approx(time.time(), abs=60)
+    assert seen["since"] == pytest.approx(time.time(), abs=600)
     assert seen["health"]["address"] == f"http://127.0.0.1:{ps.published_port(container)}/health"
     told = invoke("agents.wait", person.name, "--until", "waiting", "--timeout", "0")
     assert (told.returncode, told.stderr) == (124, f"not waiting after 0 s: {person.name} is working\n")
@@ -243,12 +245,35 @@ def test_programs_see_what_an_agent_does_and_wait_for_it(person: Person, monkeyp
         container.exec_run(["touch", "/workspace/go"])
         assert (waiting.result().returncode, waiting.result().stdout) == (0, f"finished: {person.name}\n")
     assert invoke("agents.wait", person.name, "--until", "healthy").returncode == 0
-    assert invoke("agents.wait", person.name, "--until", "idle").returncode == 1
+    watch_twice(person.name)
     container.kill()
     [failed] = [each for each in overview.every(person.client) if each.name == person.name]
     assert (failed.state.name, failed.state.why) == ("failed", "its container ended with 137")
-    for words in (["--until", "soon"], ["--timeout", "soon"], ["nosuch"]):
-        assert invoke("agents.wait", person.name, *words).returncode == 64
+    assert invoke("agents.wait", person.name, "nosuch").returncode == 64
+    told = invoke("agents.ps", "--watch")
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (64, "", 1)
+
+
+def watch_twice(name: str) -> None:
+    """Watch the agents on a terminal until the name was drawn twice, and end that as a person does."""
+    own, theirs = os.openpty()
+    os.set_blocking(own, False)
+    seen = b""
+
+    def is_drawn_twice() -> bool:
+        nonlocal seen
+        with suppress(BlockingIOError):
+            seen += os.read(own, 1 << 16)
+        return seen.count(name.encode()) >= 2
+
+    watching = subprocess.Popen([ROOT / "bin" / "invoke", "agents.ps", "--watch"], stdout=theirs, stderr=theirs)
+    wait_until(is_drawn_twice, 60, "the list to be drawn again")
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(60) == 0
+    os.close(own)
+    os.close(theirs)
+    assert b"\x1b[1A" in seen, "drawn in place"
+    assert b"Traceback" not in seen
 
 
 def test_limits_come_from_the_environment_as_for_compose(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
