@@ -33,12 +33,14 @@ PYTHON_FILES = [
     "tests",
     "tasks.py",
     "noxfile.py",
+    "bin/complete",
     "bin/make-venv",
 ]
 PROGRAMS = ["docker/init-volumes", "docker/build/write-manifest"]
 STEPS = ["step", "apt-install", "install-pip", "make-user", "compile-code"]
 SHELL_FILES = [
     "bin/invoke",
+    "bin/completion/bash",
     *(f"docker/build/{name}" for name in STEPS),
     "docker/profile-path.sh",
     "docker/bin/corepack",

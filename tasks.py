@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke import Collection, Exit
 
 try:
-    from commands import agents, bridge, build, engine, first_word, lifecycle, release
+    from commands import agents, agents_look, agents_run, bridge, build, engine, first_word, lifecycle, options, release
 except ModuleNotFoundError as error:
     raise Exit(
         f"this Python lacks {error.name}; run `bin/invoke` instead of `invoke`, "
@@ -14,9 +14,10 @@ except ModuleNotFoundError as error:
     ) from None
 
 first_word.allow()
+options.mend()
 
 namespace = Collection(
-    agents.up,
+    agents_run.up,
     release.version,
     release.give_names,
     release.push_images,
@@ -42,14 +43,19 @@ namespace = Collection(
     ),
     Collection(
         "agents",
-        agents.list_all,
+        agents_run.start,
+        agents_look.list_all,
+        agents_look.wait,
         agents.attach,
         agents.show_logs,
         agents.execute,
+        agents.send,
         agents.audit,
         agents.fetch,
         agents.diff,
         agents.push,
-        agents.down,
+        agents_run.restart,
+        agents_run.update,
+        agents_run.down,
     ),
 )

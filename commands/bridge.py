@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from json import dumps as to_json
+
 from invoke import Context, task
 
 from commands.output import exit_with, problems_as_exit
@@ -15,6 +17,7 @@ from pipeline.reporting import say_on_stderr
     help={
         "workspace": "make a grant for this folder, too",
         "name": "the grant's name; when left out, that of the folder's agent, or a new one from the folder's name",
+        "user": "whom Claude runs as, UID[:GID]; when left out, as before, or the folder's owner",
         "replace": "take the name from another folder",
     }
 )
@@ -39,10 +42,16 @@ def down(_: Context) -> None:
         bridge.down(print)
 
 
-@task
-def status(_: Context) -> None:
+@task(help={"json": "print one JSON document; exit code 1 when no server runs"})
+def status(_: Context, json: bool = False) -> None:
     """Show what the bridge's server runs, and what waits."""
-    exit_with(bridge.status())
+    with problems_as_exit():
+        if not json:
+            print("\n".join(bridge.status_lines()))
+            return
+        found = bridge.status()
+    print(to_json(found))
+    exit_with(0 if found["server"] else 1)
 
 
 @task

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
 
-from invoke import Collection, Context, Exit, Task
+from invoke import Collection, Context, Task
 
+from commands.fields import help_of, with_fields
 from commands.output import problems_as_exit
 from pipeline.bootstrap import engine
 from pipeline.build import image
 from pipeline.reporting import say_on_stderr
 
 EVERY_VARIANT = list(image.VARIANTS.values())
-HELP = {each.name.replace("_", "-"): each.metadata["help"] for each in fields(image.Options)}
+HELP = help_of(image.Options)
 
 
-def with_build_options(body: Callable[..., None]) -> Callable[..., None]:
-    """Give a task the options of a build. `body` gets them as its argument `options`."""
-
-    @functools.wraps(body)
-    def run(context: Context, **given: Any) -> None:
-        options = image.Options(**{each.name: given.pop(each.name) for each in fields(image.Options)})
-        body(context, **given, options=options)
-
-    signature = inspect.signature(body)
-    own = [each for each in signature.parameters.values() if each.name != "options"]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    added = [inspect.Parameter(each.name, kind, default=each.default) for each in fields(image.Options)]
-    run.__dict__["__signature__"] = signature.replace(parameters=[*own, *added])
-    return run
-
-
-def variant_named(name: str) -> image.Variant:
-    """Return the variant with this name. Ends the task when there is none."""
-    if name not in image.VARIANTS:
-        raise Exit(f"there is no variant {name}; use one of {', '.join(image.VARIANTS)}", 64)
-    return image.VARIANTS[name]
+with_build_options = with_fields(image.Options, "options")
+"""Gives a task the options of a build."""
 
 
 def _task(variants: list[image.Variant], name: str, text: str) -> Task[Callable[..., None]]:

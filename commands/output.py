@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from invoke import Exit
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from pipeline.agents.logs import plain
 from pipeline.errors import Problem
 from pipeline.files import ROOT, present_folder
+from pipeline.reporting import Say, say_on_stderr
 
 UNLIMITED = 100_000
 """The width of a table for a file or a pipe, in letters. Rich takes no more than the rows need."""
@@ -29,6 +31,26 @@ def problems_as_exit() -> Iterator[None]:
         raise Exit(str(problem), problem.code) from problem
     except KeyboardInterrupt:
         raise Exit("interrupted", 130) from None
+
+
+@contextmanager
+def progress(count: int, result: Say = say_on_stderr) -> Iterator[tuple[Say, Say]]:
+    """Yield two functions: one says a line on standard error, the other says by `result` what came of an agent.
+
+    On a terminal, a bar below the lines shows how many of `count` agents are done.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if count < 2 or not console.is_terminal:
+        yield say_on_stderr, result
+        return
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        every = bar.add_task("agents", total=count)
+
+        def done(line: str) -> None:
+            bar.console.print(plain(line))
+            bar.advance(every)
+
+        yield (lambda line: bar.console.print(plain(line))), done
 
 
 def exit_with(code: int) -> None:

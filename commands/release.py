@@ -7,12 +7,13 @@ from pathlib import Path
 
 from invoke import Context, task
 
-from commands.build import EVERY_VARIANT, variant_named
+from commands.build import EVERY_VARIANT
 from commands.output import print_table, problems_as_exit, table
+from commands.wishes import variant_named
 from pipeline.bootstrap import engine
 from pipeline.build import image, source
 from pipeline.files import ROOT
-from pipeline.release import attest, difference, hub, push, sbom, tags
+from pipeline.release import attest, difference, hub, push, tags
 from pipeline.reporting import say_on_stderr
 
 REGISTRY_HELP = "registry and namespace, such as localhost:5000/team; Docker Hub's magents when left out"
@@ -91,6 +92,8 @@ def join(_: Context, architecture: list[str], parts: str = str(push.PARTS)) -> N
 @task(name="sbom", help={"variant": VARIANT_HELP, "output": "folder of the files VARIANT-ARCHITECTURE.cdx.json"})
 def write_bills(_: Context, variant: str | None = None, output: str = str(BILLS)) -> None:
     """Write the bill of materials of the built images as CycloneDX."""
+    from pipeline.release import sbom  # here, as it takes long to load, and every task would wait for it
+
     with problems_as_exit(), engine.connected() as client:
         for one in _chosen(variant):
             path = sbom.path_for(client, one, Path(output))

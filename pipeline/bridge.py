@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bridge.server.operator.api import Operator, OperatorError
 from bridge.server.operator.workspaces import Choice
@@ -33,11 +34,16 @@ def down(say: Say) -> None:
     say(f"no bridge server runs in {operator.root}" if pid is None else f"bridge server {pid} is stopped")
 
 
-def status() -> int:
-    """Print running and waiting calls, as `claude-bridge-server status` does. Returns its exit code."""
+def status() -> dict[str, Any]:
+    """Return the document of `claude-bridge-server status --json`."""
     with _operator() as operator:
-        print("\n".join(operator.status_lines()))
-    return 0
+        return operator.status_document()
+
+
+def status_lines() -> list[str]:
+    """Return running and waiting calls, as `claude-bridge-server status` shows them."""
+    with _operator() as operator:
+        return operator.status_lines()
 
 
 def doctor() -> int:

@@ -93,7 +93,7 @@ class Connection:
         sock = self._open()
         try:
             kind = "pipe" if stdin else "none"
-            number, opening = self._link.open(argv, env or {}, cwd=cwd, stdin=kind, stdout="other")
+            number, opening = self._link.open(argv, {**_above(), **(env or {})}, cwd=cwd, stdin=kind, stdout="other")
         except ProtocolError as error:
             raise FaultError("usage", str(error)) from None
         send(sock, opening)
@@ -183,3 +183,9 @@ class Connection:
                 raise FaultError("lost", "the connection to the host broke")
             events = receive(self._link, data)
         return events
+
+
+def _above() -> dict[bytes, bytes]:
+    """Return the variable that says which call this program is a command of, so that its calls share that place."""
+    word = os.environb.get(b"CLAUDE_BRIDGE_CALL")
+    return {b"CLAUDE_BRIDGE_CALL": word} if word else {}

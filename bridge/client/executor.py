@@ -48,6 +48,11 @@ class Executor:
         self._reapers: set[int] = set()
         reaper.take_in_orphans()
 
+    @property
+    def has_background(self) -> bool:
+        """Whether a command that is over has left something that still runs."""
+        return bool(self._reapers - {execution.reaper_pid for execution in list(self._executions.values())})
+
     def on(self, event: Event) -> None:
         """Handle a frame of a channel that the host opened."""
         if event.channel in self._copying:

@@ -27,6 +27,7 @@ from bridge.protocol.link import CLIENT, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     import signal as _signal
     from collections.abc import Callable
 
@@ -47,6 +48,12 @@ ANSWER_S = 1.0
 
 MAX_VALUE = 256
 """Longest value of an environment variable that is always sent, bytes."""
+
+DRAWN_MS = 30
+"""Milliseconds without output after which a piece of the screen has come to its end. The CLI writes each at once."""
+
+_KEEP_TITLE, _TITLE_BACK = b"\x1b[22;2t", b"\x1b[23;2t"
+"""Let the terminal remember its title, and take the remembered one back."""
 
 MAX_LONG_VALUE = 16 * 1024
 MAX_LONG_VALUES = 64 * 1024
@@ -135,6 +142,8 @@ class _Call:
     """One call, the only one on its connection."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
+        self._argv: list[bytes] = []
         self._link = Link(CLIENT)
         self._sock = connect(path)
         self._sending = _thread.allocate_lock()
@@ -147,30 +156,35 @@ class _Call:
         self._prints_notes = False
         self._copies = b""
         self._has_reported = False
+        self._title = b""
+        """What to write to the terminal's title: what the session waits for, or the title that it had before."""
+        self._has_own_title = False
         self._executor: Executor | None = None
         self._terminal: Terminal | None = None
+        self._feeding = _thread.allocate_lock()
+        """Held while stdin is sent."""
+        self._paused, self._pause = os.pipe()
+        """What is written here stops the reading of the keyboard, or wakes a session that is asleep."""
+        self._is_asleep = self._is_lost = False
+        self._fresh: list[Event] | None = None
+        """The first events of a new connection."""
+        self._again = b""
+        """How the session goes on after sleep; empty if it has not slept."""
+        self._prompts = 0
+        """Prompts that the session had before it slept."""
+        self._keys: bytes | None = None
+        """Keys for a session that is not ready for them yet."""
+        self._last_output = b""
 
     def run(self, argv: list[bytes]) -> int:
         """Make the call and return its exit code. Raises FaultError."""
         kind = _kind_of_stdin()
+        self._argv = argv
         self._prints_notes = _wants_notes(argv)
-        try:
-            cwd = _directory()
-            self._copies = copies.directory()
-            asked = {**_circumstances(kind, cwd), "copies": self._copies}
-            below, large = nested(cwd)
-            texts = project_files(cwd, below) + _texts_of_flags(argv)
-            variables = _variables([*argv, *(text for _, text in texts)])
-            project = texts + project_memory(cwd, below, is_excluded=_exclusion(argv, texts)) + large
-            self._number, call = self._link.open(argv, variables, project, **asked)
-        except ProtocolError as error:
-            raise FaultError("usage", str(error)) from None
-        # Sent together, so that the server can begin before this side has read its hello.
-        send(self._sock, hello(self._link) + call)
-        events = await_hello(self._sock, self._link)
+        events = self._ask(kind)
         self._watch_signals()
         if kind in ("pipe", "file"):
-            _thread.start_new_thread(self._feed, ())
+            self._begin_feeding()
         try:
             code = self._follow(events)
         except FaultError:
@@ -179,8 +193,27 @@ class _Call:
         finally:
             if self._executor is not None:
                 self._executor.copies.remove()
-        self._give_terminal_back()
+        self._give_terminal_back(was_cut_off=self._is_asleep)
         return code
+
+    def _ask(self, stdin: str) -> list[Event]:
+        """Send the hello and the call. Returns the first events. Raises FaultError."""
+        try:
+            cwd = _directory()
+            self._copies = copies.directory()
+            asked = {**_circumstances(stdin, cwd), "copies": self._copies, "again": self._again or None}
+            if self._again:
+                asked["prompts"] = self._prompts
+            below, large = nested(cwd)
+            texts = project_files(cwd, below) + _texts_of_flags(self._argv)
+            variables = _variables([*self._argv, *(text for _, text in texts)])
+            project = texts + project_memory(cwd, below, is_excluded=_exclusion(self._argv, texts)) + large
+            self._number, call = self._link.open(self._argv, variables, project, **asked)
+        except ProtocolError as error:
+            raise FaultError("usage", str(error)) from None
+        # Sent together, so that the server can begin before this side has read its hello.
+        send(self._sock, hello(self._link) + call)
+        return await_hello(self._sock, self._link)
 
     def _follow(self, events: list[Event]) -> int:
         """Handle events until the call is over. Returns the exit code."""
@@ -189,11 +222,18 @@ class _Call:
                 code = self._on(event)
                 if code is not None:
                     return code
+                if self._fresh is not None:
+                    break
+            if self._fresh is not None:
+                events, self._fresh = self._fresh, None
+                continue
             data = self._read()
             with self._counting:
                 events = receive(self._link, data)
 
     def _read(self) -> bytes:
+        if self._title and not self._is_readable():
+            self._write_title()
         try:
             data = self._sock.recv(MAX_DATA + 64)
         except OSError:
@@ -202,9 +242,9 @@ class _Call:
             raise FaultError("lost", "the connection to the host broke in the middle of the call")
         return data
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, sock: _socket.socket | None = None) -> None:
         with self._sending:
-            send(self._sock, data)
+            send(sock or self._sock, data)
 
     # From the host
 
@@ -216,18 +256,25 @@ class _Call:
             self._output(event.kind, event.payload)
         elif event.kind == Frame.CREDIT:
             self._wake()
+        elif event.kind == Frame.STATE and event.fields.get("state") == b"asleep":
+            self._again, self._prompts = event.fields.get("again"), event.fields.number("prompts")
+            return self._sleep()
         elif event.kind == Frame.STATE:
             self._report_state(event.fields)
         elif event.kind == Frame.PING:
             self._send(frame(Frame.PONG, 0, event.payload))
         elif event.kind == Frame.ERROR:
-            raise FaultError.from_frame(event.fields)
+            fault = FaultError.from_frame(event.fields)
+            if self._keys is not None and fault.kind in PASSING:
+                return self._sleep(fault.text)
+            raise fault
         elif event.kind == Frame.EXIT:
-            number = event.fields.number("signal")
-            return 128 + number if number else event.fields.number("code", 125) & 255
+            return None if self._begins_anew(event.fields) else _exit_code(event.fields)
         return None
 
     def _output(self, stream: int, data: bytes) -> None:
+        if self._keys is not None and stream == Frame.STDOUT:
+            self._look_for_prompt(data)
         if self._listening[stream]:
             # The reader may stop reading (`| head`). The call goes on, as with the host's own CLI.
             self._listening[stream] = _write_all(1 if stream == Frame.STDOUT else 2, data)
@@ -241,39 +288,76 @@ class _Call:
         if self._executor is None:
             from bridge.client.executor import Executor
 
-            self._executor = Executor(self._link, self._send, self._counting, self._copies)
+            sock = self._sock  # not that of a later connection
+            self._executor = Executor(self._link, lambda data: self._send(data, sock), self._counting, self._copies)
         self._executor.on(event)
 
     def _report_state(self, state: Fields) -> None:
         """Handle the call's state: print notes and limits, take the terminal, suspend, or show the queue."""
-        for note in state.all("limit") + (state.all("note") if self._prints_notes else []):
+        notes = state.all("limit") + (state.all("note") if self._prints_notes else [])
+        for note in () if self._again else notes:
             _write_all(2, b"bridge: " + note + b"\n")
         if state.get("terminal"):
             self._take_terminal()
         elif state.get("state") == b"stopped":
             self._suspend()
+        elif state.get("state") == b"drowsy":
+            self._agree_to_sleep()
+        elif state.get("state") == b"awake":
+            self._begin_feeding()
+        elif self._terminal is not None:
+            self._choose_title(state)
         elif os.isatty(2):
             self._report_queue(state)
 
     def _report_queue(self, state: Fields) -> None:
         """Show on a terminal that the call waits in the queue. (Nothing is printed if stderr is no terminal.)"""
-        if state.get("state") == b"queued" and (ahead := state.number("ahead")):
+        if state.get("state") == b"queued":
             self._has_reported = True
-            calls = "call" if ahead == 1 else "calls"
-            _write_all(2, b"\r\x1b[Kbridge: waiting, %d %s ahead" % (ahead, calls.encode()))
+            _write_all(2, b"\r\x1b[K" + _waiting(state))
         elif self._has_reported:
             self._has_reported = False
             _write_all(2, b"\r\x1b[K")
+
+    # The title of the terminal, as long as a session waits for its turn. Its screen belongs to the CLI.
+
+    def _choose_title(self, state: Fields) -> None:
+        if state.get("state") == b"waiting":
+            self._title = b"\x1b]2;" + _waiting(state) + b"\x07"
+        else:
+            self._title = _TITLE_BACK if self._has_own_title else b""
+
+    def _is_readable(self) -> bool:
+        """Wait until there is more from the host, at most DRAWN_MS: a piece of the screen may not have come to its
+        end."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(DRAWN_MS))
+
+    def _write_title(self) -> None:
+        """Write the title. It is written again after each piece of the screen, because the CLI sets its own."""
+        if self._title == _TITLE_BACK:
+            _write_all(1, self._title)
+            self._title, self._has_own_title = b"", False
+        else:
+            _write_all(1, self._title if self._has_own_title else _KEEP_TITLE + self._title)
+            self._has_own_title = True
 
     # The terminal
 
     def _take_terminal(self) -> None:
         from bridge.client.terminal import Terminal
 
-        self._terminal = Terminal()
+        if self._terminal is None:
+            self._terminal = Terminal()
         self._terminal.take()
         self._send_size()
-        _thread.start_new_thread(self._feed, ())
+        if self._keys is None:
+            self._begin_feeding()
+        else:
+            _thread.start_new_thread(self._give_up_waiting, (self._sock,))
 
     def _send_size(self) -> None:
         from bridge.client.terminal import size
@@ -290,38 +374,159 @@ class _Call:
             self._send_size()
 
     def _give_terminal_back(self, was_cut_off: bool = False) -> None:
+        if self._has_own_title:
+            _write_all(1, _TITLE_BACK)
         if self._terminal is not None:
             self._terminal.give_back(was_cut_off)
 
+    # Sleep
+
+    def _agree_to_sleep(self) -> None:
+        """Let the host end the CLI, unless a command has left something that runs here. The keyboard is not read from
+        now on, so that no key goes to a CLI that ends."""
+        if self._terminal is not None and not (self._executor is not None and self._executor.has_background):
+            self._stop_feeding()
+            self._send(frame(Frame.SIGNAL, self._number, bytes([_signal.SIGTSTP])))
+
+    def _sleep(self, why: str = "") -> int | None:
+        """Wait until somebody wants to go on with the session, and call again. Returns an exit code if the call is
+        over instead. `why` says why the session could not go on. Raises FaultError."""
+        from bridge.client.sleep import Sleeper
+
+        assert self._terminal is not None
+        kept, self._keys = self._keys or b"", None
+        if self._executor is not None:
+            self._executor.copies.remove()
+        sleeper = Sleeper(self._terminal, self._paused)
+        self._is_asleep = True
+        while True:
+            keys = sleeper.wait(None if self._is_lost else self._sock, self._on_asleep, why)
+            if isinstance(keys, int):
+                return keys
+            kept += keys
+            try:
+                self._connect_again()
+                break
+            except FaultError as fault:
+                self._is_lost, why = True, fault.text
+        self._is_asleep, self._keys = False, kept
+        return None
+
+    def _on_asleep(self) -> int | None:
+        """Handle what has come from the host while the session is asleep. Returns the exit code if the call is over.
+        A host that goes away ends nothing: the session goes on when the host is back. Raises FaultError."""
+        try:
+            data = self._read()
+            with self._counting:
+                events = receive(self._link, data)
+            for event in events:
+                code = self._on(event)
+                if code is not None:
+                    return code
+        except FaultError as fault:
+            if fault.kind != "lost":
+                raise
+            self._is_lost = True
+        return None
+
+    def _connect_again(self) -> None:
+        """Make a new connection, and on it the call again. Raises FaultError."""
+        self._sock.close()  # ends the call that stands for the sleeping session
+        self._link, self._executor, self._is_lost = Link(CLIENT), None, False
+        self._listening = dict.fromkeys(self._listening, True)
+        self._consumed = dict.fromkeys(self._consumed, 0)
+        self._sock = connect(self._path)
+        self._fresh = self._ask("tty")
+
+    def _begins_anew(self, fields: Fields) -> bool:
+        """Begin a new conversation if the earlier one could not be resumed. Returns whether that was so."""
+        if self._keys is None or self._again in (b"same", b"new") or _exit_code(fields) != 1:
+            return False
+        _write_all(2, b"\r\nbridge: the conversation %s could not be resumed; this is a new one\r\n" % self._again)
+        self._again = b"new"
+        self._connect_again()
+        return True
+
+    def _look_for_prompt(self, data: bytes) -> None:
+        """Pass the held keys on once the CLI takes keys: then it asks the terminal to mark what is pasted."""
+        seen, self._last_output = self._last_output + data, data[-len(TAKES_KEYS) :]
+        if TAKES_KEYS in seen:
+            self._pass_keys_on()
+
+    def _give_up_waiting(self, sock: _socket.socket) -> None:
+        """Thread: pass the held keys on although the CLI does not look ready for them."""
+        import select
+
+        select.select([], [], [], READY_S)
+        if sock is self._sock and not self._is_asleep:
+            self._pass_keys_on()
+
+    def _pass_keys_on(self) -> None:
+        with self._counting:
+            keys, self._keys = self._keys, None
+        if keys is not None:
+            self._begin_feeding(keys)
+
     # stdin
+
+    def _begin_feeding(self, first: bytes = b"") -> None:
+        """Start to send stdin, unless it is sent already. `first` is sent before what is read."""
+        if self._feeding.acquire(blocking=False):
+            _thread.start_new_thread(self._feed_until_paused, (first,))
+
+    def _stop_feeding(self) -> None:
+        """Stop to read stdin, and wait until nothing that was read is on the way."""
+        os.write(self._pause, b"-")
+        self._wake()
+        with self._feeding:
+            os.read(self._paused, 64)
+
+    def _feed_until_paused(self, first: bytes) -> None:
+        try:
+            self._feed(first)
+        finally:
+            self._feeding.release()
 
     def _wake(self) -> None:
         """Wake the stdin thread, so that it checks its credit again."""
         if self._credited.locked():
             self._credited.release()
 
-    def _feed(self) -> None:
+    def _feed(self, first: bytes) -> None:
         """Thread: send stdin to the host within the credit, and then its end."""
         data = b"-"
         while data:
             size = self._link.allowance(self._number, Frame.STDIN)
             if not size:
                 self._credited.acquire()
+                if self._terminal is not None and self._is_paused():
+                    return
                 continue
-            try:
-                data = os.read(0, size)
-            except BlockingIOError:
-                import select
+            if first:
+                data, first = first[:size], first[size:]
+            elif self._terminal is not None and self._is_paused(0):
+                return
+            else:
+                try:
+                    data = os.read(0, size)
+                except BlockingIOError:
+                    import select
 
-                select.select([0], [], [])
-                continue
-            except OSError:
-                data = b""
+                    select.select([0], [], [])
+                    continue
+                except OSError:
+                    data = b""
             with self._counting:
                 if self._number not in self._link.channels:
                     return
                 sent = self._link.data(self._number, Frame.STDIN, data)
             self._send(sent)
+
+    def _is_paused(self, *keyboard: int) -> bool:
+        """Return whether stdin is to be read no longer. With the keyboard, wait until there is something to do."""
+        import select
+
+        return self._paused in select.select([self._paused, *keyboard], [], [], None if keyboard else 0)[0]
 
     # Signals
 
@@ -341,12 +546,37 @@ class _Call:
             for number in os.read(reading, 64):
                 if number in FORWARDED:
                     count += 1
-                    if count == LAST_SIGNAL:
+                    if count == LAST_SIGNAL or (self._is_asleep and self._is_lost):
                         self._give_terminal_back(was_cut_off=True)
                         os._exit(128 + number)
                     self._send(frame(Frame.SIGNAL, self._number, bytes([number])))
+                elif number == _signal.SIGWINCH and self._is_asleep:
+                    os.write(self._pause, b"-")  # somebody was attached
                 elif number == _signal.SIGWINCH and self._terminal is not None:
                     self._send_size()
+
+
+TAKES_KEYS = b"\x1b[?2004h"
+"""What the CLI writes once it takes keys: it asks the terminal to mark what is pasted."""
+
+PASSING = ("full", "login", "no-cli", "start", "stopping", "timeout")
+"""Kinds of errors that may be over soon. A session that cannot go on because of one stays asleep."""
+
+READY_S = 5.0
+"""Seconds after which a session that was woken gets the keys in any case."""
+
+
+def _exit_code(fields: Fields) -> int:
+    """Return the exit code for the end of a call: 128 more than a signal's number."""
+    number = fields.number("signal")
+    return 128 + number if number else fields.number("code", 125) & 255
+
+
+def _waiting(state: Fields) -> bytes:
+    """Return what is shown to a person whose call waits."""
+    ahead = state.number("ahead")
+    place = b"next in line" if not ahead else b"1 call ahead" if ahead == 1 else b"%d calls ahead" % ahead
+    return b"bridge: waiting for a turn, " + place
 
 
 def _ignore(number: int, where: object) -> None:

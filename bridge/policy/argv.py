@@ -106,17 +106,22 @@ def rewrite(
     omitted: Iterable[bytes] = (),
     interactive: bool = False,
     is_large: bool = False,
+    again: str = "",
 ) -> Plan:
     """Return what to run for these arguments (without the program's name). Raises PolicyError if they are refused.
 
     `files`, `texts`, `env`, `memory` and `omitted` are the project's files, the files that flags name, the variables,
     the project's instructions and what the client did not send, as the client sent them. `interactive` says that the
-    client has a terminal; then a session without `--print` shows the CLI's interface.
+    client has a terminal; then a session without `--print` shows the CLI's interface. `again` says how a session that
+    was asleep goes on: the id of its conversation, SAME or NEW.
     """
     env = list(env)
     caller = Caller.of(cwd, texts, variables(env))
     plan = Plan()
     prompts = _read(argv, plan, scope, caller)
+    if again:
+        _go_on(plan, again, interactive)
+        prompts = []
     # As in the CLI, .mcp.json sees variables of --settings, and none of the project's own settings.
     known = [*env, *(f"{name}={value}".encode() for name, value in caller.env.items())]
     asks = interactive and not plan.prints and not plan.bypasses
@@ -154,6 +159,29 @@ def _read(argv: list[str], plan: Plan, scope: Scope, caller: Caller) -> list[str
         else:
             _judge(plan, flag, values, scope, caller)
     return prompts
+
+
+SAME, NEW = "same", "new"
+"""How a session goes on that was asleep and has no conversation to resume: as it began, or with a new conversation."""
+CHOOSING = frozenset({"--continue", "--resume", "--session-id", "--fork-session", "--resume-session-at"})
+"""Flags that choose a conversation."""
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _go_on(plan: Plan, again: str, interactive: bool) -> None:
+    """Let a session go on that was asleep. Its first prompt was answered long ago, so it is not given again."""
+    if not interactive or plan.prints:
+        raise PolicyError("only an interactive session is woken")
+    if again not in (SAME, NEW) and not UUID.fullmatch(again):
+        raise PolicyError("{} is no conversation", again)
+    if again == SAME:
+        return
+    plan.argv = [word for word in plan.argv if word.partition("=")[0] not in CHOOSING]
+    for name in CHOOSING:
+        plan.flags.pop(name, None)
+    if again != NEW:
+        plan.argv.append(f"--resume={again}")
+        plan.flags["--resume"] = [again]
 
 
 def _expand(word: str, rest: list[str]) -> list[str]:

@@ -151,6 +151,10 @@ class ControlFilter:
         self._searched = 0
         self.lines = 0
         """Number of lines that were checked."""
+        self.kind = ""
+        """The type of the newest message."""
+        self.answers = ""
+        """The id of the request that the newest message answers, or nothing."""
         self.refusals: list[tuple[str, str]] = []
         """For the audit log: what was refused, and why."""
 
@@ -184,6 +188,7 @@ class ControlFilter:
             return b"", b""
         message = self._parse(line)
         kind = message.get("type") if isinstance(message, dict) else None
+        self.kind, self.answers = kind if isinstance(kind, str) else "", _answered(message)
         if not isinstance(message, dict) or not isinstance(kind, str):
             return b"", b""
         if kind == "control_request":
@@ -259,6 +264,13 @@ class ControlFilter:
 
     def _knows(self, server: object) -> bool:
         return isinstance(server, str) and server in self.servers
+
+
+def _answered(message: Any) -> str:
+    """Return the id of the request that a message answers, or nothing."""
+    response = message.get("response") if isinstance(message, dict) else None
+    number = response.get("request_id") if isinstance(response, dict) else None
+    return number if isinstance(number, str) else ""
 
 
 def _narrow(request: Json, scope: Scope) -> Json:

@@ -136,6 +136,11 @@ class Gateway:
         is not used."""
         return request.method == "HEAD" and path == "/" and self.rows[0].path != "/"
 
+    def is_work(self, request: Request, path: str) -> bool:
+        """Return whether the model works for the request."""
+        counts = re.search(r"/count[_-]tokens(?:\?|$)", path)
+        return request.method == "POST" and self.rows not in (COLLECTOR, ONE_SIGNAL) and not counts
+
     def judge(self, request: Request, path: str) -> tuple[str, list[tuple[bytes, bytes]]]:
         """Return the path and the header fields to send on. Raises RefusedError."""
         if not any(row.method == request.method and re.fullmatch(row.path, path, re.ASCII) for row in self.rows):

@@ -26,6 +26,8 @@ class Hello:
     guesses: GuessLimit
     cli: Callable[[], HostCli]
     idle: Callable[[], int]
+    waiting: Callable[[], tuple[int, int]]
+    """Returns how many calls of the grant wait, and how many calls come before the first of them."""
     note: Callable[..., None]
     """Writes to the audit log."""
 
@@ -66,7 +68,7 @@ class Hello:
 
     def answer(self, fields: Fields) -> dict[str, bytes | str | int | None]:
         """Return the fields of the server's hello."""
-        cli = self.cli()
+        cli, (waiting, ahead) = self.cli(), self.waiting()
         return {
             "protocol": VERSION,
             "server": __version__,
@@ -77,6 +79,8 @@ class Hello:
             "max_call": MAX_CALL,
             "window": WINDOW,
             "idle": self.idle(),
+            "waiting": waiting or None,
+            "ahead": ahead if waiting else None,
         }
 
 

@@ -12,8 +12,10 @@ from bridge.policy import Scope, environment
 from bridge.policy.argv import Plan
 from bridge.protocol.frames import Fields
 from bridge.server import tool_calls
+from bridge.server.activity import Kind
 from bridge.server.channel import Channel
 from bridge.server.copies import Copies
+from bridge.server.gate import Gate
 from bridge.server.host import credentials, trees
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import Config
@@ -23,11 +25,14 @@ from bridge.server.host.places import PlaceError
 from bridge.server.host.protected import ProtectionError
 from bridge.server.host.state_directory import StateDirectory
 from bridge.server.paths import PathTranslator
-from bridge.server.policy_worker import directory_of, has_terminal
+from bridge.server.policy_worker import directory_of, kind_of
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.process import CliProcess
 from bridge.server.sandbox.proxy import Rules
 from bridge.server.tool_calls import ToolCalls
+
+WORD = b"CLAUDE_BRIDGE_CALL"
+"""The variable of a call's commands that tells a client in the container which call it belongs to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,10 @@ class LaunchRequest:
     plan: Plan
     fields: Fields
     """What the client sent, without arguments and what it read of the project: those are in the plan."""
+    gate: Gate
+    """Where the CLI's requests to the API wait for the call's place."""
+    word: str
+    """What the commands of this call are told, so that calls of theirs can share its place."""
 
     @property
     def cwd(self) -> str:
@@ -53,7 +62,7 @@ class LaunchRequest:
     @property
     def is_interactive(self) -> bool:
         """Whether the CLI shows its interface on the client's terminal."""
-        return has_terminal(self.fields, self.terms) and not self.plan.prints
+        return kind_of(self.plan, self.fields, self.terms) is Kind.INTERACTIVE
 
 
 class Listener(tool_calls.Listener, Protocol):
@@ -94,7 +103,8 @@ class Launcher:
             home = environment.CONFIG if self.is_confined else os.fsencode(scratch)
             copies = Copies(channel, request.fields.get("copies"), home)
             variables = {name.encode(): value.encode() for name, value in request.plan.env.items()}
-            tools = ToolCalls(channel, scratch / "tools", rules, paths, copies, listener, variables)
+            variables[WORD] = request.word.encode()
+            tools = ToolCalls(channel, scratch / "tools", rules, paths, copies, listener, variables, request.gate)
             command = self._command(request, scratch, rules, credential)
             return CliProcess(command, request.has_stdin, listener.on_exit), tools
         except BaseException:

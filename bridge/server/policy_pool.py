@@ -114,7 +114,7 @@ class PolicyPool:
         return tempfile.TemporaryFile(dir=self._directory)
 
     async def call(self, grant: str, fields: Fields, scope: Scope) -> bytes:
-        """Check a call in the grant's worker. Returns its packed plan. Raises PolicyError."""
+        """Check a call in the grant's worker. Returns its kind on a line, and its packed plan. Raises PolicyError."""
         with self.file() as material, self.file() as product:
             material.write(fields.encode())
             material.flush()

@@ -31,6 +31,7 @@ from bridge.policy.project_memory import Memory
 from bridge.policy.project_policy import Project
 from bridge.policy.terms import WORKSPACE, CliError, PolicyError, Scope
 from bridge.protocol.frames import NUL, Fields
+from bridge.server.activity import Kind
 
 LIMIT_S = 10
 """Seconds for one request. The longest take 4 s on an idle machine: heads that were made for it."""
@@ -76,6 +77,13 @@ def has_terminal(fields: Fields, scope: Scope) -> bool:
     return scope.runs_commands and fields.get("stdin") == fields.get("stdout") == b"tty"
 
 
+def kind_of(plan: Plan, fields: Fields, scope: Scope) -> Kind:
+    """Return the kind of a call."""
+    if has_terminal(fields, scope) and not plan.prints:
+        return Kind.INTERACTIVE
+    return Kind.PROGRAM if plan.controls else Kind.PRINT
+
+
 def plan_of(fields: Fields, scope: Scope) -> Plan:
     """Check a call as the client sent it. Returns what to run. Raises PolicyError."""
     terminal, cwd = has_terminal(fields, scope), directory_of(fields)
@@ -96,6 +104,7 @@ def plan_of(fields: Fields, scope: Scope) -> Plan:
         omitted=fields.all("omitted"),
         interactive=terminal,
         is_large=fields.get("large") == b"1",
+        again=fields.text("again"),
     )
     if not plan.prints and fields.get("stdout") == b"tty" and not terminal:
         raise PolicyError("an interactive session needs a terminal as its input, too; or use `claude-code -p`")
@@ -179,7 +188,9 @@ def answer(question: dict[str, Any], material: bytes) -> tuple[dict[str, Any], b
     scope = _scope(question["scope"])
     try:
         if question["what"] == "call":
-            return {}, pack(plan_of(Fields.decode(material), scope))
+            fields = Fields.decode(material)
+            plan = plan_of(fields, scope)
+            return {}, b"\n".join([kind_of(plan, fields, scope).value.encode(), pack(plan)])
         judged = ControlFilter(scope, question["prompt_addition"], question["servers"])
         judged.lines = question["lines"]
         passed, answered = judged.judge(material)

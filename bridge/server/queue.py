@@ -3,7 +3,7 @@
 Pure: it starts nothing itself. The waiting grant that was served least recently goes next. So no grant gets a
 second turn before another one that waits and may run.
 
-Turns have no time limit, because a session may last for days. Two grants could hold all turns. So the last turn is
+Turns have no time limit, because an answer may take hours. Two grants could hold all turns. So the last turn is
 reserved for a grant that has none running, if such a grant exists and the limits are large enough.
 """
 
@@ -51,9 +51,13 @@ class FairQueue(Generic[Item]):
         item = self.waiting[grant].popleft()
         if not self.waiting[grant]:
             del self.waiting[grant]
+        self.take(grant)
+        return grant, item
+
+    def take(self, grant: str) -> None:
+        """Count an item as running without its turn. The number may exceed the limits; then nothing else may run."""
         self._turns[grant] = next(self._numbers)
         self.running[grant] += 1
-        return grant, item
 
     def leave(self, grant: str, item: Item) -> bool:
         """Remove an item from the queue. Returns whether it was waiting."""

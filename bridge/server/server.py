@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import functools
 import os
 import resource
@@ -18,16 +19,19 @@ from typing import Any
 
 from bridge.policy import Scope
 from bridge.protocol.frames import Fields
+from bridge.server.activity import Kind
 from bridge.server.call import Call, CallState
 from bridge.server.channel import Channel
 from bridge.server.connection import ClientConnection
+from bridge.server.gate import Hold, RefusedTurnError
 from bridge.server.guess_limit import GuessLimit
 from bridge.server.hello import Hello
 from bridge.server.host import listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
 from bridge.server.host.claude_cli import HostCli
-from bridge.server.host.config import MIB, Config
+from bridge.server.host.config import MIB, Config, Limits
+from bridge.server.host.conversations import has_conversation
 from bridge.server.host.disk_usage import DiskUsage
 from bridge.server.host.grants import Grant, OpenPlaces, StateError
 from bridge.server.host.log import LogFile, ServerLog
@@ -40,6 +44,7 @@ from bridge.server.sandbox.stuck_pipes import LOOK_EVERY_S
 from bridge.server.scheduler import Scheduler
 from bridge.server.session import CallContext
 from bridge.server.tool_calls import ToolCalls
+from bridge.server.turns import NestedLimitError, Turns
 
 MAX_WAITING = 16 * MIB
 """Bytes of one grant's waiting calls: a hundred of usual size, or twelve of the largest."""
@@ -50,6 +55,35 @@ ENDED_WITHIN_S = 2.0
 REAP_EVERY_S = 5.0
 
 STOPPING = "the bridge is stopping, and this call was not started"
+
+STARTS = Limits(running=4, per_grant=2)
+"""Sessions that start at the same time. A start takes a core for about a second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CallDesk:
+    """Where one running call asks for its place: bridge/server/gate.py, `Desk`."""
+
+    server: BridgeServer
+    call: Call
+
+    @property
+    def wait_limit(self) -> float:
+        """See `Desk`."""
+        return self.server.config.limits.wait
+
+    def ask(self) -> bool:
+        """See `Desk`."""
+        return self.server.ask(self.call)
+
+    def take(self) -> None:
+        """See `Desk`."""
+        self.server.turns.take(self.call.grant, self.call)
+        self.call.go_on()
+
+    def give_back(self) -> bool:
+        """See `Desk`."""
+        return self.server.give_back(self.call)
 
 
 class BridgeServer:
@@ -67,7 +101,14 @@ class BridgeServer:
         """The file for the server's own output, if it was given one."""
         self._connections: set[ClientConnection] = set()
         self._calls: dict[Call, None] = {}
-        self._queue: FairQueue[Call] = FairQueue(self.config.limits, self.grants)
+        self.turns: Turns[Call] = Turns(self.config.limits, self.grants)
+        self._starts: FairQueue[Call] = FairQueue(STARTS, self.grants)
+        """Sessions on a terminal that wait for their start. They need no place for it."""
+        self._starting: set[Call] = set()
+        self._ready: collections.deque[Call] = collections.deque()
+        """Nested calls that share a place and start next."""
+        self._words: dict[str, Call] = {}
+        """The calls by what their commands are told."""
         self._guesses: collections.defaultdict[str, GuessLimit] = collections.defaultdict(GuessLimit)
         self._places: dict[str, OpenPlaces] = {}
         self._published: dict[str, listeners.Listener] = {}
@@ -85,7 +126,8 @@ class BridgeServer:
 
     def _use(self, config: Config) -> None:
         self.config = config
-        self._queue.limits = config.limits
+        self.turns.queue.limits = config.limits
+        self._starts.limits = dataclasses.replace(STARTS, queued=config.limits.queued)
         if config.claude != self.cli.configured:
             self.cli = HostCli(config.claude)
         self._launcher = Launcher(self.state, config, self.cli)
@@ -112,6 +154,7 @@ class BridgeServer:
             raise StateError(self.problems[readable[0]])
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
+        self._rest()
 
     async def stop(self) -> None:
         """Stop: refuse new calls, fail the waiting ones, give the running ones `limits.stop_grace` seconds, and
@@ -124,10 +167,11 @@ class BridgeServer:
             call.fail("stopping", STOPPING)
         for connection in list(self._connections):
             connection.leave()
-        await self._until(lambda: not self._calls_in(CallState.RUNNING), self.config.limits.stop_grace)
-        for call in self._calls_in(CallState.RUNNING):
+        busy = CallState.RUNNING, CallState.DOZING
+        await self._until(lambda: not self._calls_in(*busy), self.config.limits.stop_grace)
+        for call in self._calls_in(*busy):
             call.fail("stopping", "the bridge has stopped in the middle of this call")
-        await self._until(lambda: not self._queue.running, ENDED_WITHIN_S)
+        await self._until(lambda: not any(call.has_run and not call.has_slept for call in self._calls), ENDED_WITHIN_S)
         for connection in list(self._connections):
             connection.close()
         await self._until(lambda: not self._connections, 0.5)
@@ -156,7 +200,7 @@ class BridgeServer:
         for connection in list(self._connections):
             connection.reap(self.config.limits.idle)
         self._audit.settle()
-        self._disk.settle(self.grants.values(), self._queue.running)
+        self._disk.settle(self.grants.values(), {call.grant for call in self._calls if call.has_run})
         if self.log is not None:
             self.log.settle()
         for name, published in list(self._published.items()):
@@ -227,7 +271,9 @@ class BridgeServer:
     async def _connect(self, accepted: socket.socket, grant: Grant) -> None:
         """Make a connection of the socket. `_connections` holds it from then on."""
         opened = functools.partial(self._open_call, grant, self.scope(grant))
-        hello = Hello(grant, self._guesses[grant.name], lambda: self.cli, lambda: self.config.limits.idle, self._note)
+        waiting = functools.partial(self._waiting_of, grant.name)
+        guesses, note = self._guesses[grant.name], self._note
+        hello = Hello(grant, guesses, lambda: self.cli, lambda: self.config.limits.idle, waiting, note)
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
             lambda: ClientConnection(hello, self._scheduler, self._server_log, self._connections, opened), accepted
         )
@@ -246,14 +292,17 @@ class BridgeServer:
 
     # Calls
 
-    def _calls_in(self, state: CallState) -> list[Call]:
-        return [call for call in self._calls if call.state is state]
+    def _calls_in(self, *states: CallState) -> list[Call]:
+        return [call for call in self._calls if call.state in states]
 
     def _open_call(self, grant: Grant, terms: Scope, channel: Channel, fields: Fields) -> Call:
         """Make a call for a channel that a client opened. The call is refused, or waits for its turn."""
-        context = CallContext(grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch)
-        call = Call(channel, fields, context, self._on_over)
+        context = CallContext(
+            grant, terms, self._pool, self._scheduler, self._server_log, self._note, self._launch, self._keeps
+        )
+        call = Call(channel, fields, context, self._on_over, self._on_up, self._on_asleep)
         self._calls[call] = None
+        self._words[call.word] = call
         if self._is_stopping:
             call.fail("stopping", STOPPING)
         elif problem := self._disk.problem(grant.name):
@@ -275,34 +324,135 @@ class BridgeServer:
         if not self.cli.version:
             call.fail("no-cli", self.cli.public_problem)
             return
-        call.wait(self.config.limits.wait)
+        call.gate.attach(CallDesk(self, call), call.hold(self._launcher.is_confined))
+        above = self._words.get(call.above)
+        if above is not None and above.grant == call.grant and above.state is CallState.RUNNING:
+            self.turns.nest(call, above)
+            call.activity.is_nested = True
+        draws = call.kind is Kind.INTERACTIVE and call.gate.hold is Hold.ANSWER
+        call.wait(self.config.limits.wait, for_start=draws)
         try:
             self._check_size(call)
-            self._queue.add(call.grant, call)
+            self._check_sessions(call)
+            if draws:
+                self._starts.add(call.grant, call)
+            elif self.ask(call):
+                self._ready.append(call)
         except QueueFullError as full:
-            call.fail(
-                "full",
-                f"the bridge is full: {full} for grant {call.grant}; try again later, or raise limits.queued",
-            )
+            call.fail("full", _full(str(full), call.grant))
+            return
+        except RefusedTurnError as refusal:
+            call.fail("full", str(refusal))
             return
         self._dispatch_soon()
 
     def _check_size(self, call: Call) -> None:
-        waiting = self._queue.waiting.get(call.grant, ())
+        waiting = [other for queue in self._queues for other in queue.waiting.get(call.grant, ())]
         if waiting and sum(other.size for other in waiting) + call.size > MAX_WAITING:
             raise QueueFullError(f"calls of {MAX_WAITING // MIB} MiB wait already")
+
+    def _check_sessions(self, call: Call) -> None:
+        """Raise RefusedTurnError if a call is a session, and no more of them may be open."""
+        if call.gate.hold is not Hold.ANSWER:
+            return
+        limits = self.config.limits
+        if (count := self._open_sessions(call.grant)) >= limits.sessions_per_grant:
+            text = (
+                f"{count} sessions of grant {call.grant} are open already; end one, or raise limits.sessions_per_grant"
+            )
+            raise RefusedTurnError(text)
+        if (count := self._open_sessions()) >= limits.sessions:
+            raise RefusedTurnError(f"{count} sessions are open already; end one, or raise limits.sessions")
+
+    def _open_sessions(self, grant: str | None = None) -> int:
+        """Return how many CLIs run that need no place for it, of one grant or of all."""
+        mine = (call for call in self._calls if call.has_run and not call.has_slept and grant in (None, call.grant))
+        return sum(call.gate.hold is Hold.ANSWER or not call.gate.may_pass for call in mine)
+
+    # Places
+
+    @property
+    def _queues(self) -> tuple[FairQueue[Call], FairQueue[Call]]:
+        return self.turns.queue, self._starts
+
+    def ask(self, call: Call) -> bool:
+        """Ask for a call's place. Returns whether it has one now. Raises RefusedTurnError."""
+        try:
+            has_place = self.turns.ask(call.grant, call)
+        except QueueFullError as full:
+            raise RefusedTurnError(_full(str(full), call.grant)) from None
+        except NestedLimitError:
+            raise RefusedTurnError(
+                f"{self.config.limits.nested} calls from commands of one call work already; wait for one of them to "
+                "end, or raise limits.nested",
+                b"403 Forbidden",
+            ) from None
+        self._dispatch_soon()
+        return has_place
+
+    def give_back(self, call: Call) -> bool:
+        """Give back a call's place, or leave the queue. Returns False if the call has to keep its place."""
+        if call.gate.hold is Hold.STDIN and self.turns.has_place(call) and not self._may_park(call):
+            return False
+        self.turns.queue.leave(call.grant, call)
+        self.turns.give_back(call)
+        call.go_on()
+        self._dispatch_soon()
+        return True
+
+    def _may_park(self, call: Call) -> bool:
+        """Return whether a call that waits for the end of its stdin may run on without a place. If not, it fails where
+        others wait for a place: what fills its stdin may be among them."""
+        limits = self.config.limits
+        if self._open_sessions(call.grant) < limits.sessions_per_grant and self._open_sessions() < limits.sessions:
+            return True
+        if self.turns.queue.waiting:
+            call.fail("full", "the standard input of this call does not end, and others wait for its place")
+        return False
+
+    def _on_up(self, call: Call) -> None:
+        """Handle the end of a session's start."""
+        if call in self._starting:
+            self._starting.discard(call)
+            self._starts.done(call.grant)
+            self._dispatch_soon()
 
     def _on_over(self, call: Call) -> None:
         """Handle the end of a call, whose processes are gone."""
         self._calls.pop(call, None)
+        self._words.pop(call.word, None)
         if call.has_run:
             self._served += 1
-            self._queue.done(call.grant)
             call.note("ended", code=call.code, seconds=round(call.age, 3))
-            self._disk.used(call.grant)
-        else:
-            self._queue.leave(call.grant, call)
+            if not call.has_slept:
+                self._disk.used(call.grant)
+        self.turns.over(call.grant, call)
+        self._starts.leave(call.grant, call)
+        self._on_up(call)
         self._dispatch_soon()
+
+    def _on_asleep(self, call: Call) -> None:
+        """Handle the end of the processes of a call that sleeps."""
+        self.turns.over(call.grant, call)
+        self._on_up(call)
+        self._disk.used(call.grant)
+        self._dispatch_soon()
+
+    def _rest(self) -> None:
+        """Let the sessions sleep that nobody uses."""
+        after = self.config.sleep * 60
+        asyncio.get_running_loop().call_later(
+            min(REAP_EVERY_S, max(after / 4, 0.1)) if after else REAP_EVERY_S, self._rest
+        )
+        for call in self._calls_in(CallState.RUNNING) if after else ():
+            call.rest(after)
+
+    def _keeps(self, grant: Grant, session: str) -> bool:
+        """Return whether a conversation can be resumed."""
+        try:
+            return has_conversation(self.state.private(grant), session)
+        except (OSError, StateError):
+            return False  # the next start finds out and says why
 
     def _dispatch_soon(self) -> None:
         """Start the next calls, in the next turns of the loop."""
@@ -313,12 +463,40 @@ class BridgeServer:
     def _dispatch(self) -> None:
         """Start one call only: it takes some milliseconds, and other work needs the loop as well."""
         self._is_dispatching = False
-        if not self._is_stopping and (turn := self._queue.next()):
-            turn[1].start()
+        if not self._is_stopping and (call := self._next()):
+            self._let_go_on(call)
             self._dispatch_soon()
             return
-        for call, position in self._queue.positions().items():
-            call.report_position(position)
+        for queue in self._queues:
+            for call, position in queue.positions().items():
+                call.report_position(position)
+
+    def _next(self) -> Call | None:
+        """Return the next call that starts or goes on."""
+        while self._ready:
+            call = self._ready.popleft()
+            if call.state is CallState.WAITING:
+                return call
+        if turn := self._starts.next():
+            self._starting.add(turn[1])
+            return turn[1]
+        return self.turns.next()
+
+    def _let_go_on(self, call: Call) -> None:
+        if call.state is CallState.WAITING:
+            try:
+                self._check_sessions(call)
+            except RefusedTurnError as refusal:
+                call.fail("full", str(refusal))
+                return
+        if self.turns.has_place(call):
+            call.gate.open()
+        call.go_on()
+
+    def _waiting_of(self, grant: str) -> tuple[int, int]:
+        """Return how many calls of a grant wait, and how many calls come before the first of them."""
+        calls = [call for queue in self._queues for call in queue.waiting.get(grant, ())]
+        return len(calls), min((call.activity.ahead or 0 for call in calls), default=0)
 
     def _launch(self, request: LaunchRequest, channel: Channel, listener: Listener) -> tuple[CliProcess, ToolCalls]:
         """Launch a call with the current configuration."""
@@ -341,8 +519,8 @@ class BridgeServer:
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self._started, 1),
             "cli": self.cli.version,
-            "running": self._queue.running.total(),
-            "queued": sum(map(len, self._queue.waiting.values())),
+            "running": self.turns.queue.running.total(),
+            "queued": sum(len(calls) for queue in self._queues for calls in queue.waiting.values()),
             "served": self._served,
             "stopping": self._is_stopping,
             "grants": {name: self._grant_status(grant) for name, grant in self.grants.items()},
@@ -353,9 +531,13 @@ class BridgeServer:
         return {
             "workspace": grant.workspace,
             "connections": sum(connection.grant == grant.name for connection in self._connections),
-            "running": self._queue.running[grant.name],
-            "queued": len(self._queue.waiting.get(grant.name, ())),
+            "running": self.turns.queue.running[grant.name],
+            "queued": self._waiting_of(grant.name)[0],
             "calls": [call.facts() for call in self._calls if call.grant == grant.name],
             "problem": grant.problem or self._disk.note(grant.name),
             "wrong_workspaces": self._guesses[grant.name].count,
         }
+
+
+def _full(why: str, grant: str) -> str:
+    return f"the bridge is full: {why} for grant {grant}; try again later, or raise limits.queued"

@@ -10,7 +10,9 @@ from bridge.policy import Scope
 from bridge.policy.control_messages import ControlFilter
 from bridge.policy.terms import printable
 from bridge.protocol.frames import WINDOW, Frame
+from bridge.server.activity import Activity
 from bridge.server.channel import Channel
+from bridge.server.dialogue import Dialogue, ProgramDialogue, SessionEvent
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
 from bridge.server.launch import Launch, LaunchRequest
@@ -36,6 +38,8 @@ class CallContext:
     note: Callable[..., None]
     """Writes to the audit log."""
     launch: Launch
+    keeps: Callable[[Grant, str], bool]
+    """Whether a grant's conversation can be resumed."""
 
 
 class Owner(Protocol):
@@ -50,8 +54,18 @@ class Owner(Protocol):
     def fail(self, kind: str, sentence: str) -> None:
         """End the call with an error of the bridge."""
 
+    @property
+    def activity(self) -> Activity:
+        """What the call is doing."""
+
+    def end_answer(self) -> None:
+        """The CLI itself reports the end of an answer, or that it waits for a person."""
+
     def on_progress(self) -> None:
         """Output was delivered or has ended, or the process has ended."""
+
+    def on_output(self) -> None:
+        """The CLI has written to stdout."""
 
 
 class CliSession:
@@ -64,11 +78,14 @@ class CliSession:
         self._owner = owner
         self._is_closed = False
         self._stuck_pipes = Watch()
+        self._keeps = context.keeps
+        self._dialogue = Dialogue(owner.activity, owner.end_answer) if request.is_interactive else None
+        self._program = ProgramDialogue(owner.activity, owner.end_answer) if request.plan.controls else None
         self.code: int | None = None
         self._process, self._tools = context.launch(request, channel, self)
         self._stdin = Stdin(channel, self._process.stdin, self, _control(request, context))
         stdout, stderr = self._process.stdout, self._process.stderr
-        self._output = Output(channel, stdout, stderr, owner.on_progress, self._stdin.go_on)
+        self._output = Output(channel, stdout, stderr, owner.on_progress, self._stdin.go_on, self._on_output)
 
     @property
     def pid(self) -> int:
@@ -86,6 +103,8 @@ class CliSession:
     def take(self, data: bytes) -> None:
         """Handle bytes of stdin. Empty data is its end."""
         if not self._is_closed:
+            if self._dialogue is not None:
+                self._dialogue.type(data)
             self._stdin.take(data)
 
     def signal(self, number: int) -> None:
@@ -119,7 +138,30 @@ class CliSession:
         """Write to the audit log."""
         self._owner.note(event, **facts)
 
+    def on_message(self, kind: str, answers: str) -> None:
+        """A message of the program's is passed on."""
+        if self._program is not None:
+            self._program.say(kind, answers)
+
+    # Sleep
+
+    def may_sleep(self, after: float) -> bool:
+        """Return whether the session was not used for `after` seconds, and its end would lose nothing."""
+        if self._dialogue is None or self.code is not None or not self._dialogue.may_sleep(after):
+            return False
+        return not self._tools.runs_commands(len(self._request.plan.servers))
+
+    def again(self) -> str:
+        """Return how the session goes on after sleep."""
+        assert self._dialogue is not None
+        return self._dialogue.again(lambda session: self._keeps(self._request.grant, session))
+
     # From the CLI
+
+    def _on_output(self, data: bytes) -> None:
+        self._owner.on_output()
+        if self._program is not None:
+            self._program.hear(data)
 
     def on_not_started(self, why: bytes) -> None:
         """The launcher in the sandbox did not start the CLI: a directory is missing, or was replaced just now."""
@@ -136,6 +178,16 @@ class CliSession:
     def on_stopped(self) -> None:
         """The CLI has stopped itself (Ctrl-Z). The client's CONT continues it."""
         self._channel.send_state(state="stopped")
+
+    def on_event(self, event: SessionEvent) -> None:
+        """A hook of the bridge's own has told what the session does."""
+        if self._dialogue is not None:
+            self._dialogue.hear(event)
+
+    def on_command(self) -> None:
+        """A command of Claude's is about to run."""
+        if self._dialogue is not None:
+            self._dialogue.begin_command()
 
     def on_exit(self, code: int) -> None:
         """The process and everything that it started have ended."""

@@ -25,6 +25,10 @@ CHUNK = 256 * 1024
 """Bytes of a long message that are passed on at once."""
 
 
+PROMPT = b'{"type":"user",'
+"""How a long message with a prompt begins. Other long messages are not looked at."""
+
+
 class Owner(Protocol):
     """The call, as its stdin sees it."""
 
@@ -40,6 +44,9 @@ class Owner(Protocol):
 
     def note(self, event: str, **facts: str) -> None:
         """Write to the audit log."""
+
+    def on_message(self, kind: str, answers: str) -> None:
+        """A message is passed on: its type, and the id of the request that it answers, or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +144,7 @@ class Stdin:
         passed, answered = self._control.filter.judge(line)
         self._answer(answered)
         if passed:
+            self._owner.on_message(self._control.filter.kind, self._control.filter.answers)
             self._pump.write(passed)
         return True
 
@@ -177,6 +185,9 @@ class Stdin:
             with line, control.pool.file() as product:
                 answered = await control.pool.line(control.grant, control.filter, control.terms, line, product)
                 self._answer(answered)
+                product.seek(0)
+                if product.read(len(PROMPT)) == PROMPT:
+                    self._owner.on_message("user", "")
                 product.seek(0)
                 while chunk := product.read(CHUNK):
                     self._room.clear()

@@ -22,6 +22,8 @@ from typing import Protocol
 from bridge.protocol.frames import Event, Frame, ProtocolError
 from bridge.server.channel import Channel
 from bridge.server.copies import MAX_FILES, Copies, Told, Wait
+from bridge.server.dialogue import SessionEvent, read_event
+from bridge.server.gate import Gate
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
@@ -58,6 +60,12 @@ class Listener(Protocol):
     def on_stopped(self) -> None:
         """The CLI has stopped itself (Ctrl-Z)."""
 
+    def on_event(self, event: SessionEvent) -> None:
+        """A hook of the bridge's own has told what the session does. The container can forge it."""
+
+    def on_command(self) -> None:
+        """A command of Claude's is about to run in the container."""
+
     def on_not_started(self, why: bytes) -> None:
         """The launcher did not start the CLI. `why` is an argument of `fail` in the shim."""
 
@@ -74,10 +82,12 @@ class ToolCalls:
         copies: Copies,
         listener: Listener,
         variables: Mapping[bytes, bytes],
+        gate: Gate,
     ) -> None:
-        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network. `variables` are those of
-        the project's settings: they are set for each command."""
+        """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network. `variables` are set for
+        each command: those of the project's settings, and the bridge's own."""
         self._variables = variables
+        self._gate = gate
         self._channel = channel
         self._rules = rules
         self._paths = paths
@@ -93,6 +103,12 @@ class ToolCalls:
         self._listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor(self._listener, self._take)
+
+    def runs_commands(self, servers: int) -> bool:
+        """Return whether something runs in the container besides as many MCP servers as the call has. A hook looks
+        like a server."""
+        kinds = [execution.is_server for execution in self._executions]
+        return not all(kinds) or len(kinds) > servers
 
     def close(self) -> None:
         """End all executions and the network, because the call is over. May be called again."""
@@ -129,6 +145,10 @@ class ToolCalls:
             self._events.on_stopped()
         elif fields[:1] == [b"failed"] and len(fields) == 2:
             self._events.on_not_started(fields[1])
+        elif fields[:1] == [b"event"]:
+            if told := read_event(fields[1:]):
+                self._events.on_event(told)
+            self._hang_up(sock)
         elif fields[:1] == [b"net"] and len(files) == 1:
             self._open_network(sock, files.pop())
         elif fields[:1] in ([b"run"], [b"sh"]) and len(files) >= 3 and len(fields) >= 3 and not flags:
@@ -145,7 +165,7 @@ class ToolCalls:
         listener = socket.socket(fileno=descriptor)
         if self._proxy is None and self._rules is not None:
             with contextlib.suppress(ValueError):
-                self._proxy = Proxy(listener, self._rules, self._events.note)
+                self._proxy = Proxy(listener, self._rules, self._events.note, self._gate)
                 sock.send(b"ok")
                 return
         listener.close()
@@ -220,6 +240,10 @@ class ToolCalls:
         def begin(channel: Channel) -> Execution:
             execution = Execution(channel, sock, files, self._paths, self._copies, self._on_over)
             self._executions[execution] = told
+            execution.is_server = shell == "sh"
+            self._gate.begin_command(execution)
+            if shell is None:
+                self._events.on_command()
             self._events.note("ran", command=len(command))
             self._loop.call_later(FOLLOW_S, self._follow, execution)
             return execution
@@ -239,6 +263,7 @@ class ToolCalls:
     def _on_over(self, execution: Execution, sock: socket.socket) -> None:
         for file in self._executions.pop(execution, ()):
             os.close(file.descriptor)
+        self._gate.end_command(execution)
         self._hang_up(sock)
 
 
@@ -258,6 +283,8 @@ class Execution:
         copies: Copies,
         on_over: Callable[[Execution, socket.socket], None],
     ) -> None:
+        self.is_server = False
+        """Whether it is an MCP server, or a hook."""
         self._channel = channel
         self._sock = sock
         self._paths = paths

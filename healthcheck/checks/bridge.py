@@ -15,6 +15,7 @@ from healthcheck.probe import Probe, ProbeError
 from healthcheck.worker import Worker
 
 if TYPE_CHECKING:
+    from bridge.protocol.frames import Fields
     from healthcheck.facts import AgentFacts
 
 EVERY_S, DEADLINE_S = 4.0, 1.5
@@ -62,12 +63,16 @@ class Client:
         self._connection = Connection(path, ANSWER_LIMIT_S)
         self._looks = 0
 
+    def close(self) -> None:
+        """Close the connection; the next observation opens it again."""
+        self._connection.close()
+
     def ask(self) -> str:
         """Return what answers. Raises ProbeError with what to do. May block for a second."""
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH:
             raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {MAX_SOCKET_PATH} bytes; mount it elsewhere")
         if self._looks % HELLO_EVERY == 0:
-            self._connection.close()
+            self.close()
         self._looks += 1
         try:
             server = self._connection.ping()
@@ -75,6 +80,14 @@ class Client:
             sentence = SENTENCES.get(fault.kind) or "; ".join([fault.text, *STEPS.get(fault.kind, ())[:1]])
             raise ProbeError(sentence.format(directory=Path(self._path).parent)) from None
         if not server.get("cli"):
-            self._connection.close()  # so that the next observation notices when a CLI has been installed
+            self.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
-        return f"{server.text('cli')} for grant {server.text('grant')}"
+        return f"{server.text('cli')} for grant {server.text('grant')}{self._waiting(server)}"
+
+    def _waiting(self, server: Fields) -> str:
+        """Return how many calls wait for their turn. This is no fault: others work."""
+        waiting, ahead = server.number("waiting"), server.number("ahead")
+        if not waiting:
+            return ""
+        self.close()  # so that the next observation notices when they wait no longer
+        return f"; {waiting} waiting for a turn, {ahead} ahead"

@@ -15,8 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.models.containers import Container
@@ -44,6 +45,10 @@ RANKS = {row.who: rank for rank, row in reversed(list(enumerate(TABLE)))}
 USED = "programs that use the project run what is installed there: {count} of its files changed"
 
 
+VERSION = 1
+"""The form of the document. It grows when a key is taken away or means something else, not when one is added."""
+
+
 @dataclass(frozen=True)
 class Found:
     """One place that runs by itself: the path in the workspace, who runs it, and when it was changed."""
@@ -63,6 +68,10 @@ class Audit:
     since: float
     found: list[Found]
     unread: list[str]
+
+    def document(self, agent: str) -> dict[str, Any]:
+        """Return the document of `agents.audit --json`."""
+        return {"version": VERSION, "agent": agent, **asdict(self), "workspace": str(self.workspace)}
 
 
 def since_label(workspace: Path, before: Container | None) -> str:

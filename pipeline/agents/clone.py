@@ -199,6 +199,19 @@ def is_here(name: str) -> bool:
     return find(name) is not None or (NAME.fullmatch(name) is not None and any(place.glob("*.*")))
 
 
+def unfinished() -> list[str]:
+    """Return the names of the agents whose clone was being made when its call was killed, or is being made now."""
+    place = bridge.state_root().with_name("magents") / "clones"
+    return sorted(path.parent.name for path in place.glob("*/clone.new"))
+
+
+def tidy(client: docker.DockerClient, name: str) -> None:
+    """Remove what a killed call left of a clone that it was making."""
+    if name in unfinished():
+        with locked(name) as place:
+            _clean(client, place)
+
+
 def _remove(place: Path) -> None:
     """Remove an agent's clone, and its remote in the person's repository; the branches that came stay.
 

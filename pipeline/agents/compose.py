@@ -12,18 +12,19 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import docker
+import docker.errors
 from docker.models.containers import Container
 
 from bridge.server.operator.workspaces import USUAL, Choice
-from pipeline.agents import audit, protection, ps
+from pipeline.agents import audit, protection, ps, settings
 from pipeline.agents import host as hosts
 from pipeline.agents.clone import STORE, Clone
 from pipeline.agents.logs import plain
@@ -32,6 +33,7 @@ from pipeline.build import image
 from pipeline.errors import NO_DOCKER_COMMAND, Problem
 from pipeline.files import ROOT
 from pipeline.reporting import Say
+from pipeline.waiting import wait_until
 
 TEMPLATE = ROOT / "compose.yaml"
 PROJECT_LABEL = "com.docker.compose.project"
@@ -42,7 +44,14 @@ HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start 
 PORT_TAKEN = re.compile("port is already allocated|address already in use")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ANSWER_S = 5  # a disk that needs longer hangs
+NOT_CHOSEN = "0s"
+PROBE = {"interval": "90s", "retries": 2, "start_interval": "0.4s"}
+"""How the engine asks for health, where neither the environment nor .env says it. Each time costs 75 ms: for a hundred
+agents the image's 10 s would take most of a processor, and its 0.1 s at the start half of what a start needs. The
+supervisor itself looks every 3 s and mends what it can; an agent that fails counts as unhealthy after three minutes."""
 STOP_S = 30  # as the template's stop_grace_period
+CONFLICT = 409
+REMOVING = "already in progress"
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,9 @@ class Project:
     """Settings of the agent's service beyond the template, in Compose's format."""
     volumes: Mapping[str, str] = field(default_factory=dict)
     """Volumes that outlive the project and must exist already: the engine's name by the template's name."""
+    lock: int | None = None
+    """The descriptor of a lock (`records.turn`). Compose holds it too, so that nobody else works on this agent while a
+    Compose is at it whose caller was killed."""
 
     @property
     def part(self) -> Part:
@@ -144,6 +156,7 @@ class Project:
                 env={**_environment(), **own, **self.values},
                 capture_output=True,
                 text=True,
+                pass_fds=() if self.lock is None else (self.lock,),
             )
         except FileNotFoundError:
             raise Problem(NO_DOCKER_COMMAND) from None
@@ -199,16 +212,22 @@ def up(
     volume: str | None = None,
     choice: Choice = USUAL,
     clone: Clone | None = None,
+    chosen: settings.Settings | None = None,
+    fresh: Sequence[str] = (),
+    lock: int | None = None,
 ) -> Running:
     """Make sure that the agent `name` runs and is healthy on `workspace`. An agent that already fits is not restarted.
 
     `bridge` is the directory of the agent's grant for the host's Claude Code. `host` is what else the host gives.
     `volume` is the engine's name for the volume at /agent, where it is not the usual one. `choice` says which paths of
-    the workspace are protected. With `clone`, the agent works in that clone of `workspace`, where none is.
+    the workspace are protected. With `clone`, the agent works in that clone of `workspace`, where none is. `chosen` is
+    what a person chose for the agent; `fresh` names those of its variables whose values are this shell's. `lock`: see
+    `Project.lock`.
     """
     volume = volume or ps.volume_name(name)
     image.require(client, variant)
     before = ps.find(client, name)
+    variables = settings.values(chosen.env, fresh, name, before) if chosen else {}
     lost = protection.lost(before) if before else []
     used = protection.used(before) if before else None
     project = _project(variant, name, workspace, owner, bridge, _port(before), volume)
@@ -219,14 +238,16 @@ def up(
         project = _extended(project, protection.settings(workspace, found, choice, before))
     if clone:
         project = _in_clone(project, clone)
+    if chosen:
+        project = _as_chosen(project, chosen, variables)
+    project = dataclasses.replace(project, lock=lock)
     project = _with_host(project, host or hosts.Host(), say)
     why = _why_restarted(before, mounted, lost) if before else ""
     if before and not why and _fits(client, before, project):
         say(f"agent {name} runs already")
     else:
         before = _replaceable(client, before, project, say)
-        client.volumes.create(SHARED_VOLUME)
-        client.volumes.create(volume, labels={ps.LABEL: name, ps.WORKSPACE_LABEL: str(workspace)})
+        make_volumes(client, name, volume, workspace)
         if before and why and project.matches(before):
             say(why)
             before.restart(timeout=STOP_S)
@@ -237,13 +258,19 @@ def up(
         for line in project.remarks(client):
             say(line)
         if used:
-            protection.tidy(client, *used)
+            protection.tidy(client, [used])
     container = ps.require(client, name)
     if warning := ps.warning(container, "network"):
         say(warning)
     status = str(container.attrs["State"]["Health"]["Status"])
     port = ps.published_port(container)
     return Running(name, ps.container_name(name), variant.reference, workspace, owner, port, status)
+
+
+def make_volumes(client: docker.DockerClient, name: str, volume: str, workspace: Path) -> None:
+    """Make an agent's volumes. Those that are there stay as they are."""
+    client.volumes.create(SHARED_VOLUME)
+    client.volumes.create(volume, labels={ps.LABEL: name, ps.WORKSPACE_LABEL: str(workspace)})
 
 
 def _why_restarted(container: Container, folder: Path, lost: list[str]) -> str:
@@ -256,8 +283,13 @@ def _why_restarted(container: Container, folder: Path, lost: list[str]) -> str:
     return ""
 
 
+def health(container: Container) -> str:
+    """Return what the engine last saw of a container's health; empty before its first start."""
+    return str(container.attrs["State"].get("Health", {}).get("Status", ""))
+
+
 def _fits(client: docker.DockerClient, container: Container, project: Project) -> bool:
-    is_healthy = container.status == "running" and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
+    is_healthy = container.status == "running" and health(container) == "healthy"
     same_image = container.attrs["Image"] == client.images.get(project.image).id
     return is_healthy and same_image and project.matches(container)
 
@@ -342,9 +374,22 @@ def _in_clone(project: Project, clone: Clone) -> Project:
     return dataclasses.replace(project, service=service)
 
 
+def _as_chosen(project: Project, chosen: settings.Settings, variables: Mapping[str, str]) -> Project:
+    """Return the same project with what a person chose. The values reach Compose by a pipe and its environment."""
+    values = {"AGENT_COMMAND": chosen.command, "AGENT_MEMORY": chosen.memory}
+    project = dataclasses.replace(project, values={**project.values, **{k: v for k, v in values.items() if v}})
+    project = _extended(project, {"environment": variables})
+    limits = {"cpus": float(chosen.cpus)} if chosen.cpus else {}
+    return dataclasses.replace(project, service={**project.service, **limits})
+
+
 def _with_host(project: Project, host: hosts.Host, say: Say) -> Project:
     project = dataclasses.replace(project, values={**project.values, **host.values()})
-    return _extended(project, hosts.settings(project.resolved(), host, say))
+    service = project.resolved()
+    project = _extended(project, hosts.settings(service, host, say))
+    if service.get("healthcheck", {}).get("interval", NOT_CHOSEN) != NOT_CHOSEN:
+        return project
+    return dataclasses.replace(project, service={**project.service, "healthcheck": PROBE})
 
 
 def _extended(project: Project, added: Mapping[str, Any]) -> Project:
@@ -398,6 +443,9 @@ def _what_failed(client: docker.DockerClient, project: Project, name: str, error
     return f"agent {name} did not become healthy; its last words:\n{last}\nsee `bin/invoke agents.logs {name}`"
 
 
+# The end of an agent
+
+
 def down(client: docker.DockerClient, names: list[str], say: Say) -> None:
     """Stop agents gracefully and remove their containers; their volumes stay."""
     for name in names:
@@ -409,11 +457,58 @@ def down(client: docker.DockerClient, names: list[str], say: Say) -> None:
         )
 
 
+def remains(client: docker.DockerClient) -> list[str]:
+    """Return the names of the agents of which a container is there, also one that only prepares the volumes."""
+    prefix = ps.project_name("")
+    found = client.containers.list(all=True, sparse=True, filters={"label": PROJECT_LABEL})
+    projects = {str(each.attrs["Labels"][PROJECT_LABEL]) for each in found}
+    return sorted({*ps.names(client), *(each.removeprefix(prefix) for each in projects if each.startswith(prefix))})
+
+
+def end(client: docker.DockerClient, name: str) -> bool:
+    """Stop an agent gracefully, and remove what Compose made for it. Returns whether its container was there."""
+    container = ps.find(client, name)
+    if container:
+        _remove(client, container)
+    _remove_project(client, ps.project_name(name))
+    return container is not None
+
+
 def _remove(client: docker.DockerClient, container: Container) -> None:
     """Stop an agent and remove it, and everything else that Compose made for it."""
-    container.stop(timeout=STOP_S)
-    container.remove()
+    with _gone_is_fine(container):
+        container.stop(timeout=STOP_S)
+        container.remove()
     project = container.labels.get(PROJECT_LABEL)
     if project:
-        for other in client.containers.list(all=True, filters={"label": f"{PROJECT_LABEL}={project}"}):
+        _remove_project(client, project)
+
+
+def _remove_project(client: docker.DockerClient, project: str) -> None:
+    found = client.containers.list(
+        all=True, sparse=True, filters={"label": f"{PROJECT_LABEL}={project}"}, ignore_removed=True
+    )
+    for other in found:
+        with _gone_is_fine(other):
             other.remove(force=True)
+
+
+@contextmanager
+def _gone_is_fine(container: Container) -> Iterator[None]:
+    """Go on where somebody else removed the container meanwhile, and wait where somebody still does."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        if error.status_code != CONFLICT or REMOVING not in str(error.explanation):
+            raise
+        wait_until(lambda: _is_gone(container), STOP_S, f"{container.name} is being removed by somebody and stays")
+
+
+def _is_gone(container: Container) -> bool:
+    try:
+        container.reload()
+    except docker.errors.NotFound:
+        return True
+    return False

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import docker
 from pipeline import bridge
 from pipeline.agents import ps, records
 from pipeline.agents.records import Agent
+from pipeline.agents.settings import Settings
 from pipeline.agents.workspace import DEFAULT_FOLDER
 from pipeline.errors import Problem
 from pipeline.files import ROOT, present_folder
@@ -64,38 +65,66 @@ def check(name: str) -> None:
 
 
 def claim(
-    folder: Path, wanted: str | None, say: Say, *, client: docker.DockerClient | None = None, replace: bool = False
+    folder: Path,
+    wanted: str | None,
+    say: Say,
+    *,
+    client: docker.DockerClient | None = None,
+    replace: bool = False,
+    choose: Callable[[Settings], Settings] | None = None,
 ) -> Agent:
     """Return the agent of a folder, and keep its name for it. A folder without one gets a new agent.
 
     `wanted` is the name that a person chose. Where it belongs to another folder, `replace` takes it from there. Without
-    an engine (`client`), a new agent has no volume yet.
+    an engine (`client`), a new agent has no volume yet. `choose` returns what the agent's settings become.
     """
-    if wanted is not None:
-        check(wanted)
+    return claim_each([(folder, wanted)], say, client=client, replace=replace, choose=choose)[0]
+
+
+def claim_each(
+    wishes: Sequence[tuple[Path, str | None]],
+    say: Say,
+    *,
+    client: docker.DockerClient | None = None,
+    replace: bool = False,
+    choose: Callable[[Settings], Settings] | None = None,
+) -> list[Agent]:
+    """Do what `claim` does for several pairs of folder and name. The engine is asked once."""
+    for _, wanted in wishes:
+        if wanted is not None:
+            check(wanted)
+    claimed: list[Agent] = []
     with records.turn("lock", say):
         volumes = _volumes(client) if client else {}
-        known = _known(client, folder, volumes) if client else _with_grants(records.every())
-        before = _of(known, folder)
-        name = wanted or _name_for(folder, before, known, client)
-        holder = _holder(known, name)
-        if holder and holder not in before:
-            if not replace:
-                raise Problem(_belongs_elsewhere(name, holder, folder))
-            records.write(dataclasses.replace(holder, has_name=False))
-        old = _what_becomes(name, before)
-        agent = dataclasses.replace(old or Agent(name, str(folder)), name=name, has_name=True).with_folder(folder)
-        if client and not agent.volume:
-            agent = dataclasses.replace(agent, volume=_new_volume(name, folder, known, volumes))
-        _keep(agent, before, say)
-    return agent
+        folders = [folder for folder, _ in wishes]
+        known = _known(client, folders, volumes) if client else _with_grants(records.every())
+        for folder, wanted in wishes:
+            before = _of(known, folder)
+            name = wanted or _name_for(folder, before, known, client)
+            holder = _holder(known, name)
+            if holder and holder not in before:
+                if not replace:
+                    raise Problem(_belongs_elsewhere(name, holder, folder))
+                records.write(dataclasses.replace(holder, has_name=False))
+            old = _what_becomes(name, before)
+            agent = dataclasses.replace(old or Agent(name, str(folder)), name=name, has_name=True).with_folder(folder)
+            if client and not agent.volume:
+                agent = dataclasses.replace(agent, volume=_new_volume(name, folder, known, volumes))
+            if choose:
+                agent = dataclasses.replace(agent, settings=choose(agent.settings or Settings()))
+            _keep(agent, before, say)
+            others = [each for each in known if (each.name, each.folder) != (agent.name, agent.folder)]
+            known = [dataclasses.replace(each, has_name=each.has_name and each.name != name) for each in others]
+            known.append(agent)
+            claimed.append(agent)
+    return claimed
 
 
 @contextmanager
-def starting(name: str, say: Say) -> Iterator[None]:
-    """Let one `up` after another start the agent `name`."""
-    with records.turn(f"{name}.lock", say):
-        yield
+def busy_with(name: str, say: Say) -> Iterator[int]:
+    """Let one command after another start or end the agent `name`. Yields the descriptor of the lock (`turn`)."""
+    with records.turn(f"{name}.lock", say) as lock:
+        yield lock
 
 
 def _of(known: list[Agent], folder: Path) -> list[Agent]:
@@ -162,7 +191,7 @@ def _keep(agent: Agent, before: list[Agent], say: Say) -> None:
 # What is known of all agents
 
 
-def _known(client: docker.DockerClient, folder: Path, volumes: dict[str, str | None]) -> list[Agent]:
+def _known(client: docker.DockerClient, folders: Sequence[Path], volumes: dict[str, str | None]) -> list[Agent]:
     containers = {str(each.labels[ps.LABEL]): each for each in ps.every(client)}
     known = []
     for agent in records.every():
@@ -178,12 +207,13 @@ def _known(client: docker.DockerClient, folder: Path, volumes: dict[str, str | N
             known = [each for each in known if (each.name, each.folder) != (name, place)]
             known.append(Agent(name, place, ps.volume_of(container)))
     known = _with_grants(known)
-    for name in bridge.names_with_conversations(folder):  # of an earlier version, whose `agents.down` ended the grant
-        is_unknown = volumes.get(ps.volume_name(name), "") is None and ps.volume_name(name) not in {
-            agent.volume for agent in known
-        }
-        if is_unknown and not _holder(known, name):
-            known.append(Agent(name, str(folder), ps.volume_name(name)))
+    for folder in folders:
+        for name in bridge.names_with_conversations(folder):  # of an earlier version, whose `down` ended the grant
+            is_unknown = volumes.get(ps.volume_name(name), "") is None and ps.volume_name(name) not in {
+                agent.volume for agent in known
+            }
+            if is_unknown and not _holder(known, name):
+                known.append(Agent(name, str(folder), ps.volume_name(name)))
     return known
 
 
@@ -220,6 +250,17 @@ def meant(client: docker.DockerClient, name: str) -> str:
         raise Problem("there is no agent; run `bin/invoke up`")
     what = "several agents work in this folder" if here else "no agent works in this folder, and there are several"
     raise Problem(f"{what}: {', '.join(candidates)}; name one, for example `--name {candidates[0]}`")
+
+
+def several(client: docker.DockerClient, chosen: Sequence[str], *, every: bool) -> list[str]:
+    """Return the agents that a person means by some names, by none (`meant`), or by `every`. Each is there."""
+    if every and chosen:
+        raise Problem("--all means every agent; name some, or leave the names out", 64)
+    if every:
+        return ps.names(client)
+    for name in chosen:
+        ps.require(client, name)
+    return list(dict.fromkeys(chosen)) or [meant(client, "")]
 
 
 def _nearest(places: dict[str, str]) -> list[str]:

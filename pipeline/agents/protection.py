@@ -212,10 +212,14 @@ def findings(client: docker.DockerClient) -> Iterator[Finding]:
             yield Finding(str(container.name), "warning", what, ps.up_again(container))
 
 
-def tidy(client: docker.DockerClient, workspace: str, paths: Iterable[str]) -> None:
-    """Remove the stand-ins in a workspace that no agent and no grant uses any more. `paths` were protected there."""
-    if workspace and all(other.labels.get(f"{ps.LABEL}.workspace") != workspace for other in ps.every(client)):
-        bridge.tidy(Path(workspace), paths)
+def tidy(client: docker.DockerClient, ended: Iterable[tuple[str, list[str]]]) -> None:
+    """Remove the stand-ins in workspaces that no agent and no grant uses any more: pairs as of `used`."""
+    paths: dict[str, set[str]] = {}
+    for workspace, found in ended:
+        paths.setdefault(workspace, set()).update(found)
+    in_use = {other.labels.get(f"{ps.LABEL}.workspace") for other in ps.every(client)} if paths else set()
+    for workspace in sorted({*paths} - in_use - {""}):
+        bridge.tidy(Path(workspace), sorted(paths[workspace]))
 
 
 def used(container: Container) -> tuple[str, list[str]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 
 import docker
 import docker.errors
 from docker.models.containers import Container
 
 from pipeline.agents.logs import plain
+from pipeline.bootstrap import inspections
 from pipeline.errors import Problem
 
 LABEL = "io.magents.agent"
@@ -18,18 +18,6 @@ WORKSPACE_LABEL = f"{LABEL}.workspace"
 MODE_LABEL = f"{LABEL}.mode"
 """`clone` or `direct`."""
 HEALTH_PORT = 3999
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One agent in a list for people. `health` is an address, empty where the agent does not run."""
-
-    name: str
-    state: str
-    image: str
-    user: str
-    workspace: str
-    health: str
 
 
 def container_name(name: str) -> str:
@@ -88,34 +76,13 @@ def require(client: docker.DockerClient, name: str) -> Container:
 
 
 def every(client: docker.DockerClient) -> list[Container]:
-    """Return the containers of all agents, by name."""
-    found = client.containers.list(all=True, filters={"label": LABEL})
-    return sorted(found, key=lambda container: str(container.labels[LABEL]))
+    """Return the containers of all agents, by name. One that is removed in the meantime is left out."""
+    return sorted(inspections.containers(client, LABEL), key=lambda container: str(container.labels[LABEL]))
 
 
 def names(client: docker.DockerClient) -> list[str]:
     """Return the names of all agents, sorted."""
     return [str(container.labels[LABEL]) for container in every(client)]
-
-
-def listing(client: docker.DockerClient) -> list[Listed]:
-    """Return all agents, sorted by name."""
-    return [_listed(container) for container in every(client)]
-
-
-def _listed(container: Container) -> Listed:
-    state = container.attrs["State"]
-    health = state.get("Health", {}).get("Status", "")
-    is_running = state["Status"] == "running"
-    labels = container.labels
-    return Listed(
-        name=labels[LABEL],
-        state=f"{state['Status']} ({health})" if health and is_running else state["Status"],
-        image=container.attrs["Config"]["Image"],
-        user=labels[f"{LABEL}.user"],
-        workspace=workspace_of(container),
-        health=f"http://127.0.0.1:{published_port(container)}/health" if is_running else "",
-    )
 
 
 def warning(container: Container, check: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import bridge
+from pipeline.agents.settings import Settings
 from pipeline.errors import Problem
 from pipeline.files import replace
 from pipeline.reporting import Say
@@ -36,6 +37,8 @@ class Agent:
     """Where the folder was before it was moved."""
     has_name: bool = True
     """False after `up --replace` gave the name to another folder. The volume stays this folder's."""
+    settings: Settings | None = None
+    """What a person chose for it. None: it was not started yet, or by an earlier version."""
 
     def with_folder(self, folder: Path) -> Agent:
         """Return the agent after its folder was moved or replaced by another one at the same path."""
@@ -63,8 +66,10 @@ def every() -> list[Agent]:
     for path in sorted(_directory().glob("*.json")):
         try:
             said = json.loads(path.read_text())
-            found.append(Agent(**{**said, "earlier": tuple(said["earlier"])}))
-        except (ValueError, KeyError, TypeError):
+            kept = said.get("settings")
+            settings = None if kept is None else Settings.read(kept)
+            found.append(Agent(**{**said, "earlier": tuple(said["earlier"]), "settings": settings}))
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise Problem(f"{path}, the record of an agent's name, cannot be read; remove it and try again") from None
     return found
 
@@ -72,6 +77,11 @@ def every() -> list[Agent]:
 def write(agent: Agent) -> None:
     """Record an agent."""
     replace(_path(agent), json.dumps(dataclasses.asdict(agent)))
+
+
+def named(name: str) -> Agent | None:
+    """Return the record of the agent that has a name."""
+    return next((agent for agent in every() if agent.name == name and agent.has_name), None)
 
 
 def remove(agent: Agent) -> None:
@@ -93,12 +103,15 @@ def _directory() -> Path:
 
 
 @contextmanager
-def turn(file: str, say: Say) -> Iterator[None]:
-    """Wait until no other `up` of this user is at the same thing."""
+def turn(file: str, say: Say) -> Iterator[int]:
+    """Wait until no other command of this user is at the same thing. Yields the lock's descriptor.
+
+    A process that inherits the descriptor holds the lock as well, also after this one was killed.
+    """
     with (_directory() / file).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another `up` is at work on this; waiting for it ...")
+            say("another command is at work on this; waiting for it ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()

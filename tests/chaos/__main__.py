@@ -7,10 +7,12 @@ import contextlib
 import random
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from docker.errors import APIError
 from rich.console import Console
@@ -20,11 +22,14 @@ from pipeline.bootstrap import engine
 from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
 from tests.chaos.faults import FAULTS
+from tests.chaos.kills import kill_at_random
 from tests.chaos.target import Broken, Target
 from tests.support.cleanup import remove_orphans
 from tests.support.containers import Agents
+from tests.support.fleets import Fleet
 
 AGENTS = 4
+KILLED_AGENTS = 10
 FAULTS_PER_COMPARISON = 25
 """The number of faults between two comparisons of all records."""
 
@@ -86,6 +91,7 @@ def main(argv: list[str]) -> int:
     """Run agents of both variants side by side and inject faults. Returns 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="nox -s chaos --", description=__doc__)
     parser.add_argument("--faults", type=int, default=1000, help="how many, over all agents (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=50, help="of agents.up and agents.down (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats a run's choices")
     chosen = parser.parse_args(argv)
     with engine.connected() as client:
@@ -116,9 +122,29 @@ def main(argv: list[str]) -> int:
         f"health was wrong for at most {max(outcome.longest_disagreement_s for outcome in outcomes):.1f} s; "
         f"{len(broken)} promises broken; seed {chosen.seed}"
     )
+    broken += kill_commands(chosen.seed, chosen.kills)
     for line in broken:
         print(line)
     return 1 if broken else 0
+
+
+def kill_commands(seed: int, count: int) -> list[str]:
+    """Kill the commands for ten agents at random moments. Returns what the next calls did not finish."""
+    if not count:
+        return []
+    done = 0
+    with engine.connected() as client, tempfile.TemporaryDirectory(dir="/var/tmp", prefix="kills-") as directory:
+        fleet = Fleet(client, Path(directory), KILLED_AGENTS)
+        try:
+            for line in kill_at_random(fleet, random.Random(f"{seed}/kills"), count):
+                done += 1
+                print(f"{done} of {count}: {line}", file=sys.stderr, flush=True)
+        except AssertionError as error:
+            return [f"seed {seed}, {error}"]
+        finally:
+            fleet.remove()
+    print(f"{done} commands killed at random moments, and each next call finished the work")
+    return []
 
 
 if __name__ == "__main__":

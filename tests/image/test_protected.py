@@ -268,7 +268,7 @@ def test_down_leaves_the_workspace_as_it_was(direct: Direct) -> None:
     assert Agent(container).sh("cd /workspace && echo {} > .mcp.json && cat .envrc") == "export A=1"
     used = protection.used(container)
     compose.down(direct.client, [direct.name], direct.told.append)
-    protection.tidy(direct.client, *used)
+    protection.tidy(direct.client, [used])
     assert {path.name for path in direct.workspace.iterdir()} == {*NAMES, ".envrc", ".mcp.json"}
     assert not [
         path

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +24,19 @@ import pytest
 from docker.models.containers import Container
 
 from pipeline import bridge
-from pipeline.agents import compose, ps
+from pipeline.agents import compose, overview, ps
 from pipeline.agents import workspace as workspaces
 from pipeline.agents.host import NO_IDENTITY, PROXIES, Host, findings
+from pipeline.agents.starting import Wanted
 from pipeline.agents.workspace import Owner
 from pipeline.bootstrap import engine
 from pipeline.build import derived
 from pipeline.build.derived import Derived
 from pipeline.build.image import CA_VARIABLES, VARIANTS, Options, Variant
 from pipeline.errors import Problem
+from pipeline.files import ROOT
 from pipeline.up import from_bare_machine
-from tests.support import certificate
+from tests.support import certificate, schemas
 from tests.support.containers import Agent
 from tests.support.waiting import wait_until
 
@@ -122,17 +128,8 @@ def test_folders_of_one_name_have_agents_of_their_own(
     a, b = folders
 
     def up(folder: Path, name: str | None = None, *, replace: bool = False) -> compose.Running:
-        return from_bare_machine(
-            folder,
-            VARIANTS[variant],
-            Options(),
-            person.told.append,
-            chown=False,
-            as_root=False,
-            reference=image,
-            name=name,
-            replace=replace,
-        )
+        wanted = Wanted(folder, name, VARIANTS[variant], image, replace=replace)
+        return from_bare_machine([wanted], Options(), person.told.append, print)[0]
 
     with ThreadPoolExecutor(3) as pool:
         first, same, other = pool.map(up, (a, a, b))
@@ -215,11 +212,68 @@ def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person)
 
 def test_down_leaves_the_volumes_and_no_container(person: Person) -> None:
     person.up()
-    assert [each for each in ps.listing(person.client) if each.name == person.name and "healthy" in each.state]
     person.down()
     assert not person.client.containers.list(all=True, filters={"name": f"magents-{person.name}"})
     kept = {volume.name for volume in person.client.volumes.list(filters={"name": f"magents-{person.name}"})}
     assert kept == {f"magents-{person.name}-agent", f"magents-{person.name}-shared"}
+
+
+def invoke(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([ROOT / "bin" / "invoke", *words], capture_output=True, text=True, timeout=120)
+
+
+def test_programs_see_what_an_agent_does_and_wait_for_it(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command ends when a file is there. The documents are all that is printed."""
+    monkeypatch.setenv("AGENT_COMMAND", "until test -e /workspace/go; do sleep 0.1; done")
+    container = person.up()
+    listed = invoke("agents.ps", "--json")
+    early = invoke("agents.wait", person.name, "--until", "finished", "--timeout", "0", "--json")
+    assert (listed.returncode, early.returncode) == (0, 124)
+    assert listed.stderr == early.stderr == ""
+    found = json.loads(listed.stdout), json.loads(early.stdout)
+    schemas.check("agents-ps", found[0])
+    schemas.check("agents-wait", found[1])
+    [seen] = [each for each in found[0]["agents"] if each["name"] == person.name]
+    assert (seen["state"], seen["container"], seen["variant"]) == ("working", container.id, person.variant.name)
+    assert seen["since"] == pytest.approx(time.time(), abs=600)
+    assert seen["health"]["address"] == f"http://127.0.0.1:{ps.published_port(container)}/health"
+    told = invoke("agents.wait", person.name, "--until", "waiting", "--timeout", "0")
+    assert (told.returncode, told.stderr) == (124, f"not waiting after 0 s: {person.name} is working\n")
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(invoke, "agents.wait", person.name, "--until", "finished", "--timeout", "60")
+        container.exec_run(["touch", "/workspace/go"])
+        assert (waiting.result().returncode, waiting.result().stdout) == (0, f"finished: {person.name}\n")
+    assert invoke("agents.wait", person.name, "--until", "healthy").returncode == 0
+    watch_twice(person.name)
+    container.kill()
+    [failed] = [each for each in overview.every(person.client) if each.name == person.name]
+    assert (failed.state.name, failed.state.why) == ("failed", "its container ended with 137")
+    assert invoke("agents.wait", person.name, "nosuch").returncode == 64
+    told = invoke("agents.ps", "--watch")
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (64, "", 1)
+
+
+def watch_twice(name: str) -> None:
+    """Watch the agents on a terminal until the name was drawn twice, and end that as a person does."""
+    own, theirs = os.openpty()
+    os.set_blocking(own, False)
+    seen = b""
+
+    def is_drawn_twice() -> bool:
+        nonlocal seen
+        with suppress(BlockingIOError):
+            seen += os.read(own, 1 << 16)
+        return seen.count(name.encode()) >= 2
+
+    watching = subprocess.Popen([ROOT / "bin" / "invoke", "agents.ps", "--watch"], stdout=theirs, stderr=theirs)
+    wait_until(is_drawn_twice, 60, "the list to be drawn again")
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(60) == 0
+    os.close(own)
+    os.close(theirs)
+    assert b"\x1b[1A" in seen, "drawn in place"
+    assert b"Traceback" not in seen
 
 
 def test_limits_come_from_the_environment_as_for_compose(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from bridge.server.operator import cli
 from pipeline import bridge
 from pipeline.errors import Problem
 from pipeline.reporting import say_on_stderr
+from tests.support import schemas
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,9 +221,10 @@ class BridgeHost:
         return self.process.wait(20)
 
     def status(self) -> dict[str, Any]:
-        """Return the server's status."""
+        """Return the server's status: what it says of itself, with its grants."""
         found: dict[str, Any] = json.loads(self._ask("status", "--json"))
-        return found
+        schemas.check("bridge-status", found)
+        return {**found["server"], **found}
 
     def audit(self) -> list[dict[str, Any]]:
         """Return the entries of the audit log."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bridge.server.activity import Activity
+from bridge.server.gate import Gate
 from bridge.server.sandbox.proxy import Proxy, Rules
 
 Serve = Callable[[Rules], int]
@@ -31,7 +33,7 @@ def serve() -> Iterator[Serve]:
         port = int(listener.getsockname()[1])
 
         async def begin() -> None:
-            proxies.append(Proxy(listener, rules, lambda *_, **__: None))
+            proxies.append(Proxy(listener, rules, lambda *_, **__: None, Gate(Activity())))
 
         asyncio.run_coroutine_threadsafe(begin(), loop).result(5)
         return port

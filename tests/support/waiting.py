@@ -50,3 +50,8 @@ async def until(predicate: Callable[[], object], limit_s: float, what: str) -> N
 async def next_turn() -> None:
     """Let the event loop run once everything that is due."""
     await asyncio.sleep(0)
+
+
+async def move_on(seconds: float) -> None:
+    """Let time pass on a loop whose clock the test moves itself."""
+    await asyncio.sleep(seconds)

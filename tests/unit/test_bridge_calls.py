@@ -99,9 +99,16 @@ class Played:
         place = Place("/nowhere", 0, 0, 0)
         context = CallContext(
             Grant("g", place, (0, 0)), Scope(), PolicyPool(Path("/nowhere")), Scheduler(), ServerLog(),
-            lambda *_, **__: None, self.launch,
+            lambda *_, **__: None, self.launch, lambda *_: False,
         )  # fmt: skip
-        self.call = Call(Channel(self.connection, event.channel), event.fields, context, self.over.append)
+        self.call = Call(
+            Channel(self.connection, event.channel),
+            event.fields,
+            context,
+            self.over.append,
+            lambda _: None,
+            lambda _: None,
+        )
         self.connection.handlers.append(self.call)
         assert self.call.judge()
         self.call.wait(60)

@@ -358,7 +358,8 @@ def test_judge_that_dies_is_a_refusal_of_its_question_alone(tmp_path: Path) -> N
         finally:
             pool.close()
 
-    assert json.loads(asyncio.run(play()))["prompt"] == "hi"
+    kind, _, plan = asyncio.run(play()).partition(b"\n")
+    assert (kind, json.loads(plan)["prompt"]) == (b"print", "hi")
 
 
 # The disk

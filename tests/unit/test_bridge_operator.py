@@ -102,7 +102,8 @@ def test_configuration_that_was_named_is_the_one_that_is_read(
 
 
 def test_status_is_a_table_whose_columns_stand_under_each_other() -> None:
-    grant = {"running": 1, "queued": 12, "connections": 3, "calls": [{"age_s": 7.4}], "workspace": "/w", "problem": ""}
+    call = {"age_s": 7.4, "waits_for": "a place", "ahead": 2}
+    grant = {"running": 1, "queued": 12, "connections": 3, "calls": [call], "workspace": "/w", "problem": ""}
     other = {**grant, "calls": [], "workspace": "/other", "problem": "is gone"}
     answer = {"cli": "1.2.3", "uptime_s": 61.0, "running": 2, "queued": 24, "served": 9}
     assert status_lines({**answer, "grants": {"a-name-of-more-than-20-letters": grant, "b": other}}) == [
@@ -111,4 +112,5 @@ def test_status_is_a_table_whose_columns_stand_under_each_other() -> None:
         "GRANT                           RUNNING  QUEUED  CONNECTIONS  OLDEST  WORKSPACE",
         "a-name-of-more-than-20-letters        1      12            3     7 s  /w",
         "b                                     1      12            3       -  /other  (is gone)",
+        "a call of a-name-of-more-than-20-letters waits for a place (2 ahead)",
     ]

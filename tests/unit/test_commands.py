@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import fields
 
 import pytest
-from invoke import Context, ParseError
+from invoke import Argument, Collection, Context, Exit, task
 from invoke.parser import Parser, ParserContext
 
 import tasks
-from commands import output
+from commands import options, output
 from pipeline.build import image
 from pipeline.errors import Problem
 from pipeline.files import ROOT
@@ -44,9 +45,9 @@ class Engine:
         pass
 
 
-def parsed(*words: str) -> dict[str, object]:
+def parsed(*words: str, tasks: Collection = tasks.namespace) -> dict[str, object]:
     """Return what Invoke makes of the words for a task."""
-    found = Parser(initial=ParserContext(), contexts=tasks.namespace.to_contexts()).parse_argv(list(words))
+    found = Parser(initial=ParserContext(), contexts=tasks.to_contexts()).parse_argv(list(words))
     return {argument.name: argument.value for argument in found[-1].args.values()}
 
 
@@ -65,9 +66,62 @@ def test_first_word_of_a_task_is_the_agent_and_may_be_left_out(words: list[str],
     assert expected.items() <= parsed(*words).items()
 
 
-def test_word_that_means_nothing_is_still_refused() -> None:
-    with pytest.raises(ParseError, match="No idea what 'two' is"):
-        parsed("agents.logs", "one", "two")
+@pytest.mark.parametrize("words", [["agents.exec", "--help"], ["diff", "-h"], ["diff", "one", "--help"]])
+def test_help_is_shown_for_a_task_that_lacks_its_words(words: list[str]) -> None:
+    core = ParserContext(args=[Argument(names=("help", "h"), optional=True, kind=str)])
+    found = Parser(initial=core, contexts=tasks.namespace.to_contexts()).parse_argv(words)
+    assert found[0].args["help"].value == words[0]
+
+
+@task(iterable=["name"], positional=["name"])
+def several(_: Context, name: list[str], until: str = "idle", all: bool = False) -> None:  # noqa: A002
+    """Take the names of agents."""
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], []),
+        (["shop"], ["shop"]),
+        (["shop", "build", "up"], ["shop", "build", "up"]),
+        (["shop", "--until", "finished", "build"], ["shop", "build"]),
+        (["--all", "shop", "--name", "build", "cart"], ["shop", "build", "cart"]),
+    ],
+)
+def test_words_of_a_task_for_several_agents_are_their_names(words: list[str], names: list[str]) -> None:
+    assert parsed("several", *words, tasks=Collection(several, tasks.namespace["build.all"]))["name"] == names
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["agents.logs", "one", "two"], "No idea what 'two' is; see `bin/invoke agents.logs --help`"),
+        (["agents.ps", "--more"], "No idea what '--more' is; see `bin/invoke agents.ps --help`"),
+        (["more"], "No idea what 'more' is; see `bin/invoke --list`"),
+        (
+            ["agents.logs", "--tail"],
+            "Flag --tail needed value and was not given one; see `bin/invoke agents.logs --help`",
+        ),
+        (["agents.fetch", "--minutes", "soon"], "--minutes is 'soon'; give a whole number"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_with_a_line_and_64(words: list[str], told: str) -> None:
+    with pytest.raises(Exit) as caught:
+        parsed(*words)
+    assert (caught.value.message, caught.value.code) == (told, 64)
+
+
+def test_every_option_has_a_help_text_and_a_chosen_name() -> None:
+    for context in tasks.namespace.to_contexts():
+        for argument in context.args.values():
+            where = f"{context.name} {argument.names}"
+            assert argument.help, where
+            assert len(argument.names[0]) > 1, where
+            assert set(argument.nicknames) <= {options.SHORT.get(argument.names[0])}, where
+            if argument.kind is not bool:
+                assert re.search(r"(=(STRING|INT)|\[=STRING\])$", context.help_for(f"--{argument.names[0]}")[0]), where
+        for flag in [word for told, _ in context.help_tuples() for word in told.split(", ")]:
+            assert re.match(r"--(\[no-\])?[a-z][a-z-]+(\[?=|$)|-[a-z]( |$)", flag), f"{context.name} {flag}"
 
 
 def test_library_imports_no_invoke() -> None:

@@ -33,7 +33,9 @@ class Engine:
     @property
     def client(self) -> docker.DockerClient:
         found = SimpleNamespace(
-            containers=SimpleNamespace(list=self._containers), volumes=SimpleNamespace(list=self._volumes)
+            api=SimpleNamespace(base_url="", get_adapter=lambda _: None),  # it has no socket
+            containers=SimpleNamespace(list=self._containers),
+            volumes=SimpleNamespace(list=self._volumes),
         )
         return cast("docker.DockerClient", found)
 

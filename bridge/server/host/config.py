@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 MIB = 1024 * 1024
+MAX_MINUTES = 1_000_000
 
 
 class ConfigError(Exception):
@@ -22,10 +23,16 @@ class Limits:
     """Limits of what is served at once. Counts are calls; times are seconds."""
 
     running: int = 8
-    """Running calls of all grants. A working CLI takes some 300 MB, so 8 calls take 2.4 GB. If this is at least
-    twice `per_grant`, the last turn is reserved for a grant that has none running."""
+    """Places of all grants: calls that work. A working CLI takes some 300 MB, so 8 calls take 2.4 GB. If this is at
+    least twice `per_grant`, the last turn is reserved for a grant that has none running."""
     per_grant: int = 4
-    """Running calls of one grant."""
+    """Places of one grant."""
+    nested: int = 4
+    """Calls from commands of a call that work at once in its place."""
+    sessions: int = 128
+    """Open sessions of all grants, at work or idle. The CLI of an idle one takes some 160 MB."""
+    sessions_per_grant: int = 8
+    """Open sessions of one grant."""
     queued: int = 32
     """Waiting calls of one grant. A grant that fills its own queue takes no place from another."""
     connections: int = 128
@@ -51,6 +58,8 @@ class Config:
     network: str = "web"
     web_ports: frozenset[int] = frozenset()
     """Ports of public servers, besides 80 and 443."""
+    sleep: float = 30
+    """Minutes after which an idle session's CLI is ended, until somebody wants to go on. 0: never."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     allowed: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -90,7 +99,7 @@ def load(path: Path | None) -> Config:
 def parse(data: object) -> Config:
     """Return the configuration from a parsed document. Raises ConfigError."""
     top = _mapping(data, "the file")
-    known = {"claude", "credentials", "environment", "confinement", "network", "web_ports", "limits",
+    known = {"claude", "credentials", "environment", "confinement", "network", "web_ports", "sleep", "limits",
              "policy", "audit"}  # fmt: skip
     _no_others(top, known, "")
     policy = _mapping(top.get("policy"), "policy")
@@ -104,6 +113,7 @@ def parse(data: object) -> Config:
         confinement=_choice(top, "confinement", ("bubblewrap", "none")),
         network=_choice(top, "network", ("web", "api")),
         web_ports=_ports(top.get("web_ports")),
+        sleep=_minutes(top.get("sleep", Config.sleep), "sleep"),
         limits=_limits(top.get("limits")),
         allowed=_names(policy, "allow"),
         refused=_names(policy, "refuse"),
@@ -167,6 +177,12 @@ def _names(mapping: dict[str, Any], key: str) -> frozenset[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ConfigError(f"policy.{key} is {value!r}; a list of names is allowed")
     return frozenset(value)
+
+
+def _minutes(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_MINUTES:
+        raise ConfigError(f"{name} is {value!r}; a number of minutes from 0 to {MAX_MINUTES} is allowed")
+    return float(value)
 
 
 def _count(value: object, name: str, smallest: int, largest: int) -> int:

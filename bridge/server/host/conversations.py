@@ -42,6 +42,21 @@ def directory(private: Path, grant: Grant) -> Path:
     return place
 
 
+MAX_LOOKED = 1024 * 1024
+"""Bytes of a conversation in which a prompt is looked for. The first prompt is near the beginning."""
+
+
+def has_conversation(place: Path, session: str) -> bool:
+    """Return whether a conversation with a prompt is kept in this directory, so that the CLI can resume it."""
+    for path in place.glob(f"projects/*/{session}.jsonl"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode) and b'"type":"user"' in file.read(MAX_LOOKED):
+                    return True
+    return False
+
+
 def adopt(private: Path, name: str, workspace: str) -> None:
     """Give the conversations of an earlier version, which has kept them in private/NAME, to the grant's workspace.
 

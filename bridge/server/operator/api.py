@@ -1,4 +1,8 @@
-"""What an operator can do with a bridge. The command line and this project's tasks use only this API."""
+"""What an operator can do with a bridge. The command line and this project's tasks use only this API.
+
+Whoever lists agents imports this, and wants the answer at once. So the parts that load the whole server or the policy
+are imported by the methods that need them.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bridge
-from bridge.client.flag_files import flag_files
-from bridge.client.project_files import project_files
 from bridge.policy import Scope
-from bridge.policy.argv import Plan, rewrite
 from bridge.protocol.errors import SERVE
 from bridge.server.host import config, conversations, protected
 from bridge.server.host.claude_cli import HostCli
@@ -29,8 +30,11 @@ from bridge.server.host.listeners import link
 from bridge.server.host.places import Place, PlaceError
 from bridge.server.host.protected import Choice, ProtectionError
 from bridge.server.host.state_directory import StateDirectory, default_root
-from bridge.server.operator import admin_socket, doctor, foreground, report, systemd
-from bridge.server.sandbox import bubblewrap
+from bridge.server.operator import admin_socket, report, systemd
+
+if TYPE_CHECKING:
+    from bridge.policy.argv import Plan
+    from bridge.server.operator import doctor
 
 FAILED, USAGE = 1, 64
 
@@ -73,7 +77,7 @@ def _as_operator_errors() -> Iterator[None]:
         yield
     except config.ConfigError as error:
         raise OperatorError(str(error), USAGE) from error
-    except (StateError, PlaceError, ProtectionError, bubblewrap.ConfinementError, OSError) as error:
+    except (StateError, PlaceError, ProtectionError, OSError) as error:
         raise OperatorError(str(error)) from error
 
 
@@ -121,9 +125,11 @@ class Operator:
     @_as_operator_errors()
     def serve(self, workspace: Path | None = None, user: str | None = None, log: Path | None = None) -> None:
         """Run the server in this process until TERM or INT. With `workspace`, a grant `default` is made for it."""
+        from bridge.server.operator import foreground
+
         self._state.prepare()
         if config.load(self._config_path).confinement == "bubblewrap":
-            bubblewrap.check()
+            self.check_bubblewrap()
         else:
             self._state.open_for_owners()
         self._state.lock()
@@ -145,6 +151,10 @@ class Operator:
         """Return what runs and what waits, as `BridgeServer.status` does; None if no server runs."""
         self._state.prepare()
         return admin_socket.ask(self._state, "status")
+
+    def status_document(self) -> dict[str, Any]:
+        """Return the status as the document of `status --json`. Without a server its `server` is None."""
+        return report.status_document(self.status())
 
     def status_lines(self) -> list[str]:
         """Return the status as lines of text. Fails if no server runs."""
@@ -274,14 +284,20 @@ class Operator:
         is_running = self._exists() and self._state.server_pid() is not None
         return not is_running and config.load(self._config_path).confinement == "bubblewrap"
 
-    @_as_operator_errors()
     def check_bubblewrap(self) -> None:
         """Check that bubblewrap is installed and works."""
-        bubblewrap.check()
+        from bridge.server.sandbox import bubblewrap
+
+        try:
+            bubblewrap.check()
+        except (bubblewrap.ConfinementError, OSError) as error:
+            raise OperatorError(str(error)) from error
 
     @_as_operator_errors()
     def doctor(self) -> list[doctor.Result]:
         """Check everything that a call needs."""
+        from bridge.server.operator import doctor
+
         self._state.prepare()
         return doctor.examine(self._state, config.load(self._config_path))
 
@@ -300,6 +316,10 @@ class Operator:
 
         Raises PolicyError if they would be refused.
         """
+        from bridge.client.flag_files import flag_files
+        from bridge.client.project_files import project_files
+        from bridge.policy.argv import rewrite
+
         chosen = config.load(self._config_path)
         web = chosen.confinement != "none" and chosen.network == "web"
         scope = Scope(self._share_targets(grant), chosen.allowed, chosen.refused, runs_commands=True, web=web)

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     revoking = add("revoke", revoke, "End a grant at once, its running calls included.")
     revoking.add_argument("name", metavar="NAME")
     showing = add("status", status, "Show what runs and what waits.")
-    showing.add_argument("--json", action="store_true")
+    showing.add_argument("--json", action="store_true", help="print one JSON document; exit code 1 when no server runs")
     explaining = add("explain", explain, "Show what would be run for these arguments, and why.")
     explaining.add_argument("--grant", metavar="NAME", help="with the shares of this grant")
     explaining.add_argument("--project", type=Path, metavar="DIR", help="with the settings of the project in DIR")
@@ -142,9 +142,9 @@ def status(operator: Operator, options: argparse.Namespace) -> int:
     if not options.json:
         print("\n".join(operator.status_lines()))
         return OK
-    answer = operator.status()
-    print(json.dumps(answer or {"pid": None, "grants": {}}))
-    return OK if answer else FAILED
+    document = operator.status_document()
+    print(json.dumps(document))
+    return OK if document["server"] else FAILED
 
 
 def explain(operator: Operator, options: argparse.Namespace) -> int:

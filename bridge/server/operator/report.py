@@ -7,6 +7,20 @@ from typing import Any
 
 from bridge.policy.terms import printable
 
+VERSION = 1
+"""The form of the document. It grows when a key is taken away or means something else, not when one is added."""
+
+ABOUT_ALL = ("grants", "problems")
+"""What of the server's answer is not about the server itself."""
+
+
+def status_document(answer: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the document of `status --json`. `answer` is the server's; None if no server runs."""
+    if answer is None:
+        return {"version": VERSION, "server": None, "grants": {}, "problems": {}}
+    server = {key: value for key, value in answer.items() if key not in ABOUT_ALL}
+    return {"version": VERSION, "server": server, **{key: answer[key] for key in ABOUT_ALL}}
+
 
 def status_lines(answer: dict[str, Any]) -> list[str]:
     """Return the server's status as lines of text: counts, and a table of its grants."""
@@ -16,6 +30,12 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
         f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s",
         f"{answer['running']} running, {answer['queued']} queued, {answer['served']} served",
         *_aligned([heads, *grants]),
+        *(
+            _waiting(name, call)
+            for name, grant in answer["grants"].items()
+            for call in grant["calls"]
+            if call["waits_for"]
+        ),
     ]
     return [printable(line) for line in lines]
 
@@ -26,6 +46,12 @@ def _grant(name: str, grant: dict[str, Any]) -> list[str]:
     note = f"  ({grant['problem']})" if grant["problem"] else ""
     counts = [str(grant[key]) for key in ("running", "queued", "connections")]
     return [name, *counts, age, grant["workspace"] + note]
+
+
+def _waiting(name: str, call: dict[str, Any]) -> str:
+    """Return what a call waits for, and how many come first."""
+    ahead = "" if call["ahead"] is None else f" ({call['ahead']} ahead)"
+    return f"a call of {name} waits for {call['waits_for']}{ahead}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

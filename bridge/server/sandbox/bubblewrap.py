@@ -434,7 +434,8 @@ def _configuration(command: Command, spec: SandboxSpec, state: StateDirectory, s
         words += ["--bind", str(private / name), f"{CONFIG_AT}/{name}"]
     # A file of the read-only root, not --ro-bind-data. CLI 2.1.197 takes a file that was deleted after it was
     # mounted for a broken link, and ignores the settings in it.
-    managed = command.document(json.dumps(managed_settings(scope)).encode())
+    settings = managed_settings(scope) | (hooks_of_session(scope.cli) if spec.interactive else {})
+    managed = command.document(json.dumps(settings).encode())
     words += ["--perms", "0644", "--file", managed, "/etc/claude-code/managed-settings.json"]
     return words
 
@@ -448,6 +449,34 @@ def managed_settings(scope: Scope) -> dict[str, object]:
         permissions["disableBypassPermissionsMode"] = "disable"
         settings |= {"disableAutoMode": "disable", "allowManagedHooksOnly": True}
     return settings
+
+
+SESSION_EVENTS = (
+    "SessionStart", "UserPromptSubmit", "PermissionRequest", "PostToolUse", "Elicitation", "ElicitationResult",
+    "Notification", "StopFailure",
+)  # fmt: skip
+"""Events of an interactive session that the server is told of. Each is a process of the shim's for some 30 ms, so the
+one for tools is only for those that ask a person."""
+ASKING_TOOLS = "AskUserQuestion|ExitPlanMode"
+STOP = "Stop"
+SHOWS_NO_STOP_SINCE = (2, 1, 332)
+"""An older CLI shows for a moment that a hook runs at the end of an answer. There, silence is the end (gate.py)."""
+
+
+def hooks_of_session(version: tuple[int, ...]) -> dict[str, object]:
+    """Return the settings with the hooks that tell the server what an interactive session does.
+
+    They are managed settings, so they also count where a project says `disableAllHooks`, and they leave the project's
+    own hooks alone. They write nothing, and the CLI does not wait for them. So neither the model nor the person sees
+    them.
+    """
+
+    def hook(event: str) -> list[object]:
+        matcher = {"matcher": ASKING_TOOLS} if event == "PostToolUse" else {}
+        return [{**matcher, "hooks": [{"type": "command", "command": f"bridge-event {event}", "async": True}]}]
+
+    events = (*SESSION_EVENTS, STOP) if version >= SHOWS_NO_STOP_SINCE else SESSION_EVENTS
+    return {"hooks": {event: hook(event) for event in events}}
 
 
 CLOSED_SINCE = (2, 1, 332)

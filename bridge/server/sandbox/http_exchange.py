@@ -7,6 +7,7 @@ import contextlib
 
 from bridge.policy.gateways import REVEALING_HEADERS
 from bridge.policy.http_head import Answer, HeadError, Request, chunk_size, written
+from bridge.server.gate import Tunnel
 
 MAX_HEAD = 64 * 1024
 """Bytes of a head. Cookies and a token fit easily."""
@@ -109,9 +110,10 @@ async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     raise FailedError("the server comes to no answer")
 
 
-async def relay(one: Pair, other: Pair) -> None:
-    """Move bytes in both directions until both have ended."""
-    tasks = [asyncio.create_task(_pump(one[0], other[1])), asyncio.create_task(_pump(other[0], one[1]))]
+async def relay(client: Pair, server: Pair, watch: Tunnel | None = None) -> None:
+    """Move bytes in both directions until both have ended. `watch` makes the client wait for its turn."""
+    up = _pump(client[0], server[1]) if watch is None else _pump_in_turn(client[0], server[1], watch)
+    tasks = [asyncio.create_task(up), asyncio.create_task(_pump(server[0], client[1], watch))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.ALL_COMPLETED)
     finally:
@@ -119,9 +121,23 @@ async def relay(one: Pair, other: Pair) -> None:
             task.cancel()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump_in_turn(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Tunnel) -> None:
     try:
         while data := await reader.read(CHUNK):
+            await watch.send(len(data))
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+    except OSError:  # no place, or the receiver is gone
+        writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Tunnel | None = None) -> None:
+    try:
+        while data := await reader.read(CHUNK):
+            if watch is not None:
+                watch.hear(len(data))
             writer.write(data)
             await writer.drain()
         if writer.can_write_eof():

@@ -127,10 +127,14 @@ class CliProcess:
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def terminate(self, grace: float = KILL_AFTER_S) -> None:
-        """End the CLI with TERM, and with KILL after `grace` seconds."""
+        """End the CLI with TERM, and with KILL after `grace` seconds. Called again, it can only shorten that."""
         if self._kill_timer is None:
             self.signal(signal.SIGTERM)
-            self._kill_timer = self._loop.call_later(grace, self.kill)
+        elif self._kill_timer.when() <= self._loop.time() + grace:
+            return
+        else:
+            self._kill_timer.cancel()
+        self._kill_timer = self._loop.call_later(grace, self.kill)
 
     def kill(self) -> None:
         """Kill the CLI and everything that it started."""

@@ -17,12 +17,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 
 from bridge.policy.gateways import API, Disguise, Gateway, RefusedError, disguise
 from bridge.policy.http_head import HeadError, Request, split_authority, split_url
+from bridge.server.gate import Gate, RefusedTurnError
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.credentials import Credential
 from bridge.server.sandbox.addresses import Lookups, is_public
@@ -86,9 +89,10 @@ class Rules:
 
 
 class Proxy:
-    """The proxy of one call. `note` writes connections and refusals to the audit log."""
+    """The proxy of one call. `note` writes connections and refusals to the audit log. Requests to the API wait at
+    the `gate` for the call's place."""
 
-    def __init__(self, listener: socket.socket, rules: Rules, note: Callable[..., None]) -> None:
+    def __init__(self, listener: socket.socket, rules: Rules, note: Callable[..., None], gate: Gate) -> None:
         """Serve on a listening TCP socket of the namespace. Raises ValueError if it is not one."""
         if listener.family != socket.AF_INET or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("no listening socket was handed over")
@@ -96,6 +100,7 @@ class Proxy:
         self._listener = listener
         self._rules = rules
         self._note = note
+        self._gate = gate
         self._tasks: set[asyncio.Task[None]] = set()
         self._acceptor = Acceptor(listener, self._take)
 
@@ -122,6 +127,8 @@ class Proxy:
             await self._refuse(client, b"400 Bad Request", f"a request is not understood: {error}")
         except RefusedError as refusal:
             await self._refuse(client, b"403 Forbidden", str(refusal))
+        except RefusedTurnError as refusal:
+            await self._refuse(client, refusal.status, str(refusal))
         except FailedError as failure:
             await self._refuse(client, b"502 Bad Gateway", str(failure))
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -162,16 +169,29 @@ class Proxy:
             await self._ask(gateway, client, request, path)
 
     async def _tunnel(self, client: Pair, host: str, port: int) -> None:
-        server = await self._connect(host, port, vouched_for=(host, port) in self._rules.named)
+        is_api = (host, port) in self._rules.named
+        server = await self._connect(host, port, vouched_for=is_api)
         client[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        watch = self._gate.tunnel(functools.partial(_has_left, client)) if is_api else None
         try:
-            await relay(client, server)
+            await relay(client, server, watch)
         finally:
             server[1].close()
 
     async def _ask(self, gateway: Gateway, client: Pair, request: Request, path: str) -> None:
-        """Send a request to a gateway, with the gateway's real name and secrets. Raises RefusedError or FailedError."""
-        path, fields = gateway.judge(request, path)
+        """Send a request to a gateway, in the call's turn if it is work. Raises RefusedError, RefusedTurnError or
+        FailedError."""
+        judged = gateway.judge(request, path)
+        if gateway.is_work(request, path):
+            async with self._gate.request(functools.partial(_has_left, client)):
+                await self._send(gateway, client, request, *judged)
+        else:
+            await self._send(gateway, client, request, *judged)
+
+    async def _send(
+        self, gateway: Gateway, client: Pair, request: Request, path: str, fields: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Send a request to a gateway, with the gateway's real name and secrets. Raises FailedError."""
         name = named(gateway.host, gateway.port, 443 if gateway.tls else 80)
         try:
             server = await self._connect(gateway.host, gateway.port, vouched_for=True, tls=gateway.tls)
@@ -227,3 +247,13 @@ class Proxy:
         if not all(map(is_public, addresses)):
             raise RefusedError(f"{host} is not on the public internet; the container can be asked to fetch it")
         return addresses
+
+
+def _has_left(client: Pair) -> bool:
+    """Return whether the client has closed its connection, also if bytes of it are not read yet."""
+    sock = client[1].get_extra_info("socket")
+    if client[1].is_closing() or sock is None or sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))

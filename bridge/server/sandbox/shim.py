@@ -3,6 +3,7 @@ bridge.
 
     shim.py COMMAND               the CLI's shell prefix: the server runs COMMAND in the container; this process ends
                                   with the same exit code or signal
+    shim.py 'bridge-event NAME'   a hook of the bridge's own: tell the server what the session does
     bash -c 'shim.py COMMAND'     the same. The namespace has no shell: this program is installed in its place, and
                                   accepts only a command for the container
     git WORD...                   the same, for a git command line that only reads. The CLI asks git for the branch, the
@@ -56,6 +57,11 @@ PEEKED = 65536
 
 ENDED_S = 3
 """How long a cancelled command may take to end, seconds. Then this process ends without its result."""
+
+EVENT = b"bridge-event "
+"""The start of the command of the bridge's own hooks. The name of the event follows."""
+MAX_EVENT = 1 << 20
+"""Bytes of an event's input. A longer one is not read as JSON: its name says enough."""
 
 WRITTEN_MS = 300
 """How long a hook waits for its conversation to be written, ms."""
@@ -111,6 +117,32 @@ def run_in_container(command: bytes, passed: tuple[bytes, ...] = PASSED) -> int:
         write(back, more[0])
     what, number = how.split()
     return int(number) if what == b"exit" else -int(number)
+
+
+def run(command: bytes) -> int:
+    """Run a command of the CLI's, or tell the server of an event. Returns the exit code, or minus a signal."""
+    return tell(command[len(EVENT) :]) if command.startswith(EVENT) else run_in_container(command)
+
+
+def tell(event: bytes) -> int:
+    """Tell the server of an event of the session. Writes nothing, because the CLI would show it. Returns 0: an event
+    that is not told is no reason to stop the session."""
+    import json
+
+    data = b""
+    try:
+        while len(data) < MAX_EVENT and (more := os.read(0, 65536)):
+            data += more
+        facts = json.loads(data)
+        sock = connect()
+        send(sock, [b"event", event, *(str(facts.get(name, ""))[:200].encode("ascii", "replace") for name in TOLD)])
+    except (OSError, ValueError, AttributeError):
+        return 0  # ignored because the server has gone, or the input is none of the CLI's
+    return 0
+
+
+TOLD = ("session_id", "source", "notification_type", "tool_name")
+"""Fields of an event that the server is told."""
 
 
 def on_term(cancel: Callable[[], None]) -> None:
@@ -284,7 +316,7 @@ def shell(words: list[str]) -> int:
     if words[:-1] in (["-c"], ["-c", "-l"]) and len(prefix) > 1 and words[-1].startswith(prefix):
         command = unquoted(words[-1][len(prefix) :])
         if command is not None:
-            return run_in_container(os.fsencode(command))
+            return run(os.fsencode(command))
     return 126
 
 
@@ -589,7 +621,7 @@ try:
     elif sys.argv[0].rpartition("/")[2] == "git":
         end(git(sys.argv[1:]))
     elif len(sys.argv) == 2:
-        end(run_in_container(os.fsencode(sys.argv[1])))
+        end(run(os.fsencode(sys.argv[1])))
     else:
         launch(sys.argv[1:])
 except KeyboardInterrupt:
