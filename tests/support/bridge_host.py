@@ -224,6 +224,11 @@ class BridgeHost:
         found: dict[str, Any] = json.loads(self._ask("status", "--json"))
         return found
 
+    def calls(self, place: Place) -> list[dict[str, Any]]:
+        """Return what the status shows of a grant's calls, at work or not."""
+        found: list[dict[str, Any]] = self.status()["grants"][place.name]["calls"]
+        return found
+
     def audit(self) -> list[dict[str, Any]]:
         """Return the entries of the audit log."""
         return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
