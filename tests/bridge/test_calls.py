@@ -139,7 +139,7 @@ def test_killed_wrapper_leaves_nothing_on_the_host(shared_host: BridgeHost, plac
         running.process.kill()
     wait_until(lambda: not shared_host.children(), 2.5, "the end of everything")
     size = (place.workspace / "alive").stat().st_size
-    wait_until(lambda: not shared_host.status()["running"], 5, "an idle server")
+    wait_until(lambda: not shared_host.calls(place), 5, "an idle server")
     assert (place.workspace / "alive").stat().st_size == size
 
 

@@ -253,7 +253,7 @@ def test_client_s_end_ends_the_command(
         clients = [pid for pid, line in place.processes().items() if "/app/claude" in line and line[0] != "bwrap"]
         os.kill(min(clients), number_of_signal)  # the client's forked reaper has the same command line
         gone(number)
-        wait_until(lambda: not real.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
+        wait_until(lambda: not real.host.calls(place), GONE_WITHIN_S, "the CLI to be gone")
         running.process.wait(10)
 
 
@@ -303,7 +303,7 @@ def test_attack_on_the_executor_leaves_nothing(real: RealHost, attack: str) -> N
     with place.start("-p", "go on", FREE) as running:
         running.end(timeout=40)
         gone(number)
-    wait_until(lambda: not real.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
+    wait_until(lambda: not real.host.calls(place), GONE_WITHIN_S, "the CLI to be gone")
     assert tell(real, place, "echo and again") == ["and again"]
 
 

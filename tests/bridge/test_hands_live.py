@@ -76,7 +76,7 @@ def test_interrupt_in_the_middle_of_a_command(real_host: RealHost, box: Box) -> 
         # Not the last message: the newest CLI exits 120 ms after the interrupt, also before it has written its result.
         assert b"[Request interrupted by user for tool use]" in out
         assert process.returncode == 0
-    wait_until(lambda: not real_host.host.status()["running"], 5, "the CLI to be gone")
+    wait_until(lambda: not real_host.host.calls(box.place), 5, "the CLI to be gone")
 
 
 def test_project_s_hook_and_server_run_in_the_container(real_host: RealHost, agents: Agents) -> None:
@@ -165,7 +165,7 @@ def test_agent_whose_command_is_claude(real_host: RealHost, agents: Agents, tmp_
     box.agent.container.start()
     box.agent.wait_healthy()
     wait_until(lambda: "/resume" in screen(), 30, "the offer to go on")
-    wait_until(lambda: real_host.host.status()["running"], 5, "one call")
+    wait_until(lambda: [call["state"] for call in real_host.host.calls(box.place)] == ["idle"], 20, "one call, at rest")
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])
@@ -177,4 +177,4 @@ def test_container_s_end_ends_the_call_and_its_command(real_host: RealHost, agen
         wait_until(lambda: alive(number), 20, "the command")
         getattr(box.agent.container, way)()
         gone(number)
-        wait_until(lambda: not real_host.host.status()["running"], GONE_WITHIN_S, "the CLI to be gone")
+        wait_until(lambda: not real_host.host.calls(box.place), GONE_WITHIN_S, "the CLI to be gone")

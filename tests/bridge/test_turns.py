@@ -13,7 +13,6 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -67,14 +66,8 @@ def screen(screens: contextlib.ExitStack, directory: Path, place: Place) -> Scre
 NUMBERS = itertools.count()
 
 
-def calls(host: BridgeHost, place: Place) -> list[dict[str, Any]]:
-    """Return what `status` shows of a grant's calls."""
-    found: list[dict[str, Any]] = host.status()["grants"][place.name]["calls"]
-    return found
-
-
 def states(host: BridgeHost, place: Place) -> list[str]:
-    return sorted(call["state"] for call in calls(host, place))
+    return sorted(call["state"] for call in host.calls(place))
 
 
 def running(host: RealHost) -> int:
@@ -111,7 +104,7 @@ def test_sessions_at_rest_hold_no_place(tight: RealHost, tmp_path: Path, screens
             begin(each)
         ask(three[0], "and me")
         wait_until(lambda: "waiting_for_turn" in states(tight.host, place), WITHIN_S, "a session that waits")
-        (waits,) = [call for call in calls(tight.host, place) if call["state"] == "waiting_for_turn"]
+        (waits,) = [call for call in tight.host.calls(place) if call["state"] == "waiting_for_turn"]
         assert (waits["kind"], waits["ahead"], "limits.running" in waits["waits_for"]) == ("interactive", 0, True)
         title = "#{pane_title}"
         wait_until(lambda: "next in line" in three[0].tell("display-message", "-p", title), WITHIN_S, "the title")

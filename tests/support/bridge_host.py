@@ -226,6 +226,11 @@ class BridgeHost:
         schemas.check("bridge-status", found)
         return {**found["server"], **found}
 
+    def calls(self, place: Place) -> list[dict[str, Any]]:
+        """Return what the status shows of a grant's calls, at work or not."""
+        found: list[dict[str, Any]] = self.status()["grants"][place.name]["calls"]
+        return found
+
     def audit(self) -> list[dict[str, Any]]:
         """Return the entries of the audit log."""
         return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
