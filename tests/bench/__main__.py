@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline.bootstrap import engine
 from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
-from tests.bench import bridge, clone, images, peers, planning, starts, task_master
+from tests.bench import bridge, clone, images, peers, planning, sessions, starts, task_master
 from tests.bench.figures import Figure
 
 PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
     "bridge": bridge.measure,
     "task_master": task_master.measure,
     "planning": planning.measure,
+    "sessions": sessions.measure,
     "peers": peers.measure,
 }
 
