@@ -126,6 +126,7 @@ class Operator:
     def serve(self, workspace: Path | None = None, user: str | None = None, log: Path | None = None) -> None:
         """Run the server in this process until TERM or INT. With `workspace`, a grant `default` is made for it."""
         from bridge.server.operator import foreground
+        from bridge.server.sandbox import bubblewrap
 
         self._state.prepare()
         if config.load(self._config_path).confinement == "bubblewrap":
