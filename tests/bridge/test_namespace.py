@@ -27,6 +27,7 @@ from bridge.policy import Scope
 from bridge.policy.argv import rewrite
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.process import CliProcess
+from tests.fidelity.sides import PROGRAMS
 from tests.support.attacks import RUN, Range, approve_everything
 from tests.support.bridge_cli import VERSIONS, installed
 from tests.support.bridge_host import OWNER, HostMaker
@@ -303,6 +304,31 @@ def shim_names() -> dict[str, Any]:
     return names
 
 
+MOUNTS = """
+import os, select, subprocess, sys
+while not select.select([0], [], [], 0)[0]:
+    os.mkdir(sys.argv[1])
+    subprocess.run(["mount", "-t", "tmpfs", "none", sys.argv[1]], check=True)
+    subprocess.run(["umount", sys.argv[1]], check=True)
+    os.rmdir(sys.argv[1])
+"""
+
+
+def test_check_holds_while_mounts_come_and_go(tmp_path: Path) -> None:
+    """As they do where containers start and end."""
+    subprocess.run(["mount", "--bind", str(tmp_path), str(tmp_path)], check=True)
+    subprocess.run(["mount", "--make-shared", str(tmp_path)], check=True)
+    words = [sys.executable, "-c", MOUNTS]
+    changing = [subprocess.Popen([*words, str(tmp_path / str(n))], stdin=subprocess.PIPE) for n in range(4)]
+    try:
+        for _ in range(40):
+            bubblewrap.check()
+    finally:
+        for process in changing:
+            process.communicate()
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 # A call that ends while it starts
 
 
@@ -314,7 +340,7 @@ def _started(ended: asyncio.Future[int], watches: tuple[str, ...] = WATCHES) -> 
     """Start a program in a namespace. Returns its process, and the descriptor with bubblewrap's report."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     command = bubblewrap.Command([], {b"PATH": b"/usr/bin:/bin"}, descriptors=[writing], status=reading)
-    words = ["bwrap", "--unshare-pid", "--unshare-net", *watches, "--new-session", "--ro-bind", "/", "/"]
+    words = [*PROGRAMS, "--unshare-pid", "--unshare-net", *watches, "--new-session"]
     words += ["--json-status-fd", str(writing), "--", *SLEEPER.split()]
     command.argv = [word.encode() for word in words]
     return CliProcess(command, with_stdin=False, on_exit=ended.set_result), reading

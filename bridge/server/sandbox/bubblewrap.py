@@ -382,12 +382,7 @@ def _system(command: Command) -> list[str | bytes]:
         words += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
     for name in ("bin", "sbin"):
         words += ["--symlink", "usr/bin", f"/{name}"]
-    for name in LIBRARIES:
-        path = Path("/", name)
-        if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
+    words += _libraries()
     python = PYTHON_AT, f"{PYTHON_AT}/bin"
     for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, *python, "/home"):
         words += ["--perms", "0755", "--dir", directory]
@@ -401,6 +396,17 @@ def _system(command: Command) -> list[str | bytes]:
         words += ["--ro-bind", named, AUTHORITIES_AT]
         command.env[AUTHORITIES] = AUTHORITIES_AT.encode()
     return [*words, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+
+
+def _libraries() -> list[str]:
+    words: list[str] = []
+    for name in LIBRARIES:
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    return words
 
 
 def _identity(command: Command, spec: SandboxSpec) -> list[str | bytes]:
@@ -513,18 +519,9 @@ def check() -> None:
             "bubblewrap is missing; run `apt-get install bubblewrap` (or set `confinement: none` in bridge.yaml: "
             "a container can then read what the grant's user can read on the host)"
         )
-    probe = [
-        "bwrap",
-        *_namespaces(),
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "/usr/bin/true",
-    ]
+    # Not the whole of /: bubblewrap fails if one of its mounts goes meanwhile, such as a container's.
+    places = ["--ro-bind", "/usr", "/usr", *_libraries(), "--proc", "/proc", "--dev", "/dev"]
+    probe = ["bwrap", *_namespaces(), "--unshare-net", *places, "/usr/bin/true"]
     try:
         done = subprocess.run(probe, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
