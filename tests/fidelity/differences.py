@@ -405,6 +405,12 @@ DIFFERENCES = (
         undo=lambda _, value: [plugin for plugin in value if plugin["name"] != "cc-plugin-sec-default"],
     ),
     Difference(
+        "Commands have one more variable, `CLAUDE_BRIDGE_CALL`.",
+        "By it, the bridge knows a call that comes from a command of another call. Both share a place.",
+        r"message \d+|request \d+: message .*",
+        undo=replaced(r"(?m)^CLAUDE_BRIDGE_CALL(=[0-9a-f]{32})?\n", ""),
+    ),
+    Difference(
         "Rules and directories of the project's settings count as the user's.",
         "The CLI gets the project's settings, filtered, as the only ones of its user.",
         r"message \d+|init: additional_directories",
