@@ -126,7 +126,10 @@ def bridge_tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def fidelity_tests(session: nox.Session) -> None:
-    """Compare Claude Code over the bridge with the same CLI plain on the host; `-- --cli PATH` chooses another CLI."""
+    """Compare Claude Code over the bridge with the same CLI plain on the host; `-- --cli PATH` chooses another CLI.
+
+    What the plain CLI does is recorded as hashes (tests/fidelity/record.py). `-- --complete` runs it in all projects.
+    """
     _run(session, "pytest", "tests/fidelity", "-n", "2", *session.posargs)
 
 

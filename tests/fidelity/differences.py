@@ -545,7 +545,7 @@ HEAD = """# Differences from plain Claude Code
 `nox -s fidelity_tests` runs the same Claude Code in the same project twice: plain on a host, and over the bridge. It
 compares what the model is told, what the session reports, the output and the exit code. What is different is in this
 table, which is made from `tests/fidelity/differences.py` by `python -m tests.fidelity.differences`. Anything else is a
-fault: please report it.
+fault: please report it. What the plain one does is recorded for each version, and run again every week.
 
 | what is different | why |
 | --- | --- |

@@ -12,6 +12,7 @@ import noxfile
 from bridge.protocol import frames
 from pipeline.bootstrap import base
 from pipeline.build.image import VARIANTS
+from tests.fidelity import record
 from tests.support import parity
 from tests.support.task_master_cases import CASES
 
@@ -62,6 +63,11 @@ def test_pip_lock_has_digests_and_no_index(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     assert "--hash=sha256:" in text
     assert "index-url" not in text
+
+
+def test_record_of_the_plain_cli_is_of_these_projects() -> None:
+    """If not, the tests are right but slow: run `bin/nox -s fidelity_tests -- --complete` and commit the record."""
+    assert record.recorded()["of"] == record.of()
 
 
 def test_upstream_s_answer_to_each_case_is_recorded() -> None:
