@@ -70,7 +70,7 @@ def require(client: docker.DockerClient, name: str) -> Container:
     container = find(client, name)
     if container is None:
         raise Problem(
-            f"there is no agent {name} (there are: {', '.join(names(client)) or 'none'}); run `bin/invoke up`"
+            f"there is no agent {name} (there are: {', '.join(names(client)) or 'none'}); run `bin/invoke up`", 64
         )
     return container
 
