@@ -226,7 +226,7 @@ def up(
     """
     volume = volume or ps.volume_name(name)
     image.require(client, variant)
-    before = ps.find(client, name)
+    before = _unpaused(ps.find(client, name), say)
     variables = settings.values(chosen.env, fresh, name, before) if chosen else {}
     lost = protection.lost(before) if before else []
     used = protection.used(before) if before else None
@@ -265,6 +265,15 @@ def up(
     status = str(container.attrs["State"]["Health"]["Status"])
     port = ps.published_port(container)
     return Running(name, ps.container_name(name), variant.reference, workspace, owner, port, status)
+
+
+def _unpaused(container: Container | None, say: Say) -> Container | None:
+    """Let a paused container go on: Compose can neither start nor replace one."""
+    if container and container.status == "paused":
+        container.unpause()
+        container.reload()
+        say(f"agent {container.labels[ps.LABEL]} was paused and goes on")
+    return container
 
 
 def make_volumes(client: docker.DockerClient, name: str, volume: str, workspace: Path) -> None:

@@ -77,7 +77,9 @@ def test_agents_of_one_command_keep_their_settings_and_leave_nothing(fleet: Make
     assert wait_until(lambda: {path.read_text() for path in texts} - {""}, 20, "a text") == {"it's /agent/home\n"}
     kept = "".join(path.read_text() for path in (two.state / "agents").iterdir())
     assert token not in kept + json.dumps([each.labels for each in containers]), "its value is in the container alone"
+    containers[1].pause()
     two.good(*two.up)
+    assert [each.status for each in two.containers()] == ["running"] * 2
     assert marks(two.containers()) == marks(containers), "up again changes nothing, and needs no variable"
     assert two.good("agents.restart", two.names[0]) == f"agent {two.names[0]} is restarted and healthy\n"
     now = two.containers()

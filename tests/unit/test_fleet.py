@@ -195,7 +195,7 @@ def test_container_with_the_name_s_label_alone_hides_no_other(monkeypatch: pytes
     bare, one = container(1), container(2)
     bare.labels = {ps.LABEL: "a1"}
     monkeypatch.setattr(ps, "every", lambda _: [bare, one])
-    document = overview.document(overview.every(None))  # type: ignore[arg-type]
+    document = overview.document(overview.every(None))
     schemas.check("agents-ps", document)
     assert [(each["name"], each["workspace"], each["user"]) for each in document["agents"]] == [
         ("a1", "", ""),
