@@ -67,8 +67,8 @@ class Asked:
     env: list[str] | None = field(
         default=None, metadata=_help("pass this variable of your shell; may be repeated; kept, '' ends it")
     )
-    count: int = field(
-        default=0, metadata=_help("start so many agents NAME-1, NAME-2, ..., each in a folder or a clone of its own")
+    count: str | None = field(
+        default=None, metadata=_help("start so many agents NAME-1, NAME-2, ..., each in a folder or a clone of its own")
     )
     chown: bool = field(default=False, metadata=_help("give a workspace that belongs to root to uid 1000"))
     as_root: bool = field(default=False, metadata=_help("run the agent as root on a workspace that belongs to root"))
@@ -112,10 +112,11 @@ def wanted(config: Mapping[str, Any], asked: Asked, name: str, certificates: str
         raise Problem("--clone names a folder and --workspace another one; give the agent one of them", 64)
     lasting = Lasting.of(asked.command, asked.cpus, asked.memory, asked.env or [])
     place = asked.clone if isinstance(asked.clone, str) else asked.workspace
-    record = records.named(name) if name and place is None and not asked.count else None
+    count = None if asked.count is None else _count(asked.count)
+    record = records.named(name) if name and place is None and count is None else None
     if record and not asked.clone:
         return [_again(config, asked, record, lasting, certificates)]
-    if asked.count and place is None:
+    if count is not None and place is None:
         raise Problem("--count needs a place for the agents: --workspace FOLDER, or --clone REPOSITORY", 64)
     protect, unprotect = tuple(asked.protect or ()), tuple(asked.unprotect or ())
     if record:
@@ -139,7 +140,7 @@ def wanted(config: Mapping[str, Any], asked: Asked, name: str, certificates: str
         unprotect=unprotect,
         lasting=lasting,
     )
-    return [one] if not asked.count else _counted(one, asked.count)
+    return [one] if count is None else _counted(one, count)
 
 
 def _again(
@@ -165,10 +166,15 @@ def _again(
     )
 
 
+def _count(value: str) -> int:
+    """Return how many agents a person asks for. 0 is refused as well: it is not one agent in the folder itself."""
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= MOST:
+        raise Problem(f"--count is {plain(value)!r}; give a whole number between 1 and {MOST:,}", 64)
+    return int(value)
+
+
 def _counted(one: Wanted, count: int) -> list[Wanted]:
     """Return so many agents: clones of one repository, or sub-folders of one folder, which are made where missing."""
-    if not 1 <= count <= MOST:
-        raise Problem(f"--count {count} is not between 1 and {MOST:,}", 64)
     first = one.name or names.of_folder(one.workspace)
     each = [f"{first}-{number}" for number in range(1, count + 1)]
     names.check(each[-1])

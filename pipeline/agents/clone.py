@@ -33,6 +33,7 @@ import docker.errors
 from docker.types import Mount
 
 from pipeline import bridge
+from pipeline.agents import records
 from pipeline.agents.host_git import Git, GitError, User
 from pipeline.agents.logs import plain
 from pipeline.agents.object_store import DIRECTORY, ObjectStore, Shared, names_in
@@ -219,7 +220,7 @@ def _remove(place: Path) -> None:
     """
     found = find(place.name)
     if found and found.folder.is_dir():
-        with contextlib.suppress(Problem):  # ignored because the repository may be gone
+        with _settings_of_repositories(), contextlib.suppress(Problem):  # ignored because the repository may be gone
             Repository.at(found.folder).git.run("config", "--remove-section", f"remote.{OURS}{found.name}")
     if found:
         found.path.rename(place / "clone.new")
@@ -510,6 +511,13 @@ def _check_out(client: docker.DockerClient, image: str, fresh: Path, owner: Owne
 # The remote in the person's repository
 
 
+@contextmanager
+def _settings_of_repositories() -> Iterator[None]:
+    """Be the only one of ours that changes a repository's settings: git fails where another git does, and waits not."""
+    with records.turn("repositories", lambda _: None):
+        yield
+
+
 def _name_remote(repository: Repository, clone: Clone) -> None:
     """Make the remote agents/NAME. Its addresses are no repositories: they say what to type.
 
@@ -527,11 +535,12 @@ def _name_remote(repository: Repository, clone: Clone) -> None:
     }
     git = Git(repository.common, repository.git.user)
     try:
-        have = dict(repository.settings())
-        for name, value in wanted.items():
-            section, _, key = name.rpartition(".")
-            if have.get(f"{section}.{key.lower()}") != value:
-                git.run("config", "--replace-all", name, value)
+        with _settings_of_repositories():
+            have = dict(repository.settings())
+            for name, value in wanted.items():
+                section, _, key = name.rpartition(".")
+                if have.get(f"{section}.{key.lower()}") != value:
+                    git.run("config", "--replace-all", name, value)
     except GitError as error:
         file = plain(str(repository.common / "config"))
         raise Problem(

@@ -44,6 +44,7 @@ HEALTHY_S = 60  # half a second on an idle machine; a hundred agents that start 
 PORT_TAKEN = re.compile("port is already allocated|address already in use")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ANSWER_S = 5  # a disk that needs longer hangs
+PAUSED = "paused"
 NOT_CHOSEN = "0s"
 PROBE = {"interval": "90s", "retries": 2, "start_interval": "0.4s"}
 """How the engine asks for health, where neither the environment nor .env says it. Each time costs 75 ms: for a hundred
@@ -276,6 +277,8 @@ def make_volumes(client: docker.DockerClient, name: str, volume: str, workspace:
 def _why_restarted(container: Container, folder: Path, lost: list[str]) -> str:
     """Return why a running agent has to be restarted to have what is in `folder` now; empty if it has not."""
     name = container.labels[ps.LABEL]
+    if container.status == PAUSED:  # after `unpause` the engine calls it unhealthy until its next probe
+        return f"agent {name} was paused, and is restarted"
     if _has_another_folder(container, folder):
         return f"{folder} was replaced under agent {name}, which is restarted to get the new folder"
     if lost:
@@ -408,7 +411,7 @@ def _port(before: Container | None) -> str:
     if before:
         bindings = before.attrs["HostConfig"]["PortBindings"].get(f"{ps.HEALTH_PORT}/tcp") or [{}]
         asked = bindings[0].get("HostPort") or "0"
-        if before.status == "running":
+        if before.status in ("running", PAUSED):
             return asked
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

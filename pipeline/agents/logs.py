@@ -13,6 +13,8 @@ LONGEST_PIECE = 65_536  # bytes read at once: a line may have no end
 
 def show(container: str, tail: str, *, follow: bool) -> int:
     """Print the log of a container. Returns the exit code of Docker's command."""
+    if tail != "all" and not (tail.isascii() and tail.isdigit()):  # Docker takes anything else for all
+        raise Problem(f"--tail is {plain(tail)!r}; give a number of lines, or all", 64)
     command = ["docker", "logs", "--tail", tail, *(["--follow"] if follow else []), container]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -117,7 +117,7 @@ def _overview(container: Container, facts: Facts, calls: tuple[Call, ...]) -> Ov
         state=states.state_of(facts, calls),
         image=str(container.attrs["Config"]["Image"]),
         variant=str(labels.get("io.magents.variant", "")),
-        user=str(labels[f"{ps.LABEL}.user"]),
+        user=str(labels.get(f"{ps.LABEL}.user", "")),
         workspace=ps.workspace_of(container),
         mode=protection.mode(container),
         health=facts.condition,

@@ -42,8 +42,11 @@ def volume_of(container: Container) -> str:
 
 
 def workspace_of(container: Container) -> str:
-    """Return the folder of this machine that an agent works in."""
-    return str(container.labels[WORKSPACE_LABEL])
+    """Return the folder of this machine that an agent works in; empty for a container that does not say it.
+
+    Such a one was not made by `up`. It must not keep people from seeing and using the others.
+    """
+    return str(container.labels.get(WORKSPACE_LABEL, ""))
 
 
 def is_taken(client: docker.DockerClient, name: str) -> bool:
@@ -70,7 +73,7 @@ def require(client: docker.DockerClient, name: str) -> Container:
     container = find(client, name)
     if container is None:
         raise Problem(
-            f"there is no agent {name} (there are: {', '.join(names(client)) or 'none'}); run `bin/invoke up`"
+            f"there is no agent {name} (there are: {', '.join(names(client)) or 'none'}); run `bin/invoke up`", 64
         )
     return container
 

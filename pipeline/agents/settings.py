@@ -102,6 +102,8 @@ def _memory(value: str | None) -> str | None:
     size = int(found[1]) << UNITS[(found[2] or "").lower()[:1]]
     if 0 < size < LEAST_MEMORY:
         raise Problem(f"--memory {value} is too little for an agent; name at least {LEAST_MEMORY >> 20}m", 64)
+    if size > (most := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise Problem(f"--memory {value} is more than this machine has; name at most {most >> 20}m", 64)
     return value if size else ""
 
 
@@ -121,6 +123,12 @@ def _variables(names: tuple[str, ...]) -> tuple[str, ...]:
             raise Problem(f"--env {plain(name)!r} is no name of a variable; letters, digits and _ make one", 64)
         if OWN.fullmatch(name):
             raise Problem(f"--env {name}: the image sets that one itself; leave it out", 64)
+        if name not in os.environ:
+            raise Problem(
+                f"--env {name}: it is not set in this shell, so nothing was started; type `export {name}=...` and the "
+                "same command again",
+                64,
+            )
     return names
 
 

@@ -115,6 +115,9 @@ def owner_for(wanted: Wanted, kind: engine.Kind) -> Owner:
 def claim(client: docker.DockerClient, checked: Sequence[Checked], images: Images, say: Say) -> list[Claimed]:
     """Give each agent its name, choose what is protected, and make sure that the images are there."""
     first = checked[0].wanted
+    variant = first.variant
+    if first.reference is not None:  # before the records: what cannot be run is not kept for the next time
+        variant = derived.require(client, first.reference, variant)
     wishes = [(each.wanted.workspace, each.wanted.name) for each in checked]
     choose = first.settings if first.is_kept else None
     agents = names.claim_each(wishes, say, client=client, replace=first.replace, choose=choose)
@@ -122,10 +125,7 @@ def claim(client: docker.DockerClient, checked: Sequence[Checked], images: Image
         NOTHING if each.wanted.clone else protection.check(each.wanted.workspace, each.wanted.choose(agent.name))
         for each, agent in zip(checked, agents, strict=True)
     ]
-    variant = first.variant
-    if first.reference is not None:
-        variant = derived.require(client, first.reference, variant)
-    else:
+    if first.reference is None:
         images(client, variant)
     return [
         Claimed(each.wanted, each.owner, each.host, agent, variant, choice)

@@ -98,8 +98,6 @@ def update(
         if container is None:
             say(f"agent {name} is gone, so it is not updated")
             continue
-        if rank(overview.some(client, [name])[name]) == len(RANKS):
-            say(f"agent {name} is at work; what it does now is ended, and its conversation stays")
         done(_update_one(client, container, reference, config, say))
 
 
@@ -137,6 +135,8 @@ def _update_one(
             f"the image that agent {name} has is not on this machine any more, so there would be no way back and it "
             f"was not updated; run `{ps.up_again(container)}` to replace it all the same"
         )
+    if rank(overview.some(client, [name])[name]) == len(RANKS):
+        say(f"agent {name} is at work; what it does now is ended, and its conversation stays")
     try:
         _start(client, again, say)
     except Problem as problem:

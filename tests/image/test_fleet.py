@@ -66,7 +66,7 @@ def test_agents_of_one_command_keep_their_settings_and_leave_nothing(fleet: Make
     chosen = ["--command", command, "--cpus", "0.5", "--memory", "300m", "--env", "FLEET_TOKEN"]
     refused = two.run(*two.up, *chosen)
     assert refused.returncode == 64
-    assert "FLEET_TOKEN, which is not set in this shell" in refused.stderr
+    assert "--env FLEET_TOKEN: it is not set in this shell, so nothing was started" in refused.stderr
     two.good(*two.up, *chosen, given={"FLEET_TOKEN": token})
     containers = two.containers()
     expected = (500_000_000, 300 << 20, command, token)
@@ -80,8 +80,10 @@ def test_agents_of_one_command_keep_their_settings_and_leave_nothing(fleet: Make
     two.good(*two.up)
     assert marks(two.containers()) == marks(containers), "up again changes nothing, and needs no variable"
     assert two.good("agents.restart", two.names[0]) == f"agent {two.names[0]} is restarted and healthy\n"
+    two.containers()[0].pause()
+    two.good(*two.up)
     now = two.containers()
-    assert [each.id for each in now] == [each.id for each in containers]
+    assert [(each.id, each.status) for each in now] == [(each.id, "running") for each in containers]
     assert (marks(now)[0] != marks(containers)[0], marks(now)[1]) == (True, marks(containers)[1])
 
     now[0].remove(force=True)  # half an agent
@@ -132,7 +134,8 @@ def test_update_is_one_at_a_time_and_goes_back_from_an_image_that_is_not_healthy
     two.good(*two.up, "--command", "exec sleep 1000", "--memory", "300m")
     for each in two.containers():
         assert each.exec_run(["sh", "-c", "echo kept > /agent/record"]).exit_code == 0
-    assert two.good("agents.update", *two.names).count("has the newest image already") == 2
+    same = two.run("agents.update", *two.names)
+    assert (same.returncode, same.stdout.count("has the newest image already"), same.stderr) == (0, 2, "")
     second = images(tag, "LABEL test=2")
     told = two.good("agents.update", *two.names)
     assert re.findall(r"agent (\S+) is healthy", told) == two.names
@@ -164,14 +167,13 @@ def test_text_reaches_the_pane_as_it_is(fleet: MakeFleet) -> None:
     size = place / "size"
     wait_until(lambda: size.exists() and size.read_text(), 60, "the end of the text")
     assert (place / "said").read_text() == "it's\n--dash\nä🙂\n"
-    for words, why in (([""], "is empty"), (["a\x1b[201~b"], "control character"), (["x" * (1 << 17)], "")):
-        done = one.run("agents.send", name, "-", text=words[0]) if why else None
-        assert done is None or (done.returncode, why in done.stderr) == (64, True), done.stderr
+    refused = one.run("agents.send", name, "-", text="a\x1b[201~b")
+    assert (refused.returncode, "control character" in refused.stderr) == (64, True), refused.stderr
     one.containers()[0].stop()
     assert "does not run (exited), so nothing was sent" in one.run("agents.send", name, "true").stderr
 
 
 def test_next_call_finishes_what_a_killed_one_began(fleet: MakeFleet) -> None:
     two = fleet(2)
-    seed = int(os.environ.get("FLEET_SEED", "18"))
-    assert len(list(kill_at_random(two, random.Random(seed), 3))) == 3
+    seed = int(os.environ.get("FLEET_SEED", "21"))  # a `down` at two thirds of its time, and an `up` in its middle
+    assert len(list(kill_at_random(two, random.Random(seed), 2))) == 2

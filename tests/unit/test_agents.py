@@ -143,6 +143,9 @@ def test_logs_have_no_control_characters_and_dockers_code(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert logs.show("magents-x", "5", follow=True) == 3
     assert capsys.readouterr().out == "logs --tail 5 --follow magents-x ?[2Jout\nerr?\n"
+    with pytest.raises(Problem, match="--tail is '-x'; give a number of lines, or all") as refused:
+        logs.show("magents-x", "-x", follow=False)
+    assert refused.value.code == 64
 
 
 def test_variable_without_a_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

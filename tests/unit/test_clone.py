@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ import pytest
 from pipeline.agents import arrived, clone, exchange
 from pipeline.agents.host_git import Git
 from pipeline.agents.repository import clone_settings, configuration, is_local, without_secret
+from pipeline.agents.workspace import Owner
 from pipeline.errors import Problem
 from pipeline.files import ROOT
 from tests.support import clone_desk
@@ -255,6 +257,19 @@ def test_second_up_goes_on_in_the_clone_and_another_folder_is_told(begun: Desk) 
         begun.make(other)
     with pytest.raises(Problem, match="--clone-with counts when it is made"):
         begun.make(files=(".env",))
+
+
+def test_many_clones_of_one_repository_are_made_and_removed_at_once(desk: Desk) -> None:
+    """Each has a remote in the settings of the same repository, where git does not wait for another git."""
+    desk.begin()
+    desk.commit("one")
+    several = [f"job-{number}" for number in range(8)]
+    owner = Owner(os.geteuid(), os.getegid())
+    with ThreadPoolExecutor(len(several)) as pool:
+        list(pool.map(lambda n: clone.make(clone_desk.ENGINE, "image", n, desk.folder, owner, (), print), several))
+        assert desk.git("remote").split() == [f"agents/{name}" for name in several]
+        list(pool.map(lambda name: clone.end(name, print, remove_it=True), several))
+    assert desk.git("remote") == ""
 
 
 def test_clone_follows_a_folder_that_was_moved(begun: Desk) -> None:

@@ -191,6 +191,18 @@ def container(number: int, command: str = "", status: str = "running") -> Any:
     return SimpleNamespace(id="c0ffee", labels=labels, attrs=attrs)
 
 
+def test_container_with_the_name_s_label_alone_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare, one = container(1), container(2)
+    bare.labels = {ps.LABEL: "a1"}
+    monkeypatch.setattr(ps, "every", lambda _: [bare, one])
+    document = overview.document(overview.every(None))
+    schemas.check("agents-ps", document)
+    assert [(each["name"], each["workspace"], each["user"]) for each in document["agents"]] == [
+        ("a1", "", ""),
+        ("a2", "/w", "1:1"),
+    ]
+
+
 @pytest.mark.parametrize(("ask", "asked"), [(False, [2]), (True, [1, 2, 3])])
 def test_agent_is_asked_itself_where_only_it_knows(
     monkeypatch: pytest.MonkeyPatch, ask: bool, asked: list[int]

@@ -10,15 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import docker
+import docker.errors
 import pytest
 from docker.models.containers import Container
 from invoke import Exit
 
 from commands.wishes import Asked, refuse_unknown, wanted
-from pipeline.agents import clone, compose, many, names, prompts, records, settings, updating
+from pipeline.agents import clone, compose, many, names, prompts, records, settings, starting, updating
+from pipeline.agents.host import Host
 from pipeline.agents.overview import Overview
 from pipeline.agents.settings import Lasting, Settings
+from pipeline.agents.starting import Checked
 from pipeline.agents.states import IDLE, WAITING_FOR_PERSON, WORKING, State
+from pipeline.agents.workspace import Owner
 from pipeline.build import image
 from pipeline.errors import Problem
 
@@ -41,9 +46,11 @@ def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ({"memory": "lots"}, "--memory lots is no size"),
         ({"memory": "1m"}, "too little for an agent"),
         ({"memory": "-4g"}, "is no size"),
+        ({"memory": "999999999999g"}, "more than this machine has"),
         ({"env": ["TOKEN=secret"]}, "type `export TOKEN=...` and then --env TOKEN$"),
         ({"env": ["A B"]}, "is no name of a variable"),
-        ({"env": ["A", ""]}, "is no name of a variable"),
+        ({"env": ["HOST_HAS_IT_NOT"]}, "it is not set in this shell, so nothing was started"),
+        ({"env": ["", "A"]}, "is no name of a variable"),
         ({"env": ["AGENT_NAME"]}, "the image sets that one itself"),
         ({"env": ["PATH"]}, "the image sets that one itself"),
         ({"command": "x" * 100_001}, "more than 100,000 bytes"),
@@ -57,7 +64,9 @@ def test_setting_that_cannot_be_is_refused_in_one_line(words: dict[str, Any], wh
     assert "secret" not in str(refused.value)
 
 
-def test_settings_stay_until_others_are_chosen() -> None:
+def test_settings_stay_until_others_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("A", "B"):
+        monkeypatch.setenv(name, "")
     first = Lasting.of("claude", "0.5", "2g", ["B", "A", "B"]).over(Settings())
     assert (first.command, first.cpus, first.memory, first.env) == ("claude", "0.5", "2g", ("B", "A"))
     assert Lasting.of(None, None, None, []).over(first) == first
@@ -94,18 +103,18 @@ def test_values_of_variables_are_this_shell_s_when_asked_for_and_the_container_s
 
 
 def test_so_many_agents_get_folders_of_their_own(tmp_path: Path) -> None:
-    wishes = wanted({}, Asked(workspace=str(tmp_path), count=3), "shop")
+    wishes = wanted({}, Asked(workspace=str(tmp_path), count="3"), "shop")
     places = [tmp_path / f"shop-{number}" for number in (1, 2, 3)]
     assert [(each.name, each.workspace) for each in wishes] == [(place.name, place) for place in places]
     assert all(place.is_dir() and place.stat().st_uid == tmp_path.stat().st_uid for place in places)
-    assert wanted({}, Asked(workspace=str(tmp_path), count=3), "shop")[0].workspace == places[0], "once more"
-    assert [each.name for each in wanted({}, Asked(workspace=str(tmp_path), count=2), "")] == [
+    assert wanted({}, Asked(workspace=str(tmp_path), count="3"), "shop")[0].workspace == places[0], "once more"
+    assert [each.name for each in wanted({}, Asked(workspace=str(tmp_path), count="2"), "")] == [
         f"{names.of_folder(tmp_path)}-{number}" for number in (1, 2)
     ]
 
 
 def test_so_many_clones_are_of_one_repository(tmp_path: Path) -> None:
-    wishes = wanted({}, Asked(clone=str(tmp_path), count=2, command="claude"), "shop")
+    wishes = wanted({}, Asked(clone=str(tmp_path), count="2", command="claude"), "shop")
     assert [(each.name, each.workspace, each.clone) for each in wishes] == [
         ("shop-1", tmp_path, True),
         ("shop-2", tmp_path, True),
@@ -116,21 +125,24 @@ def test_so_many_clones_are_of_one_repository(tmp_path: Path) -> None:
 def test_link_in_the_place_of_a_folder_leads_nowhere_new(tmp_path: Path) -> None:
     (tmp_path / "shop-1").symlink_to("/etc/nothing")
     with pytest.raises(Problem, match="shop-1 is no folder"):
-        wanted({}, Asked(workspace=str(tmp_path), count=1), "shop")
+        wanted({}, Asked(workspace=str(tmp_path), count="1"), "shop")
     (tmp_path / "shop-1").unlink()
     (tmp_path / "shop-2").write_text("")
     with pytest.raises(Problem, match="shop-2 is no folder"):
-        wanted({}, Asked(workspace=str(tmp_path), count=2), "shop")
+        wanted({}, Asked(workspace=str(tmp_path), count="2"), "shop")
 
 
 @pytest.mark.parametrize(
     ("asked", "name", "why"),
     [
-        (Asked(count=2), "shop", "--count needs a place"),
-        (Asked(workspace=".", count=-2), "shop", "is not between 1 and 1,000"),
-        (Asked(workspace=".", count=1001), "shop", "is not between 1 and 1,000"),
-        (Asked(workspace=".", clone=".", count=1), "shop", "give the agent one of them"),
-        (Asked(workspace=".", count=100), "s" * 60, "cannot be called"),
+        (Asked(count="2"), "shop", "--count needs a place"),
+        (Asked(workspace=".", count="-2"), "shop", "between 1 and 1,000"),
+        (Asked(workspace=".", count="0"), "shop", "--count is '0'; give a whole number between 1 and 1,000"),
+        (Asked(workspace=".", count=""), "shop", "between 1 and 1,000"),
+        (Asked(workspace=".", count="x"), "shop", "between 1 and 1,000"),
+        (Asked(workspace=".", count="1001"), "shop", "between 1 and 1,000"),
+        (Asked(workspace=".", clone=".", count="1"), "shop", "give the agent one of them"),
+        (Asked(workspace=".", count="100"), "s" * 60, "cannot be called"),
         (Asked(clone_with=[".env"]), "shop", "--clone-with counts with --clone only"),
         (Asked(clone=True, protect=["x"]), "shop", "not for a clone"),
     ],
@@ -157,6 +169,19 @@ def test_agent_that_is_known_goes_on_as_it_was_started(tmp_path: Path) -> None:
     assert (elsewhere.clone, elsewhere.ssh_agent) == (False, False), "with a folder, a person says it all anew"
     with pytest.raises(Exit, match="there is no variant web"):
         wanted({}, Asked(variant="web"), "shop")
+
+
+def test_image_that_cannot_be_run_is_not_kept(tmp_path: Path) -> None:
+    """Neither as an agent's image for the next time, nor a name as one that is known."""
+
+    def get(_: str) -> None:
+        raise docker.errors.ImageNotFound("none")
+
+    client = cast("docker.DockerClient", SimpleNamespace(images=SimpleNamespace(get=get)))
+    wish = starting.Wanted(tmp_path, "shop", reference="nosuch:1")
+    with pytest.raises(Problem, match="image nosuch:1 is not on this machine, so nothing was started"):
+        starting.claim(client, [Checked(wish, Owner(1000, 1000), Host())], image.require, print)
+    assert records.every() == []
 
 
 def test_several_are_claimed_at_once_and_again(tmp_path: Path) -> None:
