@@ -53,14 +53,17 @@ class Sessions:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.ends = 0
+        self.ends = self.interrupts = 0
         self.activity = Activity(lambda: self.now)
         self.activity.come_up()
-        self.dialogue = Dialogue(self.activity, self.end, lambda: self.now)
+        self.dialogue = Dialogue(self.activity, self.end, self.interrupt, lambda: self.now)
         self.program = ProgramDialogue(self.activity, self.end)
 
     def end(self) -> None:
         self.ends += 1
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
 
     def tell(self, *names: str) -> None:
         for name in names:
@@ -92,6 +95,7 @@ def test_draft_keeps_a_session_awake(typed: bytes, sleeps: bool) -> None:
     session.tell("SessionStart startup", "UserPromptSubmit", "Stop")
     session.dialogue.type(typed)
     assert session.sleeps is sleeps
+    assert session.interrupts == typed.endswith(b"\x03")
 
 
 def test_session_sleeps_only_after_a_rest_and_without_work_or_question() -> None:
@@ -103,6 +107,9 @@ def test_session_sleeps_only_after_a_rest_and_without_work_or_question() -> None
     session.dialogue.type(b"\x1b[A")
     session.now += 1799
     assert not session.dialogue.may_sleep(1800), "a key was pressed meanwhile"
+    session.dialogue.use()
+    session.now += 1799
+    assert not session.dialogue.may_sleep(1800), "somebody was attached, or went on after Ctrl-Z"
     session.activity.hold_place(True)
     assert not session.sleeps
     session.activity.hold_place(False)
@@ -110,6 +117,15 @@ def test_session_sleeps_only_after_a_rest_and_without_work_or_question() -> None
     assert not session.sleeps
     session.tell("UserPromptSubmit")
     assert session.sleeps
+
+
+def test_client_that_does_not_agree_is_asked_again_after_a_while() -> None:
+    session = Sessions()
+    asked = []
+    for _ in range(5):
+        session.now += 200
+        asked.append(session.dialogue.may_be_asked(1800))
+    assert asked == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize(
