@@ -404,7 +404,8 @@ class _Call:
         assert self._terminal is not None
         kept, self._keys = self._keys or b"", None
         self._end_report()
-        self._terminal.take()
+        if not self._terminal.is_raw:
+            self._terminal.take()
         if self._executor is not None:
             self._executor.copies.remove()
         sleeper = Sleeper(self._terminal, self._paused)
