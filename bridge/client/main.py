@@ -305,6 +305,9 @@ class _Call:
             self._agree_to_sleep()
         elif state.get("state") == b"awake":
             self._begin_feeding()
+        elif self._terminal is not None and state.get("state") == b"queued":
+            self._terminal.give_back()  # while a session that was woken waits for its start, Ctrl-C ends it
+            self._report_queue(state)
         elif self._terminal is not None:
             self._choose_title(state)
         elif os.isatty(2):
@@ -315,7 +318,11 @@ class _Call:
         if state.get("state") == b"queued":
             self._has_reported = True
             _write_all(2, b"\r\x1b[K" + _waiting(state))
-        elif self._has_reported:
+        else:
+            self._end_report()
+
+    def _end_report(self) -> None:
+        if self._has_reported:
             self._has_reported = False
             _write_all(2, b"\r\x1b[K")
 
@@ -350,6 +357,7 @@ class _Call:
     def _take_terminal(self) -> None:
         from bridge.client.terminal import Terminal
 
+        self._end_report()
         if self._terminal is None:
             self._terminal = Terminal()
         self._terminal.take()
@@ -395,6 +403,9 @@ class _Call:
 
         assert self._terminal is not None
         kept, self._keys = self._keys or b"", None
+        self._end_report()
+        if not self._terminal.is_raw:
+            self._terminal.take()
         if self._executor is not None:
             self._executor.copies.remove()
         sleeper = Sleeper(self._terminal, self._paused)

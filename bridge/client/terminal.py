@@ -22,7 +22,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._saved = termios.tcgetattr(INPUT)
-        self._raw = False
+        self.is_raw = False
 
     def take(self) -> None:
         """Put the terminal into raw mode: each byte is passed on as it is typed. Raises termios.error."""
@@ -35,13 +35,13 @@ class Terminal:
         chars = [*chars]
         chars[termios.VMIN], chars[termios.VTIME] = 1, 0
         termios.tcsetattr(INPUT, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])
-        self._raw = True
+        self.is_raw = True
 
     def give_back(self, was_cut_off: bool = False) -> None:
         """Restore the saved mode. `was_cut_off` also resets the modes that the CLI's interface has set."""
-        if not self._raw:
+        if not self.is_raw:
             return
-        self._raw = False
+        self.is_raw = False
         try:
             if was_cut_off:
                 os.write(1, LEAVE)

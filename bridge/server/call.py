@@ -166,10 +166,6 @@ class Call:
         """Return facts about the call for `status`."""
         return {**self.activity.facts(), "age_s": round(self.age, 1), **self._channel.client}
 
-    def end_answer(self) -> None:
-        """The CLI itself reports the end of an answer, or that it waits for a person."""
-        self.gate.answer_ended()
-
     @property
     def kind(self) -> Kind:
         """The kind of the call. Valid once it is judged."""
@@ -301,8 +297,11 @@ class Call:
 
     def rest(self, after: float) -> None:
         """Ask the client whether the session may sleep, if nobody has used it for `after` seconds. The client knows
-        whether something still runs in the container, and stops reading the keyboard before it agrees."""
-        if self.state is CallState.RUNNING and self._session is not None and self._session.may_sleep(after):
+        whether something still runs in the container, and stops reading the keyboard before it agrees. One that does
+        not agree is asked again after a while."""
+        if self.state is not CallState.RUNNING or self._session is None:
+            return
+        if self._session.may_sleep(after) and self._session.may_be_asked(after):
             self._sleeps_after = after
             self._channel.send_state(state="drowsy")
 
@@ -369,7 +368,7 @@ class Call:
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGTSTP:
             self._doze()
-        elif self.state in (CallState.WAITING, CallState.ASLEEP):
+        elif self.state in (CallState.WAITING, CallState.DOZING, CallState.ASLEEP):
             self._channel.end(Frame.EXIT, signal=number)
             self.cancel()
         elif self._session is not None:

@@ -57,15 +57,20 @@ def question_of(tool: str) -> str:
 
 class Dialogue:
     """An interactive session and its person. `end_answer` is called when the session itself works no longer: its
-    answer has ended, or it asks."""
+    answer has ended, or it asks. `interrupt` is called when the person may have interrupted it."""
 
     def __init__(
-        self, activity: Activity, end_answer: Callable[[], None], clock: Callable[[], float] = time.time
+        self,
+        activity: Activity,
+        end_answer: Callable[[], None],
+        interrupt: Callable[[], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.has_draft = False
         """Whether keys were typed since the last prompt that may be the beginning of the next one."""
         self._activity = activity
         self._end_answer = end_answer
+        self._interrupt = interrupt
         self._clock = clock
         self._keys = Keys()
         self._last = b""
@@ -73,6 +78,7 @@ class Dialogue:
         self._asks = ""
         self._starts = 0
         self._used_at = clock()
+        self._asked_at = 0.0
 
     # From the session
 
@@ -109,13 +115,24 @@ class Dialogue:
         if what:
             self._end_answer()
 
+    @property
+    def tells(self) -> bool:
+        """Whether the session tells what it does: its hooks are not off."""
+        return self._starts > 0
+
     # From the person
+
+    def use(self) -> None:
+        """Somebody does something with the terminal: gives it another size, or goes on after Ctrl-Z."""
+        self._used_at = self._clock()
 
     def type(self, data: bytes) -> None:
         """Handle what comes from the terminal."""
         for kind, text in self._keys.read(data):
             if kind in (TEXT, ENTER, CANCEL, KEY):
-                self._used_at = self._clock()
+                self.use()
+            if kind == CANCEL:
+                self._interrupt()
             if self._asks:
                 self._answer(kind, text)
             elif kind == TEXT:
@@ -139,9 +156,16 @@ class Dialogue:
         A session that has told nothing yet is not known well enough: its hooks are off, or it still starts.
         """
         activity = self._activity
-        if activity.state is not Doing.IDLE or self._asks or self.has_draft or not self._starts:
+        if activity.state is not Doing.IDLE or self._asks or self.has_draft or not self.tells:
             return False
         return self._clock() - max(self._used_at, activity.since) >= after
+
+    def may_be_asked(self, after: float) -> bool:
+        """Return whether to ask the client whether the session may sleep: not again soon after it did not agree."""
+        if self._clock() - self._asked_at < after / 4:
+            return False
+        self._asked_at = self._clock()
+        return True
 
     def again(self, is_kept: Callable[[str], bool]) -> str:
         """Return how to go on after sleep: the id of the conversation, SAME or NEW. `is_kept` says whether there is

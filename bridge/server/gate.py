@@ -102,7 +102,7 @@ class Gate:
         self.rests = 0
         """How often the place was given back."""
         self.is_told_of_ends = False
-        """Whether `answer_ended` is called at the end of each answer."""
+        """Whether `answer_ended` is called at the end of each answer, and `interrupt` where there may be no end."""
         self._activity = activity
         self._desk: Desk | None = None
         self._loop = asyncio.get_running_loop()
@@ -115,6 +115,8 @@ class Gate:
         """When the newest request began."""
         self._commands: dict[object, tuple[int, float]] = {}
         """For each command, how many requests had begun before it, and until when it counts."""
+        self._unsure: set[object] = set()
+        """Commands that may be older than the newest request."""
         self._started_at = self._ended_at = self._stirred_at = self._loop.time()
         self._silent_since = 0.0
         self._stdin_ended = False
@@ -163,12 +165,15 @@ class Gate:
     def begin_command(self, command: object) -> None:
         """A command of the CLI begins in the container."""
         now = self._loop.time()
-        is_sure = self.is_told_of_ends or now - self._asked_at > UNSURE_S
-        self._commands[command] = self._begun, float("inf") if is_sure else now + UNSURE_MOST_S
+        if now - self._asked_at <= UNSURE_S:
+            self._unsure.add(command)
+        counts = self.is_told_of_ends or command not in self._unsure
+        self._commands[command] = self._begun, float("inf") if counts else now + UNSURE_MOST_S
         self._settle()
 
     def end_command(self, command: object) -> None:
         """A command is over."""
+        self._unsure.discard(command)
         if self._commands.pop(command, None) is not None:
             self._end()
 
@@ -178,6 +183,14 @@ class Gate:
         self._begun += 1
         self._silent_since = 0.0
         self._started_at = self._ended_at = float("-inf")
+        self._settle()
+
+    def interrupt(self) -> None:
+        """The person may have interrupted the answer, and then its end is not reported."""
+        until = self._loop.time() + UNSURE_MOST_S
+        for command in self._unsure:
+            before, most = self._commands[command]
+            self._commands[command] = before, min(most, until)
         self._settle()
 
     # From the proxy
@@ -225,6 +238,8 @@ class Gate:
         if self.may_pass or self._desk is None:
             self._cancel_timer()
             return
+        if self._is_closed:  # a place that is asked for now would never be given back
+            raise ConnectionAbortedError
         if self._opened is None:
             if self._desk.ask():
                 self.open()

@@ -55,7 +55,8 @@ class FairQueue(Generic[Item]):
         return grant, item
 
     def take(self, grant: str) -> None:
-        """Count an item as running without its turn. The number may exceed the limits; then nothing else may run."""
+        """Count an item as running without its turn. The number may exceed the limits; then nothing else of
+        the grant may run. What exceeds `per_grant` takes no place from other grants."""
         self._turns[grant] = next(self._numbers)
         self.running[grant] += 1
 
@@ -92,4 +93,5 @@ class FairQueue(Generic[Item]):
     def _may_run(self, grant: str) -> bool:
         others = self.running[grant] and any(name not in self.running for name in self._grants)
         kept = 1 if others and self.limits.running >= 2 * self.limits.per_grant else 0
-        return self.running.total() < self.limits.running - kept and self.running[grant] < self.limits.per_grant
+        taken = sum(min(count, self.limits.per_grant) for count in self.running.values())
+        return taken < self.limits.running - kept and self.running[grant] < self.limits.per_grant

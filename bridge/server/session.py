@@ -13,6 +13,7 @@ from bridge.protocol.frames import WINDOW, Frame
 from bridge.server.activity import Activity
 from bridge.server.channel import Channel
 from bridge.server.dialogue import Dialogue, ProgramDialogue, SessionEvent
+from bridge.server.gate import Gate
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
 from bridge.server.launch import Launch, LaunchRequest
@@ -58,8 +59,9 @@ class Owner(Protocol):
     def activity(self) -> Activity:
         """What the call is doing."""
 
-    def end_answer(self) -> None:
-        """The CLI itself reports the end of an answer, or that it waits for a person."""
+    @property
+    def gate(self) -> Gate:
+        """What holds the call's place."""
 
     def on_progress(self) -> None:
         """Output was delivered or has ended, or the process has ended."""
@@ -79,8 +81,13 @@ class CliSession:
         self._is_closed = False
         self._stuck_pipes = Watch()
         self._keeps = context.keeps
-        self._dialogue = Dialogue(owner.activity, owner.end_answer) if request.is_interactive else None
-        self._program = ProgramDialogue(owner.activity, owner.end_answer) if request.plan.controls else None
+        self._dialogue: Dialogue | None = None
+        if request.is_interactive:
+            self._dialogue = Dialogue(owner.activity, owner.gate.answer_ended, owner.gate.interrupt)
+        self._program: ProgramDialogue | None = None
+        if request.plan.controls:
+            self._program = ProgramDialogue(owner.activity, owner.gate.answer_ended)
+            owner.gate.is_told_of_ends = True
         self.code: int | None = None
         self._process, self._tools = context.launch(request, channel, self)
         self._stdin = Stdin(channel, self._process.stdin, self, _control(request, context))
@@ -109,11 +116,17 @@ class CliSession:
 
     def signal(self, number: int) -> None:
         """Send a signal to the CLI."""
+        self._use()
         self._process.signal(number)
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of the CLI's terminal."""
+        self._use()
         self._process.resize(rows, columns)
+
+    def _use(self) -> None:
+        if self._dialogue is not None:
+            self._dialogue.use()
 
     def kick(self) -> None:
         """Check the output again: credit has arrived, or the connection accepts data again."""
@@ -151,6 +164,10 @@ class CliSession:
             return False
         return not self._tools.runs_commands(len(self._request.plan.servers))
 
+    def may_be_asked(self, after: float) -> bool:
+        """Return whether to ask the client for its agreement, which then counts as asked."""
+        return self._dialogue is not None and self._dialogue.may_be_asked(after)
+
     def again(self) -> str:
         """Return how the session goes on after sleep."""
         assert self._dialogue is not None
@@ -183,6 +200,7 @@ class CliSession:
         """A hook of the bridge's own has told what the session does."""
         if self._dialogue is not None:
             self._dialogue.hear(event)
+            self._owner.gate.is_told_of_ends = self._dialogue.tells
 
     def on_command(self) -> None:
         """A command of Claude's is about to run."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from bridge.protocol.link import CLIENT, SERVER, Link
 from bridge.server.call import Call, CallState
 from bridge.server.channel import Channel, Handler
 from bridge.server.copies import Copies
+from bridge.server.dialogue import SessionEvent
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
 from bridge.server.host.places import Place
@@ -27,7 +30,7 @@ from bridge.server.sandbox.process import CliProcess
 from bridge.server.scheduler import Scheduler
 from bridge.server.session import CallContext
 from bridge.server.tool_calls import Execution, ToolCalls
-from tests.support.waiting import next_turn
+from tests.support.waiting import next_turn, until
 
 
 class Connection:
@@ -87,13 +90,16 @@ class Tools:
     def close(self) -> None:
         pass
 
+    def runs_commands(self, servers: int) -> bool:
+        return bool(servers)
+
 
 class Played:
     """A running call, and what it reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, *argv: str, on: str = "none") -> None:
         self.connection, self.process, self.over = Connection(), Process(), list[Call]()
-        opening = Link(CLIENT).open([b"-p", b"hi"], {}, stdin="none", stdout="other")[1]
+        opening = Link(CLIENT).open([*map(os.fsencode, argv), b"hi"], {}, stdin=on, stdout=on, hands="1")[1]
         self.connection.link.greeted = True
         (event,) = self.connection.link.receive(b"\x89magents-bridge\n" + opening)
         place = Place("/nowhere", 0, 0, 0)
@@ -110,7 +116,7 @@ class Played:
             lambda _: None,
         )
         self.connection.handlers.append(self.call)
-        assert self.call.judge()
+        assert self.call.judge(), self.connection.sent
         self.call.wait(60)
         self.call.start()
 
@@ -122,12 +128,38 @@ class Played:
 
 def play(act: Callable[[Played], None]) -> Played:
     async def run() -> Played:
-        played = Played()
+        played = Played("-p")
         assert played.call.state is CallState.RUNNING
         act(played)
         return played
 
     return asyncio.run(run())
+
+
+def is_in(call: Call, state: CallState) -> bool:
+    return call.state is state
+
+
+def test_signal_in_the_moment_of_falling_asleep_ends_the_call() -> None:
+    """Its hooks have told that they are on, so the ends of its answers are known."""
+
+    async def run() -> None:
+        played = Played(on="tty")
+        call, number = played.call, 1
+        played.listener.on_event(SessionEvent("SessionStart", "", "startup"))
+        assert call.gate.is_told_of_ends
+        call.activity.come_up()
+        call.rest(1e-9)
+        assert b"drowsy" in played.connection.sent
+        for one, state in ((signal.SIGTSTP, CallState.DOZING), (signal.SIGTERM, CallState.ENDING)):
+            call.on(Event(Frame.SIGNAL, number, bytes([one])))
+            call.settle()
+            await until(functools.partial(is_in, call, state), 20, state.value)
+        assert b"signal=15" in played.connection.sent
+        played.listener.on_exit(0)
+        assert played.over == [call]
+
+    asyncio.run(run())
 
 
 def exited(played: Played) -> None:

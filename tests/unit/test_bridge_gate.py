@@ -88,6 +88,7 @@ class Scene:
         """Return the seconds until the place is given back."""
         begun = self.loop.time()
         while self.gate.may_pass:
+            assert self.loop.time() - begun < 100, "the place is held for ever"
             await move_on(0.01)
         return round(self.loop.time() - begun, 1)
 
@@ -149,6 +150,38 @@ def test_command_that_is_heard_of_just_after_a_request_counts_for_a_while_unless
         assert not scene.gate.may_pass
 
     play(act)
+
+
+def test_interrupted_answer_has_no_end_and_leaves_no_command_that_holds_the_place() -> None:
+    async def act(scene: Scene) -> None:
+        scene.gate.is_told_of_ends = True
+        await scene.request(UNSURE_S + 1)
+        scene.gate.begin_command("sure")
+        scene.gate.interrupt()
+        await move_on(100)
+        assert scene.gate.may_pass, "Escape may only have closed a menu"
+        scene.gate.end_command("sure")
+        await scene.request(UNSURE_S / 2)
+        scene.gate.begin_command("in the background")
+        await move_on(100)
+        scene.gate.interrupt()
+        assert await scene.held_for() == UNSURE_MOST_S
+
+    play(act)
+
+
+def test_call_that_is_over_asks_for_no_place() -> None:
+    """Its proxy may still have a piece of a request in its hands. Nobody would give the place back."""
+
+    async def act(scene: Scene) -> None:
+        scene.activity.come_up()
+        tunnel = scene.gate.tunnel(lambda: False)
+        scene.gate.close()
+        with pytest.raises(ConnectionAbortedError):
+            await asyncio.wait_for(tunnel.send(PROMPT), 1)
+        tunnel.hear(PROMPT)
+
+    assert play(act).desk.told == []
 
 
 def test_request_waits_for_its_turn() -> None:

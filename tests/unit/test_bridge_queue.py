@@ -61,6 +61,15 @@ def test_last_turn_is_anybody_s_when_every_grant_has_one() -> None:
     assert [queue.next() for _ in range(4)][-1] == ("b", "b2")
 
 
+def test_what_a_grant_takes_beyond_its_limit_is_not_another_s() -> None:
+    queue: FairQueue[str] = FairQueue(Limits(running=4, per_grant=2), "ab")
+    for _ in range(5):
+        queue.take("a")
+    for item in ("a1", "b1", "b2", "b3"):
+        queue.add(item[0], item)
+    assert [queue.next(), queue.next(), queue.next()] == [("b", "b1"), ("b", "b2"), None]
+
+
 def test_full_queue_of_one_grant_is_not_another_s() -> None:
     queue: FairQueue[str] = FairQueue(Limits(running=1, queued=2))
     queue.add("a", "a0")

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bridge.policy import PolicyError, Scope
 from bridge.policy.argv import NEW, SAME, rewrite
+from bridge.protocol.frames import VERSION, Event, Frame, record
 from bridge.protocol.keys import CANCEL, ENTER, FOCUS, KEY, REPORT, TEXT, Keys
+from bridge.protocol.link import SERVER, Link
 from bridge.server.activity import Activity
 from bridge.server.dialogue import INPUT, QUESTION, Dialogue, ProgramDialogue, SessionEvent, read_event
 from bridge.server.host.config import Config, ConfigError, parse
 from bridge.server.host.conversations import has_conversation
+from pipeline.files import ROOT
+from tests.support.waiting import wait_until
 
 ID = "0a1b2c3d-0000-4000-8000-0123456789ab"
 OTHER = "0a1b2c3d-0000-4000-8000-0123456789ac"
@@ -53,14 +62,17 @@ class Sessions:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.ends = 0
+        self.ends = self.interrupts = 0
         self.activity = Activity(lambda: self.now)
         self.activity.come_up()
-        self.dialogue = Dialogue(self.activity, self.end, lambda: self.now)
+        self.dialogue = Dialogue(self.activity, self.end, self.interrupt, lambda: self.now)
         self.program = ProgramDialogue(self.activity, self.end)
 
     def end(self) -> None:
         self.ends += 1
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
 
     def tell(self, *names: str) -> None:
         for name in names:
@@ -92,6 +104,7 @@ def test_draft_keeps_a_session_awake(typed: bytes, sleeps: bool) -> None:
     session.tell("SessionStart startup", "UserPromptSubmit", "Stop")
     session.dialogue.type(typed)
     assert session.sleeps is sleeps
+    assert session.interrupts == typed.endswith(b"\x03")
 
 
 def test_session_sleeps_only_after_a_rest_and_without_work_or_question() -> None:
@@ -103,6 +116,9 @@ def test_session_sleeps_only_after_a_rest_and_without_work_or_question() -> None
     session.dialogue.type(b"\x1b[A")
     session.now += 1799
     assert not session.dialogue.may_sleep(1800), "a key was pressed meanwhile"
+    session.dialogue.use()
+    session.now += 1799
+    assert not session.dialogue.may_sleep(1800), "somebody was attached, or went on after Ctrl-Z"
     session.activity.hold_place(True)
     assert not session.sleeps
     session.activity.hold_place(False)
@@ -110,6 +126,15 @@ def test_session_sleeps_only_after_a_rest_and_without_work_or_question() -> None
     assert not session.sleeps
     session.tell("UserPromptSubmit")
     assert session.sleeps
+
+
+def test_client_that_does_not_agree_is_asked_again_after_a_while() -> None:
+    session = Sessions()
+    asked = []
+    for _ in range(5):
+        session.now += 200
+        asked.append(session.dialogue.may_be_asked(1800))
+    assert asked == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +187,75 @@ def test_way_to_go_on_after_sleep() -> None:
     session.dialogue.hear(SessionEvent("SessionStart", OTHER, "clear"))
     assert session.activity.session == OTHER
     assert session.dialogue.again(kept.__contains__) == NEW
+
+
+class Host:
+    """The other side of the client: a test says what it answers."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._link, self._sock = Link(SERVER), listener.accept()[0]
+        self._sock.settimeout(20)
+        self.call = self.wait(Frame.CALL)
+        self._sock.sendall(self._link.hello(protocol=VERSION))
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def wait(self, kind: int) -> Event:
+        while True:
+            data = self._sock.recv(1 << 16)
+            assert data, "the client has gone"
+            for event in self._link.receive(data):
+                if event.kind == kind:
+                    return event
+
+    def tell(self, **fields: str | int) -> None:
+        self._sock.sendall(record(Frame.STATE, self.call.channel, **fields))
+
+    def end(self, number: int) -> None:
+        self._sock.sendall(self._link.end(self.call.channel, Frame.EXIT, signal=number))
+
+
+def test_session_that_waits_for_its_start_after_sleep_says_so_and_can_be_left(tmp_path: Path) -> None:
+    shown = b""
+
+    def shows(text: bytes) -> bool:
+        nonlocal shown
+        if select.select([terminal], [], [], 0)[0]:
+            shown += os.read(terminal, 4096)
+        return text in shown
+
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bridge.client.main import main; main()"
+    path = tmp_path / "socket"
+    terminal, other = os.openpty()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(20)
+        words = ["setsid", "--ctty", sys.executable, "-IS", "-c", code]
+        env = {"CLAUDE_BRIDGE_SOCKET": str(path), "PATH": "/usr/bin:/bin"}
+        with subprocess.Popen(words, stdin=other, stdout=other, stderr=other, env=env) as client:
+            os.close(other)
+            try:
+                with Host(listener) as host:
+                    host.tell(state="started", terminal=1)
+                    host.tell(state="asleep", again=NEW, prompts=1)
+                    wait_until(lambda: shows(b"asleep; any key goes on"), 20, "a session that sleeps")
+                    os.write(terminal, b"x")
+                    with Host(listener) as woken:
+                        assert woken.call.fields.get("again") == NEW.encode()
+                        woken.tell(state="queued", ahead=2)
+                        wait_until(lambda: shows(b"waiting for a turn, 2 calls ahead"), 20, "why it waits")
+                        os.write(terminal, b"\x03")
+                        assert woken.wait(Frame.SIGNAL).payload == bytes([signal.SIGINT])
+                        woken.end(signal.SIGINT)
+                        assert client.wait(20) == 128 + signal.SIGINT
+            finally:
+                client.kill()
+                os.close(terminal)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ MAX_LOOKED = 1024 * 1024
 
 def has_conversation(place: Path, session: str) -> bool:
     """Return whether a conversation with a prompt is kept in this directory, so that the CLI can resume it."""
-    for path in place.glob(f"projects/*/{session}.jsonl"):
+    for path in list(place.glob(f"projects/*/{session}.jsonl")):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as file:
