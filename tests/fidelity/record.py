@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fidelity.differences import DIFFERENCES, REFUSALS
 from tests.fidelity.facts import Facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,7 @@ DECIDES = (
 """The files that decide what the plain CLI does in a project."""
 
 EVERY = 5
+SENTENCES = [row.what for row in (*DIFFERENCES, *REFUSALS)]
 Row = dict[str, Any]
 
 
@@ -66,8 +68,13 @@ def find(version: str, project: str) -> Row | None:
 
 
 def row(calls: Sequence[Facts], seen: set[str]) -> Row:
-    """Return the row of a project: its calls' facts, and the rows of the table of differences that they need."""
-    return {"facts": _hash(calls), "seen": sorted(seen)}
+    """Return the row of a project: its calls' facts, and which rows of the table of differences they need."""
+    return {"facts": _hash(calls), "seen": " ".join(map(str, sorted(map(SENTENCES.index, seen))))}
+
+
+def seen(found: Row) -> set[str]:
+    """Return the rows of the table of differences that a project needs."""
+    return {SENTENCES[int(number)] for number in found["seen"].split()}
 
 
 def is_same(found: Row, calls: Sequence[Facts]) -> bool:

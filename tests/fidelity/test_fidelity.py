@@ -20,7 +20,7 @@ def test_project(pair: Pair, project: Project, record_property: Callable[[str, o
     known = None if pair.is_always_plain(project) else record.find(version, project.name)
     right, seen = _run(pair.bridged(project), project, shown)
     if known and record.is_same(known, right):
-        left, seen = right, {*seen, *known["seen"]}
+        left, seen = right, seen | record.seen(known)
     else:
         left, more = _run(pair.plain(project), project, expected)
         seen |= more
