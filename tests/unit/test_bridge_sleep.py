@@ -228,8 +228,7 @@ def test_session_that_waits_for_its_start_after_sleep_says_so_and_can_be_left(tm
             shown += os.read(terminal, 4096)
         return text in shown
 
-    heard = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)"  # who runs the tests may ignore it
-    code = f"{heard}; import sys; sys.path.insert(0, {str(ROOT)!r}); from bridge.client.main import main; main()"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bridge.client.main import main; main()"
     path = tmp_path / "socket"
     terminal, other = os.openpty()
     with socket.socket(socket.AF_UNIX) as listener:
