@@ -26,10 +26,10 @@ def restarts(agent: Agent) -> int:
 
 
 def recovered(agent: Agent, times: int = 1) -> None:
-    """Wait until the agent was started again and runs."""
+    """Wait until the agent was started again and runs. A start counts from when it is decided."""
     wait_until(lambda: restarts(agent) == times, 10, f"{times} restarts")
+    wait_until(lambda: agent.try_run("tmux", "has-session", "-t", "=agent")[0] == 0, 10, "the session")
     agent.wait_healthy(10)
-    assert "agent" in agent.tmux("list-sessions", "-F", "#{session_name}").splitlines()
 
 
 # -- start ------------------------------------------------------------------------------------------------
