@@ -106,11 +106,14 @@ def test_unwritable_workspace_names_the_user_that_could(agents: Agents, tmp_path
 
 
 def test_workspace_that_was_replaced_ends_no_agent(agents: Agents, tmp_path: Path) -> None:
-    """The tmux server is killed, too, so that everything starts again in the folder that is no more."""
+    """The tmux server is killed, too, so that everything starts again in the folder that is no more.
+
+    The limit is longer than two looks at tmux: one of them may meet no server.
+    """
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     os.chown(workspace, 1000, 1000)
-    agent = agents.healthy(volumes=[f"{workspace}:/workspace"], environment={"AGENT_UNHEALTHY_LIMIT": "2"})
+    agent = agents.healthy(volumes=[f"{workspace}:/workspace"], environment={"AGENT_UNHEALTHY_LIMIT": "7"})
     agent.expect("health: volumes", "tmux")
     workspace.rmdir()
     workspace.mkdir()
@@ -121,7 +124,7 @@ def test_workspace_that_was_replaced_ends_no_agent(agents: Agents, tmp_path: Pat
     )
     agent.container.exec_run(["pkill", "-KILL", "tmux"], workdir="/")
     wait_until(lambda: agent.health()["agent"]["restarts"] == 1, 10, "a new session")
-    stays(lambda: agent.state()["Status"] == "running", 3, "the container")
+    stays(lambda: agent.state()["Status"] == "running", 8, "the container")
     assert [agent.check(name)["status"] for name in ("tmux", "agent")] == ["pass", "pass"]
 
 
