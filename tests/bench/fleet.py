@@ -18,6 +18,7 @@ import docker
 from docker.models.containers import Container
 
 from pipeline.agents import compose
+from tests.bench import plots
 from tests.bench.figures import Figure
 from tests.support.bridge_host import FAKE_CLI
 from tests.support.fleets import Fleet
@@ -64,8 +65,10 @@ def rows(client: docker.DockerClient, sizes: Iterable[int], idle_s: float = IDLE
 
 
 def measure(client: docker.DockerClient) -> Iterator[Figure]:
-    """Print the figures of each size."""
+    """Print the figures of each size, and keep them for the plot."""
+    kept: list[Row] = []
     for row in rows(client, SIZES):
+        kept.append(row)
         probes = row.probe_cores + row.engine_cores
         of = f"{row.agents} agent{'s' * (row.agents > 1)}"
         yield Figure(f"{of}: healthy, with session and grant, after one command", row.up_s, "s", 240)
@@ -74,6 +77,7 @@ def measure(client: docker.DockerClient) -> Iterator[Figure]:
         yield Figure(f"{of}: memory of one (and {row.helper_mb:.0f} MB for its shim)", row.memory_mb, "MB", 30)
         yield Figure(f"{of}: stopped after one command", row.down_s, "s", 60)
         yield Figure(f"{of}: left behind {', '.join(row.left)}", len(row.left), "", 0)
+    plots.keep("fleet", kept)
 
 
 class _Measured(Fleet):
