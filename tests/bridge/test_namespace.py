@@ -160,7 +160,7 @@ libc = ctypes.CDLL(None)
 while True:
     for _ in range(2000):
         libc.syscall(316, -100, sys.argv[1].encode(), -100, sys.argv[2].encode(), 2)
-    time.sleep(0.02)
+    time.sleep(0.02)  # the pace of this attacker; it waits for nothing
 """
 """Exchanges two names as fast as it can. After each 2,000 exchanges it rests with the names as they were, so that some
 reads of the first name find the file from their start to their end."""

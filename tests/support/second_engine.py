@@ -44,7 +44,8 @@ TAKE = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_FDS'] = '1'; os.execvp(sys.argv[2], sys.argv[2:])"
 )
 
-PACKAGES = {"rootlesskit": "rootlesskit", "slirp4netns": "slirp4netns", "newuidmap": "uidmap", "podman": "podman"}
+PACKAGES = {"rootlesskit": "rootlesskit", "slirp4netns": "slirp4netns", "newuidmap": "uidmap", "podman": "podman",
+            "bash": "bash", "zsh": "zsh", "fish": "fish"}  # fmt: skip
 """Debian's packages by a program of each."""
 ROOTLESS = shutil.which("dockerd-rootless.sh") or "/usr/share/docker.io/contrib/dockerd-rootless.sh"
 

@@ -13,9 +13,9 @@ import pytest
 import tasks
 from commands.completion import table
 from pipeline.files import ROOT
+from tests.support.completion import AGENTS, ENGINE, run, with_docker
 
 COMPLETE = [sys.executable, "-IS", str(ROOT / "bin" / "complete")]
-ENGINE = "#!/bin/sh\necho shop\necho cart-2\n"
 
 
 @pytest.fixture
@@ -24,25 +24,8 @@ def path(tmp_path: Path) -> Path:
     return with_docker(tmp_path / "path", ENGINE)
 
 
-def with_docker(folder: Path, script: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "docker").write_text(script)
-    (folder / "docker").chmod(0o755)
-    return folder
-
-
-def run(command: list[str], path: Path, folder: Path = ROOT, **variables: str) -> list[str]:
-    env = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}", **variables}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
-    assert done.stderr == ""
-    return done.stdout.splitlines()
-
-
 def offered(path: Path, *words: str, folder: Path = ROOT) -> list[str]:
     return [line.split("\t")[0] for line in run([*COMPLETE, *words], path, folder)]
-
-
-AGENTS = ["cart-2", "shop"]
 
 
 @pytest.mark.parametrize(
@@ -122,48 +105,3 @@ def test_tasks_of_another_project_are_completed_by_invoke(path: Path, tmp_path: 
     folder = Path(sys.executable).parent
     assert offered(Path(f"{folder}:{path}"), "invoke", "o", folder=tmp_path) == ["other"]
     assert offered(path, str(tmp_path / "invoke"), "", folder=tmp_path) == []
-
-
-BASH = """
-source bin/completion/bash
-COMP_LINE=$1 COMP_POINT=${#1}
-complete -p invoke | grep -q _magents_invoke && _magents_invoke
-((${#COMPREPLY[@]})) && printf '%s\\n' "${COMPREPLY[@]}"
-"""
-ZSH = """
-autoload -U compinit && compinit -D -u
-source bin/completion/zsh
-words=(${(s: :)1}) PREFIX=
-[[ $1 == *' ' ]] && words+=('') || PREFIX=$words[-1]
-CURRENT=$#words
-compadd() { print -l -- $names }
-_files() { }
-[[ $_comps[invoke] == _magents_invoke ]] && _magents_invoke
-"""
-FISH = "source bin/completion/fish; complete --do-complete $argv[1] | string replace -r '\\t.*' ''"
-SHELLS = {
-    "bash": ["bash", "--norc", "-c", BASH, "bash"],
-    "zsh": ["zsh", "-f", "-c", ZSH, "zsh"],
-    "fish": ["fish", "--no-config", "-c", FISH],
-}
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("bin/invoke agents.logs --tail comp", ["compose.yaml"]),
-        ("bin/invoke agents.wa", ["agents.wait"]),
-        ("invoke agents.wait shop ", AGENTS),
-        ("bin/invoke agents.logs --fo", ["--follow"]),
-        ("bin/invoke agents.wait --until=f", ["--until=finished"]),
-    ],
-)
-def test_shell_offers_the_same(path: Path, tmp_path: Path, shell: str, line: str, expected: list[str]) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"this machine has no {shell}")
-    if expected == ["compose.yaml"] and shell != "fish":
-        expected = []  # the shell itself offers files then
-    if shell == "bash":  # it replaces what is behind the "=" alone
-        expected = [word.partition("=")[2] or word for word in expected]
-    assert run([*SHELLS[shell], line], path, HOME=str(tmp_path)) == expected

@@ -230,16 +230,16 @@ def test_what_all_agents_say_is_said_once_and_counted() -> None:
     said: list[str] = []
     told = many.Told(said.append)
     for number in (1, 2, 3):
-        tell = told.of(f"shop-{number}", f"/work/shop-{number}")
-        tell(f"missing in /work/shop-{number}: .envrc")
+        tell = told.of(f"shop-{number}", f"/srv/shop-{number}")
+        tell(f"missing in /srv/shop-{number}: .envrc")
         tell(f"init-volumes: 1 changed, 0.0{number} s")
     told.of("shop-2")("another line")
     told.finish()
     assert said == [
-        "missing in /work/shop-1: .envrc",
+        "missing in /srv/shop-1: .envrc",
         "shop-1: init-volumes: 1 changed, 0.01 s",
         "shop-2: another line",
-        "likewise for 2 more agents: missing in /work/shop-1: .envrc",
+        "likewise for 2 more agents: missing in /srv/shop-1: .envrc",
         "likewise for 2 more agents: shop-1: init-volumes: 1 changed, 0.01 s",
     ]
 
