@@ -178,6 +178,8 @@ def _counted(one: Wanted, count: int) -> list[Wanted]:
     first = one.name or names.of_folder(one.workspace)
     each = [f"{first}-{number}" for number in range(1, count + 1)]
     names.check(each[-1])
+    if not (one.clone or one.chown or one.as_root):
+        workspaces.refuse_of_root(one.workspace)  # before folders of root's are made in it
     places = [one.workspace] * count if one.clone else [_below(one.workspace, name) for name in each]
     return [dataclasses.replace(one, name=name, workspace=place) for name, place in zip(each, places, strict=True)]
 

@@ -58,12 +58,18 @@ def owner_of(workspace: Path, kind: Kind = USUAL, *, chown: bool, as_root: bool)
     if facts.st_uid != 0 or as_root:
         return Owner(facts.st_uid, facts.st_gid)
     if not chown:
+        refuse_of_root(workspace)
+    _give(workspace, AGENT_UID)
+    return Owner(AGENT_UID, AGENT_UID)
+
+
+def refuse_of_root(workspace: Path) -> None:
+    """Raise a `Problem` if a folder belongs to root: a person has to choose what to do."""
+    if workspace.stat().st_uid == 0:
         raise Problem(
             f"workspace {workspace} belongs to root, and an agent does not run as root by accident; add --chown to "
             f"give it to uid {AGENT_UID}, or --as-root to run the agent as root"
         )
-    _give(workspace, AGENT_UID)
-    return Owner(AGENT_UID, AGENT_UID)
 
 
 def _what_podman_does(workspace: Path, *, is_rootless: bool) -> str:

@@ -26,6 +26,7 @@ from pipeline.agents.states import IDLE, WAITING_FOR_PERSON, WORKING, State
 from pipeline.agents.workspace import Owner
 from pipeline.build import image
 from pipeline.errors import Problem
+from tests.support.bridge_host import OWNER
 
 
 @pytest.fixture(autouse=True)
@@ -102,14 +103,24 @@ def test_values_of_variables_are_this_shell_s_when_asked_for_and_the_container_s
 # What a person asks for
 
 
-def test_so_many_agents_get_folders_of_their_own(tmp_path: Path) -> None:
-    wishes = wanted({}, Asked(workspace=str(tmp_path), count="3"), "shop")
-    places = [tmp_path / f"shop-{number}" for number in (1, 2, 3)]
+@pytest.fixture
+def shops(tmp_path: Path) -> Path:
+    """A folder that is not root's."""
+    place = tmp_path / "shops"
+    place.mkdir()
+    if os.geteuid() == 0:
+        os.chown(place, OWNER, OWNER)
+    return place
+
+
+def test_so_many_agents_get_folders_of_their_own(shops: Path) -> None:
+    wishes = wanted({}, Asked(workspace=str(shops), count="3"), "shop")
+    places = [shops / f"shop-{number}" for number in (1, 2, 3)]
     assert [(each.name, each.workspace) for each in wishes] == [(place.name, place) for place in places]
-    assert all(place.is_dir() and place.stat().st_uid == tmp_path.stat().st_uid for place in places)
-    assert wanted({}, Asked(workspace=str(tmp_path), count="3"), "shop")[0].workspace == places[0], "once more"
-    assert [each.name for each in wanted({}, Asked(workspace=str(tmp_path), count="2"), "")] == [
-        f"{names.of_folder(tmp_path)}-{number}" for number in (1, 2)
+    assert all(place.is_dir() and place.stat().st_uid == shops.stat().st_uid for place in places)
+    assert wanted({}, Asked(workspace=str(shops), count="3"), "shop")[0].workspace == places[0], "once more"
+    assert [each.name for each in wanted({}, Asked(workspace=str(shops), count="2"), "")] == [
+        f"{names.of_folder(shops)}-{number}" for number in (1, 2)
     ]
 
 
@@ -122,14 +133,14 @@ def test_so_many_clones_are_of_one_repository(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_link_in_the_place_of_a_folder_leads_nowhere_new(tmp_path: Path) -> None:
-    (tmp_path / "shop-1").symlink_to("/etc/nothing")
+def test_link_in_the_place_of_a_folder_leads_nowhere_new(shops: Path) -> None:
+    (shops / "shop-1").symlink_to("/etc/nothing")
     with pytest.raises(Problem, match="shop-1 is no folder"):
-        wanted({}, Asked(workspace=str(tmp_path), count="1"), "shop")
-    (tmp_path / "shop-1").unlink()
-    (tmp_path / "shop-2").write_text("")
+        wanted({}, Asked(workspace=str(shops), count="1"), "shop")
+    (shops / "shop-1").unlink()
+    (shops / "shop-2").write_text("")
     with pytest.raises(Problem, match="shop-2 is no folder"):
-        wanted({}, Asked(workspace=str(tmp_path), count="2"), "shop")
+        wanted({}, Asked(workspace=str(shops), count="2"), "shop")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +180,15 @@ def test_agent_that_is_known_goes_on_as_it_was_started(tmp_path: Path) -> None:
     assert (elsewhere.clone, elsewhere.ssh_agent) == (False, False), "with a folder, a person says it all anew"
     with pytest.raises(Exit, match="there is no variant web"):
         wanted({}, Asked(variant="web"), "shop")
+
+
+def test_folder_of_root_s_gets_no_sub_folders(shops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be root's for ever, also after the folder was given to somebody."""
+    made = os.stat_result((0o40755, 1, 1, 2, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: made)
+    with pytest.raises(Problem, match="belongs to root"):
+        wanted({}, Asked(workspace=str(shops), count="2"), "shop")
+    assert os.listdir(shops) == []  # noqa: PTH208 - pathlib asks `stat`, which is replaced here
 
 
 def test_image_that_cannot_be_run_is_not_kept(tmp_path: Path) -> None:
