@@ -481,7 +481,7 @@ def _remove(client: docker.DockerClient, container: Container) -> None:
     """Stop an agent and remove it, and everything else that Compose made for it."""
     with _gone_is_fine(container):
         container.stop(timeout=STOP_S)
-        container.remove()
+        container.remove(v=True)
     project = container.labels.get(PROJECT_LABEL)
     if project:
         _remove_project(client, project)
@@ -493,7 +493,7 @@ def _remove_project(client: docker.DockerClient, project: str) -> None:
     )
     for other in found:
         with _gone_is_fine(other):
-            other.remove(force=True)
+            other.remove(force=True, v=True)  # unnamed volumes alone; those with a name stay
 
 
 @contextmanager

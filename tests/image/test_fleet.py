@@ -53,6 +53,13 @@ def marks(containers: list[Container]) -> list[tuple[str, str]]:
     return [(str(each.id), each.attrs["State"]["StartedAt"]) for each in containers]
 
 
+def volumes_of(fleet: Fleet) -> set[str]:
+    """Return the volumes of all containers of a fleet, also of those that prepare volumes."""
+    every = [each for each in fleet.client.containers.list(all=True) if fleet.name in str(each.name)]
+    assert len(every) == 2 * fleet.size
+    return {mount["Name"] for each in every for mount in each.attrs["Mounts"] if mount["Type"] == "volume"}
+
+
 def limits(container: Container) -> tuple[int, int, str, str]:
     settings, given = container.attrs["HostConfig"], variables(container)
     return settings["NanoCpus"], settings["Memory"], given["AGENT_COMMAND"], given.get("FLEET_TOKEN", "")
@@ -71,6 +78,7 @@ def test_agents_of_one_command_keep_their_settings_and_leave_nothing(fleet: Make
     containers = two.containers()
     expected = (500_000_000, 300 << 20, command, token)
     assert [limits(each) for each in containers] == [expected] * 2
+    assert volumes_of(two) == {"magents-shared", *(f"magents-{name}-agent" for name in two.names)}, "all have a name"
     assert two.grants() == two.names
     texts = [two.workspaces / name / "said" for name in two.names]
     wait_until(lambda: all(map(Path.exists, texts)), 20, "the commands")
