@@ -175,6 +175,8 @@ class _Call:
         self._keys: bytes | None = None
         """Keys for a session that is not ready for them yet."""
         self._last_output = b""
+        self._drawn = 0
+        """Bytes that the CLI has drawn since it was woken."""
 
     def run(self, argv: list[bytes]) -> int:
         """Make the call and return its exit code. Raises FaultError."""
@@ -193,7 +195,7 @@ class _Call:
         finally:
             if self._executor is not None:
                 self._executor.copies.remove()
-        self._give_terminal_back(was_cut_off=self._is_asleep)
+        self._give_terminal_back(was_cut_off=self._is_asleep or self._keys is not None)
         return code
 
     def _ask(self, stdin: str) -> list[Event]:
@@ -306,7 +308,8 @@ class _Call:
         elif state.get("state") == b"awake":
             self._begin_feeding()
         elif self._terminal is not None and state.get("state") == b"queued":
-            self._terminal.give_back()  # while a session that was woken waits for its start, Ctrl-C ends it
+            # While a session that was woken waits for its start, Ctrl-C ends it. Enter stays Enter for what follows.
+            self._terminal.take(has_signals=True)
             self._report_queue(state)
         elif self._terminal is not None:
             self._choose_title(state)
@@ -420,7 +423,7 @@ class _Call:
                 break
             except FaultError as fault:
                 self._is_lost, why = True, fault.text
-        self._is_asleep, self._keys = False, kept
+        self._is_asleep, self._keys, self._drawn = False, kept, 0
         return None
 
     def _on_asleep(self) -> int | None:
@@ -460,17 +463,22 @@ class _Call:
 
     def _look_for_prompt(self, data: bytes) -> None:
         """Pass the held keys on once the CLI takes keys: then it asks the terminal to mark what is pasted."""
+        self._drawn += len(data)
         seen, self._last_output = self._last_output + data, data[-len(TAKES_KEYS) :]
         if TAKES_KEYS in seen:
             self._pass_keys_on()
 
     def _give_up_waiting(self, sock: _socket.socket) -> None:
-        """Thread: pass the held keys on although the CLI does not look ready for them."""
+        """Thread: pass the held keys on although the CLI does not look ready for them: it has drawn, and rests."""
         import select
 
-        select.select([], [], [], READY_S)
-        if sock is self._sock and not self._is_asleep:
-            self._pass_keys_on()
+        before = 0
+        while sock is self._sock and not self._is_asleep and self._keys is not None:
+            select.select([], [], [], READY_S)
+            if before and self._drawn == before:
+                self._pass_keys_on()
+                return
+            before = self._drawn
 
     def _pass_keys_on(self) -> None:
         with self._counting:

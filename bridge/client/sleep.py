@@ -23,6 +23,8 @@ LINE = b"asleep; any key goes on"
 WATCH = b"\x1b[?2004h\x1b[?1004h"
 """The terminal marks what is pasted, and tells when it gets the focus."""
 WATCH_NO_MORE = b"\x1b[?2004l\x1b[?1004l"
+GO_ON = b"\x1b[?1004l"
+"""What is pasted stays marked until the CLI asks for it itself: a line in it is no Enter meanwhile."""
 STOP = b"\x1a"
 HANGUP_CODE = 129
 """The exit code when the terminal has gone: that of a hang-up."""
@@ -94,7 +96,7 @@ class Sleeper:
         _write(WATCH + b"\r\x1b[K" + reason + b"\x1b[2m" + LINE + b"\x1b[0m\x1b[?25l")
 
     def _leave(self, keys: bytes) -> bytes:
-        _write(WATCH_NO_MORE + b"\r\x1b[K\x1b[?25h")
+        _write(GO_ON + b"\r\x1b[K\x1b[?25h")
         return keys
 
 

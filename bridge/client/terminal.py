@@ -24,14 +24,17 @@ class Terminal:
         self._saved = termios.tcgetattr(INPUT)
         self.is_raw = False
 
-    def take(self) -> None:
-        """Put the terminal into raw mode: each byte is passed on as it is typed. Raises termios.error."""
+    def take(self, has_signals: bool = False) -> None:
+        """Put the terminal into raw mode: each byte is passed on as it is typed. With `has_signals`, Ctrl-C and Ctrl-Z
+        send their signals to this process. Raises termios.error."""
         iflag, oflag, cflag, lflag, ispeed, ospeed, chars = termios.tcgetattr(INPUT)
         iflag &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.INPCK)
         iflag &= ~(termios.ISTRIP | termios.IXON | termios.PARMRK)
         oflag &= ~termios.OPOST
         cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-        lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
+        lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
+        if not has_signals:
+            lflag &= ~termios.ISIG
         chars = [*chars]
         chars[termios.VMIN], chars[termios.VTIME] = 1, 0
         termios.tcsetattr(INPUT, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])

@@ -17,11 +17,10 @@ from tests.support.bridge_cli import VERSIONS
 from tests.support.bridge_host import Place, make_way
 from tests.support.fake_messages_api import Reply, Request, Say, Use
 from tests.support.real_host import RealHost, real_server
-from tests.support.screen import SHELL, Screen, ask, begin
+from tests.support.screen import ASLEEP, SHELL, Screen, ask, begin
 from tests.support.tool_calls import FREE
 from tests.support.waiting import wait_until
 
-ASLEEP = "asleep; any key goes on"
 SLEEPS_WITHIN_S = 60.0
 CHOICE = {"label": "otters", "description": "x"}, {"label": "beavers", "description": "x"}
 QUESTION = {"questions": [{"question": "Which?", "header": "Pick", "multiSelect": False, "options": CHOICE}]}
@@ -41,8 +40,8 @@ def part(request: Request) -> Reply:
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def sleepy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
-    """A server whose sessions sleep after little more than a second."""
-    with real_server(tmp_path_factory.mktemp("sleepy"), request.param, sleep=0.02) as host:
+    """A server whose sessions sleep after three seconds."""
+    with real_server(tmp_path_factory.mktemp("sleepy"), request.param, sleep=0.05) as host:
         host.api.part = part
         yield host
 
@@ -116,6 +115,29 @@ def test_session_sleeps_and_goes_on_with_its_conversation(sleepy: RealHost, tmp_
         screen.wait_for_shell()
         screen.resize(100)
         assert screen.settings() == before
+
+
+def test_lines_that_are_pasted_during_the_wake_are_one_prompt(sleepy: RealHost, tmp_path: Path) -> None:
+    """The server stands still from the key that wakes until the paste and its Enter wait in the terminal."""
+    place = sleepy.place()
+    with screen_of(tmp_path, place) as screen:
+        begin(screen)
+        wait_for_sleep(sleepy, place, screen)
+        screen.tell("set-buffer", "-b", "lines", "first line\nlast line")
+        os.kill(sleepy.host.process.pid, signal.SIGSTOP)
+        try:
+            screen.type("", "Enter")
+            wait_until(lambda: ASLEEP not in screen.text, SLEEPS_WITHIN_S, "a client that wakes the session")
+            screen.tell("paste-buffer", "-dp", "-b", "lines")
+            screen.type("", "Enter")
+        finally:
+            os.kill(sleepy.host.process.pid, signal.SIGCONT)
+        wait_until(lambda: "first line" in screen.text, SLEEPS_WITHIN_S, "the paste on the screen")
+        if not any("first line" in request.heard for request in sleepy.api.prompts):
+            screen.type("", "Enter")  # the CLI takes an Enter that comes in one piece with a text for a part of it
+        screen.wait("heard: last line")
+        heard = [request.heard for request in sleepy.api.prompts if "last line" in request.heard]
+        assert "first line\nlast line" in heard[0], heard[0]
 
 
 def test_signal_ends_a_session_that_sleeps(sleepy: RealHost, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until
 
-DRAWN_WITHIN_S = 20.0
+DRAWN_WITHIN_S = 60.0
 READY = "❯"  # noqa: RUF001 - the CLI's own prompt
+ASLEEP = "asleep; any key goes on"
+"""What the client shows in place of a session that the host has put to sleep."""
 SHELL = ("bash", "--norc", "--noprofile")
 PROMPT = "PS1=shell> "
 OF_A_PANE = ("TERM=tmux-256color", "TERM_PROGRAM=tmux", "TERM_PROGRAM_VERSION=3.3a", "COLORTERM=truecolor")
@@ -56,9 +58,15 @@ class Screen:
     def text(self) -> str:
         return self.tell("capture-pane", "-p")
 
-    def wait(self, text: str) -> None:
+    def wait(self, *texts: str) -> None:
+        """Wait until one of the texts is on the screen."""
+
+        def is_drawn() -> bool:
+            drawn = self.text
+            return any(text in drawn for text in texts)
+
         try:
-            wait_until(lambda: text in self.text, DRAWN_WITHIN_S, f"{text!r} on the screen")
+            wait_until(is_drawn, DRAWN_WITHIN_S, f"{' or '.join(map(repr, texts))} on the screen")
         finally:
             print(self.text)  # for the report of a test that failed
 
@@ -94,7 +102,7 @@ def begin(screen: Screen, *argv: str) -> None:
     screen.type("clear", "Enter")  # what an earlier call has drawn must not be taken for this call's
     wait_until(lambda: screen.text.strip() == "shell>", DRAWN_WITHIN_S, "an empty screen")
     screen.type(" ".join([screen.claude, *argv]), "Enter")
-    screen.wait(READY)
+    screen.wait(READY, ASLEEP)
 
 
 def ask(screen: Screen, text: str) -> None:
