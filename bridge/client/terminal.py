@@ -32,9 +32,9 @@ class Terminal:
         iflag &= ~(termios.ISTRIP | termios.IXON | termios.PARMRK)
         oflag &= ~termios.OPOST
         cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-        lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
-        if not has_signals:
-            lflag &= ~termios.ISIG
+        lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
+        if has_signals:
+            lflag |= termios.ISIG
         chars = [*chars]
         chars[termios.VMIN], chars[termios.VTIME] = 1, 0
         termios.tcsetattr(INPUT, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, chars])

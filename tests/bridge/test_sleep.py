@@ -124,14 +124,16 @@ def test_lines_that_are_pasted_during_the_wake_are_one_prompt(sleepy: RealHost, 
         begin(screen)
         wait_for_sleep(sleepy, place, screen)
         screen.tell("set-buffer", "-b", "lines", "first line\nlast line")
-        os.kill(sleepy.host.process.pid, signal.SIGSTOP)
+        server = sleepy.host.process
+        assert server is not None
+        server.send_signal(signal.SIGSTOP)
         try:
             screen.type("", "Enter")
             wait_until(lambda: ASLEEP not in screen.text, SLEEPS_WITHIN_S, "a client that wakes the session")
             screen.tell("paste-buffer", "-dp", "-b", "lines")
             screen.type("", "Enter")
         finally:
-            os.kill(sleepy.host.process.pid, signal.SIGCONT)
+            server.send_signal(signal.SIGCONT)
         wait_until(lambda: "first line" in screen.text, SLEEPS_WITHIN_S, "the paste on the screen")
         if not any("first line" in request.heard for request in sleepy.api.prompts):
             screen.type("", "Enter")  # the CLI takes an Enter that comes in one piece with a text for a part of it
