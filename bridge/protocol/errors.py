@@ -32,6 +32,7 @@ STEPS = {
     "version": (SAME_VERSION,),
     "protocol": (SAME_VERSION,),
     "stuck": ("in the container: `find /workspace -type p` lists the pipes",),
+    "memory": ("on the host: raise limits.memory in bridge.yaml, if the call needs it",),
     "changed": (
         "on the host: `invoke up` for this agent, or `claude-bridge-server grant` with its folder and then "
         "`docker restart` of this container",

@@ -288,10 +288,11 @@ class Call:
         if kind_of(self._plan, self._fields, self._terms) is not self.kind:
             raise ValueError("a policy worker named another kind of call")
 
-    def look_at_pipes(self) -> None:
-        """Free the CLI if it waits at a named pipe in the workspace, or end the call."""
+    def look_at_processes(self, memory: int) -> None:
+        """Free the CLI if it waits at a named pipe in the workspace. End the call if that does not help, or if its
+        processes take more than `memory` MiB."""
         if self._session is not None and self._session.code is None:
-            self._session.look_at_pipes()
+            self._session.look_at_processes(memory)
 
     # Sleep
 

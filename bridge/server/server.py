@@ -40,7 +40,7 @@ from bridge.server.launch import Launcher, LaunchRequest, Listener
 from bridge.server.policy_pool import PolicyPool
 from bridge.server.queue import FairQueue, QueueFullError
 from bridge.server.sandbox.process import CliProcess
-from bridge.server.sandbox.stuck_pipes import LOOK_EVERY_S
+from bridge.server.sandbox.processes import LOOK_EVERY_S
 from bridge.server.scheduler import Scheduler
 from bridge.server.session import CallContext
 from bridge.server.tool_calls import ToolCalls
@@ -153,7 +153,7 @@ class BridgeServer:
         if readable and not self.grants:
             raise StateError(self.problems[readable[0]])
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
-        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_processes)
         self._rest()
 
     async def stop(self) -> None:
@@ -207,10 +207,12 @@ class BridgeServer:
             if name in self.grants and not published.is_there() and not self._is_stopping:
                 self._withdraw(name)  # someone removed the socket by hand, which revokes the grant
 
-    def _look_at_pipes(self) -> None:
-        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_pipes)
+    def _look_at_processes(self) -> None:
+        asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_processes)
         for number, call in enumerate(self._calls_in(CallState.RUNNING)):  # each in its own turn of the loop
-            asyncio.get_running_loop().call_later(number * LOOK_EVERY_S / 100, call.look_at_pipes)
+            asyncio.get_running_loop().call_later(
+                number * LOOK_EVERY_S / 100, call.look_at_processes, self.config.limits.memory
+            )
 
     # Grants
 

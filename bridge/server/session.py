@@ -14,11 +14,13 @@ from bridge.server.activity import Activity
 from bridge.server.channel import Channel
 from bridge.server.dialogue import Dialogue, ProgramDialogue, SessionEvent
 from bridge.server.gate import Gate
+from bridge.server.host.config import MIB
 from bridge.server.host.grants import Grant
 from bridge.server.host.log import ServerLog
 from bridge.server.launch import Launch, LaunchRequest
 from bridge.server.output import Output
 from bridge.server.policy_pool import PolicyPool
+from bridge.server.sandbox import processes
 from bridge.server.sandbox.stuck_pipes import Watch
 from bridge.server.scheduler import Scheduler
 from bridge.server.stdin import Control, Stdin
@@ -218,8 +220,17 @@ class CliSession:
             self._owner.fail("start", NAMESPACE_FAILED)
         self._owner.on_progress()
 
-    def look_at_pipes(self) -> None:
-        """Free the CLI if it waits at a named pipe in the workspace, or end the call."""
+    def look_at_processes(self, memory: int) -> None:
+        """Free the CLI if it waits at a named pipe in the workspace. End the call if that does not help, or if its
+        processes take more than `memory` MiB."""
+        if processes.memory(self.pid) > memory * MIB:
+            self._process.kill()  # at once, because it may grow by a GiB a second
+            self._owner.note("failed", why="memory")
+            self._owner.fail(
+                "memory",
+                f"Claude Code took more memory than the host allows a call ({memory} MiB), so the host ended it",
+            )
+            return
         if self._stuck_pipes.look(self.pid):
             self._owner.fail(
                 "stuck", "Claude Code reads a pipe in the workspace that nobody writes to; remove the pipe"

@@ -25,11 +25,12 @@ from bridge.policy.heads import MAX_HEAD, MAX_HEADS, MAX_PARTS
 from bridge.policy.project_policy import read
 from bridge.protocol.frames import Frame, record
 from bridge.server.host.acceptor import Acceptor
+from bridge.server.host.config import MIB
 from bridge.server.host.grants import Grant
 from bridge.server.host.state_directory import StateDirectory
 from bridge.server.host.trees import DIRECTORY, remove
 from bridge.server.policy_worker import LIMIT_S
-from bridge.server.sandbox import bubblewrap
+from bridge.server.sandbox import bubblewrap, processes
 from bridge.server.sandbox.pipes import InputPump
 from tests.support.bridge_flood import NONSENSE, PINGS, STREAM, Client
 from tests.support.bridge_host import FAKE_CLI, OWNER, BridgeHost, HostMaker, Place, bridge_host, make_way
@@ -344,6 +345,30 @@ def test_command_that_ends_by_no_signal_has_an_exit_code(place: Place, told: dic
     client.sock.sendall(record(Frame.EXIT, run.channel, **told))
     out = client.wait(lambda event: event.channel == number and event.kind == Frame.STDOUT)
     assert out.payload == b"%d" % code
+
+
+# Memory
+
+
+def test_call_that_takes_too_much_memory_ends_and_another_goes_on(host_per_test: HostMaker) -> None:
+    """Each of the two processes stays below the limit. Together they are above it."""
+    host = host_per_test(limits={"memory": 200})
+    modest, greedy = host.grant("modest"), host.grant("greedy")
+    with modest.start("-p", "hog 60") as other:
+        wait_until(lambda: memory_of(modest) > 120 * MIB, 25, "a call with much memory")
+        refused = greedy.run("-p", "hog 150")
+        assert refused.returncode == 125
+        assert b"more memory than the host allows a call (200 MiB)" in refused.stderr
+        assert b"limits.memory" in refused.stderr
+        assert not greedy.cli()
+        assert memory_of(modest) > 120 * MIB
+        other.process.terminate()
+    (ended,) = [entry for entry in host.audit() if entry["event"] == "failed"]
+    assert (ended["grant"], ended["why"]) == ("greedy", "memory")
+
+
+def memory_of(place: Place) -> int:
+    return sum(map(processes.memory, place.cli()))
 
 
 # The disk

@@ -173,6 +173,14 @@ def run(program: str) -> object:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def hog(size: str) -> None:
+    """Take so many MiB in this process and as many in a child, and keep them."""
+    os.fork()
+    taken = bytearray(int(size) << 20)
+    taken[::4096] = b"x" * len(taken[::4096])
+    wait()
+
+
 def handed(_: str) -> None:
     """Return the exit code of one command through the shell prefix, as the CLI sees it."""
     prefix = os.environ["CLAUDE_CODE_SHELL_PREFIX"]
@@ -183,6 +191,7 @@ def handed(_: str) -> None:
 STEPS = {
     "handed": handed,
     "hands": hands,
+    "hog": hog,
     "out": lambda text: put(1, text.encode()),
     "err": lambda text: put(2, text.encode()),
     "ready": lambda _: put(1, b"ready\n"),

@@ -45,6 +45,8 @@ class Limits:
     """Seconds for running calls when the server stops."""
     disk: int = 2048
     """MiB that the conversations of one grant may use on the host. A long conversation takes some ten MiB."""
+    memory: int = 4096
+    """MiB that the processes of one call may take. A working CLI takes some 300 MB."""
 
 
 @dataclasses.dataclass(frozen=True)

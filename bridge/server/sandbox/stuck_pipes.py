@@ -16,8 +16,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-LOOK_EVERY_S = 1.0
-"""Seconds between two checks. With 25 threads per call, a check takes half a millisecond."""
+from bridge.server.sandbox import processes
 
 PATIENCE = 5
 """Number of checks in which the same pipe may be open. After that the call ends."""
@@ -44,7 +43,7 @@ class Watch:
         """Free the threads below a process that wait for a pipe. Returns whether a pipe has been open for too long."""
         held: dict[tuple[int, str], int] = {}
         opening = 0
-        for pid in itertools.islice(_processes(top), MAX_PROCESSES):
+        for pid in itertools.islice(processes.of_call(top), MAX_PROCESSES):
             with contextlib.suppress(OSError, ValueError):  # ignored because the thread may have continued, or ended
                 for thread in Path(f"/proc/{pid}/task").iterdir():
                     if opening < MAX_OPENING:
@@ -53,17 +52,6 @@ class Watch:
                     held[pid, name] = self._held.get((pid, name), 0) + 1
         self._held = held
         return max(held.values(), default=0) > PATIENCE
-
-
-def _processes(top: int) -> Iterator[int]:
-    """Yield a process and all its descendants."""
-    todo = [top]
-    while todo:
-        pid = todo.pop()
-        yield pid
-        with contextlib.suppress(OSError):  # ignored because it has ended
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                todo += map(int, (thread / "children").read_text().split())
 
 
 def _pipes(pid: int) -> Iterator[str]:
