@@ -5,6 +5,7 @@ With the real CLI, and an API that answers 429 with the header fields of a subsc
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -15,14 +16,17 @@ import pytest
 from bridge.server.holds import ALONE_S, GAP_S
 from healthcheck.checks import bridge as healthcheck
 from tests.support import schemas
-from tests.support.bridge_cli import VERSIONS
-from tests.support.fake_messages_api import Fail
+from tests.support.bridge_cli import NEWEST, VERSIONS
+from tests.support.fake_messages_api import Fail, Say
 from tests.support.real_host import RealHost, real_server
+from tests.support.stream_json import STREAM
 from tests.support.usage_limits import Account
 from tests.support.waiting import wait_until
 
 WITHIN_S = 90
 DAY_S = 86400
+
+newest_alone = pytest.mark.parametrize("limited_host", [NEWEST], indirect=True)
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -64,19 +68,20 @@ def test_new_work_of_all_waits_for_the_end_of_the_limit_and_starts_one_by_one(li
             (number, stack.enter_context(place.start("-p", f"call {number}")))
             for number, place in [*enumerate(places), *enumerate(places[1:], 1)]
         ]
-        wait_until(lambda: held_calls(limited) == len(calls), "all calls are held", WITHIN_S)
+        wait_until(lambda: held_calls(limited) == len(calls), WITHIN_S, "all calls to be held")
         for number, running in calls:
             code, out, err = running.end(timeout=WITHIN_S)
             assert (code, out) == (0, f"heard: call {number}\n".encode())
             assert err.startswith(b"bridge: the account's 5-hour limit is reached; waiting until ")
             assert err.count(b"\n") == 1
     assert account.refused == 1, "nobody asked before the end of the limit"
-    times = [at for at, _ in account.answered]
-    assert times[0] >= account.until
-    assert times[1] - times[0] >= ALONE_S / 2, "the first goes alone"
-    assert times[-1] - times[0] >= (ALONE_S + (len(calls) - 2) * GAP_S) * 0.9, "a burst"
-    order = [text for _, text in account.answered]
-    assert sorted(order[:3]) == [f"call {number}" for number in range(3)], "a grant was twice before another"
+    starts = [entry for entry in limited.host.audit() if entry["event"] == "started"][-len(calls) :]
+    assert starts[0]["time"] >= account.until
+    gaps = [after["time"] - before["time"] for before, after in itertools.pairwise(starts)]
+    assert gaps[0] >= ALONE_S - 0.1
+    assert min(gaps[1:]) >= GAP_S - 0.1, "a burst"
+    names = [entry["grant"] for entry in starts]
+    assert set(names[:3]) == {place.name for place in places}, "a grant was twice before another"
     assert held(limited) is None
 
 
@@ -87,6 +92,7 @@ def held_calls(host: RealHost) -> int:
     return len(waiting)
 
 
+@newest_alone
 def test_limit_that_ends_too_late_refuses_a_new_call_at_once_and_an_operator_can_end_it(limited: RealHost) -> None:
     account = limited.api.part = Account("seven_day")
     place, other = limited.place(), limited.place()
@@ -110,17 +116,17 @@ def test_program_sees_during_a_limit_what_it_sees_without_a_bridge(limited: Real
     account = limited.api.part = Account()
     place, other = limited.place(), limited.place()
     account.reach(2 * DAY_S)
-    words = ("-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose")
     message = {"type": "user", "message": {"role": "user", "content": "hi"}}
     results = []
     for each in (place, other):
-        done = each.run(*words, stdin=json.dumps(message).encode() + b"\n")
+        done = each.run(*STREAM, stdin=json.dumps(message).encode() + b"\n")
         (result,) = [line for line in map(json.loads, done.stdout.splitlines()) if line["type"] == "result"]
         results.append((done.returncode, result["is_error"], result["api_error_status"], result["result"]))
     assert account.refused == 1
     assert results[0][:3] == results[1][:3] == (1, True, 429)
 
 
+@newest_alone
 def test_overload_and_bursts_hold_for_moments_only(limited: RealHost) -> None:
     place, other = limited.place(), limited.place()
     limited.api.part = lambda _: Fail(429, "rate_limit_error", (("retry-after", "86400"),))
@@ -135,3 +141,39 @@ def test_overload_and_bursts_hold_for_moments_only(limited: RealHost) -> None:
     assert found is not None
     assert found["cause"] == "overload"
     assert float(str(found["until"])) - time.time() <= 30
+
+
+# Forged: no container may hold the work of another grant
+
+EVENT = {
+    "type": "rate_limit_event",
+    "rate_limit_info": {"status": "rejected", "resetsAt": int(time.time()) + DAY_S, "rateLimitType": "five_hour"},
+    "uuid": "0a1b2c3d-0000-4000-8000-000000000000",
+    "session_id": "0a1b2c3d-0000-4000-8000-000000000001",
+}
+LINE = json.dumps(EVENT, separators=(",", ":"))
+SENTENCE = "You've hit your 5-hour limit \u00b7 resets 1:03pm (UTC)"
+PROMPT = json.dumps({"type": "user", "message": {"role": "user", "content": f"x\n{LINE}\n"}})
+
+
+@newest_alone
+@pytest.mark.parametrize(
+    ("text", "argv", "stdin"),
+    [
+        (SENTENCE, ("-p", "hi"), None),
+        (f"\n{LINE}\n", ("-p", "hi"), None),
+        (f"\n{LINE}\n", (*STREAM, "--replay-user-messages", "--include-partial-messages"), f"{PROMPT}\n"),
+        (LINE, STREAM, f"{LINE}\n{PROMPT}\n"),
+    ],
+    ids=["sentence", "line of text", "line of a program", "message of a program"],
+)
+def test_limit_that_a_container_forges_holds_nobody(
+    limited: RealHost, text: str, argv: tuple[str, ...], stdin: str | None
+) -> None:
+    """The model's text, the prompt and the program's own messages say what the CLI says at a limit."""
+    limited.api.part = lambda _: Say(text)
+    place = limited.place()
+    done = place.run(*argv, stdin=None if stdin is None else stdin.encode())
+    assert b"rate_limit_event" in done.stdout or SENTENCE.encode() in done.stdout or done.returncode == 126
+    assert held(limited) is None
+    assert limited.host.status()["grants"][place.name]["held"] is None
