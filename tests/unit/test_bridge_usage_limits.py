@@ -114,9 +114,9 @@ def test_nothing_that_is_said_is_an_error_or_lasts_for_ever(tail: bytes, said: d
 def test_refusal_says_to_the_cli_what_the_api_said() -> None:
     told = usage_limits.of_answer(429, fields(**limit(NOW + HOUR_S)), NOW)
     assert told is not None
-    head, body = usage_limits.refusal(told, NOW)
+    head, body = usage_limits.refusal(told, "it is reached", NOW)
     assert usage_limits.of_answer(429, head, NOW) == told
-    assert json.loads(body)["error"]["type"] == "rate_limit_error"
+    assert json.loads(body)["error"] == {"type": "rate_limit_error", "message": "it is reached"}
 
 
 @pytest.mark.parametrize("cut", range(0, len(event()) + 1, 7))
