@@ -40,6 +40,7 @@ STEPS = {
     "workspace": ("mount the grant that belongs to this container's /workspace",),
     "full": (LOOK,),
     "timeout": (LOOK,),
+    "held": ("begin again then", "on the host: limits.held in bridge.yaml lets calls wait longer"),
     "stopping": ("in a moment, begin again, or go on with `claude-code --continue`",),
     "lost": (LOOK, "then go on with `claude-code --continue -p ...`"),
     "revoked": ("ask the host's operator for a grant",),

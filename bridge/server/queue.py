@@ -5,6 +5,8 @@ second turn before another one that waits and may run.
 
 Turns have no time limit, because an answer may take hours. Two grants could hold all turns. So the last turn is
 reserved for a grant that has none running, if such a grant exists and the limits are large enough.
+
+Work can be held until a time, of all grants or of one (bridge/server/holds.py). It keeps its order meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import itertools
 from collections.abc import Collection
 from typing import Generic, TypeVar
 
+from bridge.server.holds import Holds
 from bridge.server.host.config import Limits
 
 Item = TypeVar("Item")
@@ -26,9 +29,10 @@ class QueueFullError(Exception):
 class FairQueue(Generic[Item]):
     """Waiting items by grant, and the number of running ones."""
 
-    def __init__(self, limits: Limits, grants: Collection[str] = ()) -> None:
-        """`grants` are the names of all grants that could come."""
+    def __init__(self, limits: Limits, grants: Collection[str] = (), holds: Holds | None = None) -> None:
+        """`grants` are the names of all grants that could come. `holds` says whose work may start."""
         self.limits = limits
+        self._holds = holds or Holds()
         self._grants = grants
         self.running: collections.Counter[str] = collections.Counter()
         self.waiting: dict[str, collections.deque[Item]] = {}
@@ -38,13 +42,13 @@ class FairQueue(Generic[Item]):
     def add(self, grant: str, item: Item) -> None:
         """Add an item to the queue. Raises QueueFullError. `next` returns what runs, which may be this item."""
         mine = self.waiting.setdefault(grant, collections.deque())
-        if len(mine) >= self.limits.queued and not self._may_run(grant):
+        if len(mine) >= self.limits.queued and not (self._may_run(grant) and self._holds.may_start(grant)):
             raise QueueFullError(f"{len(mine)} calls wait already")
         mine.append(item)
 
     def next(self) -> tuple[str, Item] | None:
         """Remove the next item from the queue and count it as running. Returns None if none may run."""
-        ready = [grant for grant in self.waiting if self._may_run(grant)]
+        ready = [grant for grant in self.waiting if self._may_run(grant) and self._holds.may_start(grant)]
         if not ready:
             return None
         grant = min(ready, key=lambda name: self._turns.get(name, 0))
@@ -52,6 +56,7 @@ class FairQueue(Generic[Item]):
         if not self.waiting[grant]:
             del self.waiting[grant]
         self.take(grant)
+        self._holds.start(grant)
         return grant, item
 
     def take(self, grant: str) -> None:

@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Generic, TypeVar
 
+from bridge.server.holds import Holds
 from bridge.server.host.config import Limits
 from bridge.server.queue import FairQueue
 
@@ -43,9 +44,10 @@ class _Place(Generic[Item]):
 class Turns(Generic[Item]):
     """The places of all grants, and the queue for them."""
 
-    def __init__(self, limits: Limits, grants: Collection[str] = ()) -> None:
-        """`grants` are the names of all grants that could come."""
-        self.queue: FairQueue[Item] = FairQueue(limits, grants)
+    def __init__(self, limits: Limits, grants: Collection[str] = (), holds: Holds | None = None) -> None:
+        """`grants` are the names of all grants that could come. `holds` says whose work may start. A nested item that
+        shares a place is part of the work that runs, so it is not held."""
+        self.queue: FairQueue[Item] = FairQueue(limits, grants, holds)
         self._held: dict[Item, _Place[Item]] = {}
         self._owned: dict[Item, _Place[Item]] = {}
         """Places by owner, also while only nested items hold them."""

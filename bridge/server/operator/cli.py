@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     revoking.add_argument("name", metavar="NAME")
     showing = add("status", status, "Show what runs and what waits.")
     showing.add_argument("--json", action="store_true", help="print one JSON document; exit code 1 when no server runs")
+    add("release", release, "Let new work start although the API told of a usage limit.")
     explaining = add("explain", explain, "Show what would be run for these arguments, and why.")
     explaining.add_argument("--grant", metavar="NAME", help="with the shares of this grant")
     explaining.add_argument("--project", type=Path, metavar="DIR", help="with the settings of the project in DIR")
@@ -145,6 +146,13 @@ def status(operator: Operator, options: argparse.Namespace) -> int:
     document = operator.status_document()
     print(json.dumps(document))
     return OK if document["server"] else FAILED
+
+
+def release(operator: Operator, _options: argparse.Namespace) -> int:
+    """End what holds new work."""
+    operator.release()
+    print("bridge: new work starts again, one call after another")
+    return OK
 
 
 def explain(operator: Operator, options: argparse.Namespace) -> int:
