@@ -143,11 +143,16 @@ SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+MARKED = {"byte-order mark", "both"}
+"""Versions differ in these."""
+
 HEADLESS = {"empty head first", "line feeds first"}
 """With these spellings neither the CLI nor the policy finds front matter, so the agent does not exist."""
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    "spelling", [pytest.param(name, marks=pytest.mark.every_row if name in MARKED else ()) for name in SPELLINGS]
+)
 def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling: str) -> None:
     """The policy reads all front matter that the CLI reads. Otherwise hooks in it would run without any check. The
     policy makes these run in the container. Unread, they would start a program of the namespace, and leave nothing."""
@@ -161,8 +166,8 @@ def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling:
         Use("Bash", {"command": "true", "description": "x"}),
         Say("done"),
     )
-    marks = SPELLINGS[spelling](b"").startswith(b"\xef\xbb\xbf")
-    knows = spelling not in HEADLESS and not (marks and VERSIONS[0] in confined.real.cli)  # which knows no mark
+    # the oldest version knows no byte-order mark
+    knows = spelling not in HEADLESS and not (spelling in MARKED and VERSIONS[0] in confined.real.cli)
     confined.call("-p", "hi you", "--agent", "x", "--dangerously-skip-permissions", code=0 if knows else 1, asks=knows)
     confined.call("-p", "hi you", "--dangerously-skip-permissions")
     # the CLI takes the hooks in a head that is no YAML for a text
