@@ -718,9 +718,12 @@ def test_bare_call_has_no_key_of_the_host(confined: Range) -> None:
 SLASH = ["/config theme=light", "/heapdump", "/mcp", "/plugin", "/permissions", "/login"]
 
 
-def test_slash_command_acts_on_nothing(field: Range) -> None:
-    for command in SLASH:
-        field.call("-p", command, asks=False)
+@pytest.mark.parametrize("command", SLASH)
+def test_slash_command_acts_on_nothing(field: Range, command: str) -> None:
+    field.call("-p", command, asks=False)
+
+
+def test_slash_commands_of_a_conversation_act_on_nothing(field: Range) -> None:
     field.call(*STREAM, stdin=b"".join(user(command) for command in SLASH), asks=False)
     field.real.api.part = in_turn(Use("Glob", {"pattern": "**/*.heapsnapshot", "path": "/"}), Say("done"))
     field.call("-p", "look", "--allowedTools", "Glob")
@@ -825,7 +828,7 @@ def test_gateway_name_in_an_error_leads_to_nothing(confined: Range, kind: str) -
         running.stdin.write(ask("mcp_set_servers", servers={"x": {"type": kind, "url": f"{url}/admin/keys?all=1"}}))
         running.stdin.write(user("go on"))
         running.stdin.flush()
-        _, out, _ = running.end(timeout=50)
+        _, out, _ = running.end(timeout=90)
     answers = [m for m in messages(out) if m["type"] == "control_response"]
     assert "names in .invalid are the bridge's own" in json.dumps(answers)
     assert len(confined.real.api.prompts[-1].results) == 2

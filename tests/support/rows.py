@@ -1,8 +1,8 @@
 """Which rows of a test's table run with which version of the CLI, confinement and image.
 
-A table times two versions, or times two images, starts hundreds of real CLIs that do the same. So each row runs with the
-newest version, in a namespace, with the image `prod`. With the others, each test runs as well, but only in every fifth
-row of its table; each of them in other rows. `--complete` runs everything, as GitHub does every week.
+A table times two versions, or times two images, starts hundreds of real CLIs that do the same. So each row runs with
+the newest version, in a namespace, with the image `prod`. With the others, each test runs as well, but only in every
+fifth row of its table; each of them in other rows. `--complete` runs everything, as GitHub does every week.
 
 A mark `every_row` is for tests whose rows differ with the version, and for rows that cost nothing because they look at
 what a fixture has done. A test that is chosen by its whole name always runs.
@@ -43,9 +43,8 @@ def sample(items: Iterable[pytest.Item]) -> set[pytest.Item]:
         rows = _numbered(row for row, _, _ in group)
         others = _numbered(other for _, other, _ in group if all(_differ(other)))
         for row, other, item in group:
-            if not any(_differ(other)) or _is_whole(item, group):
-                chosen.add(item)
-            elif other in others and rows[row] % EVERY == others[other] % min(EVERY, len(rows)):
+            is_in_turn = other in others and rows[row] % EVERY == others[other] % min(EVERY, len(rows))
+            if is_in_turn or not any(_differ(other)) or _is_whole(item, group):
                 chosen.add(item)
     return chosen
 

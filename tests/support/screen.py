@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until
 
-DRAWN_WITHIN_S = 20.0
+DRAWN_WITHIN_S = 90.0
 READY = "❯"  # noqa: RUF001 - the CLI's own prompt
 SHELL = ("bash", "--norc", "--noprofile")
 PROMPT = "PS1=shell> "
