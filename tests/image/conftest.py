@@ -19,7 +19,7 @@ from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
 from tests.support.containers import compose_project
 
-LONG = {"test_examples", "test_other_engines", "test_engine_restart", "test_endurance", "test_clone", "test_fleet"}
+LONG = ("test_examples", "test_other_engines", "test_engine_restart", "test_clone", "test_fleet")
 """Modules with few tests that take a minute: they build or copy an image, or start several agents."""
 
 
@@ -40,7 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=foreign)
     items[:] = [item for item in items if item not in foreign]
     sizes = Counter(item.path.stem for item in items)
-    items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[item.path.stem], item.path.stem))
+
+    def turn(item: pytest.Item) -> tuple[int, int, str]:
+        name = item.path.stem
+        return LONG.index(name) if name in LONG else len(LONG), -sizes[name], name
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
