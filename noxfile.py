@@ -101,7 +101,8 @@ def build(session: nox.Session) -> None:
 @nox.parametrize("variant", VARIANTS, ids=VARIANTS)
 def image_tests(session: nox.Session, variant: str) -> None:
     """Test live containers of an image that was built."""
-    tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY, "-n", "4", "--dist", "loadscope"]
+    tests = ["pytest", "tests/image", "--variant", variant, "--ignore", PARITY]
+    tests += ["-n", "4", "--dist", "loadscope", "--no-loadscope-reorder"]  # tests/image/conftest.py orders the modules
     if session.posargs:
         _run(session, *tests, *session.posargs)
     else:  # what passed all tests may be pushed
@@ -120,7 +121,11 @@ def parity_tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bridge_tests(session: nox.Session) -> None:
-    """Test the host's Claude for containers: calls, attacks, both SDKs, load."""
+    """Test the host's Claude for containers: calls, attacks, both SDKs, load; `-- --complete` runs all rows with all.
+
+    Without it, the rows of a table run with the newest CLI and the image prod, and some with others
+    (tests/support/rows.py).
+    """
     _run(session, "pytest", "tests/bridge", "-n", "3", "--dist", "worksteal", *session.posargs)
 
 
@@ -128,7 +133,8 @@ def bridge_tests(session: nox.Session) -> None:
 def fidelity_tests(session: nox.Session) -> None:
     """Compare Claude Code over the bridge with the same CLI plain on the host; `-- --cli PATH` chooses another CLI.
 
-    What the plain CLI does is recorded as hashes (tests/fidelity/record.py). `-- --complete` runs it in all projects.
+    What the plain CLI does is recorded as hashes (tests/fidelity/record.py). `-- --complete` runs it in all projects,
+    and the oldest version as well.
     """
     _run(session, "pytest", "tests/fidelity", "-n", "2", *session.posargs)
 

@@ -10,6 +10,7 @@ import docker.errors
 import pytest
 
 from pipeline.build.image import REPOSITORY, VARIANTS
+from tests.support import rows
 from tests.support.bridge_cli import NEWEST, VERSIONS
 from tests.support.bridge_host import BridgeHost, HostMaker, Place, bridge_host, need_bubblewrap
 from tests.support.fake_messages_api import echo
@@ -67,12 +68,21 @@ def real(real_host: RealHost) -> RealHost:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
+    parser.addoption("--complete", action="store_true", help="run all rows with all versions and both images")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     need_bubblewrap(
         config, "the bridge's tests give workspaces to the image's user: run `sudo bin/nox -s bridge_tests`"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the rows that only a complete run has (tests/support/rows.py)."""
+    if not config.getoption("--complete") and not any("::" in word for word in config.args):
+        chosen = rows.sample(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))

@@ -143,11 +143,16 @@ SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+MARKED = {"byte-order mark", "both"}
+"""Versions differ in these."""
+
 HEADLESS = {"empty head first", "line feeds first"}
 """With these spellings neither the CLI nor the policy finds front matter, so the agent does not exist."""
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    "spelling", [pytest.param(name, marks=pytest.mark.every_row if name in MARKED else ()) for name in SPELLINGS]
+)
 def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling: str) -> None:
     """The policy reads all front matter that the CLI reads. Otherwise hooks in it would run without any check. The
     policy makes these run in the container. Unread, they would start a program of the namespace, and leave nothing."""
@@ -161,8 +166,8 @@ def test_head_of_an_agent_is_judged_in_every_spelling(confined: Range, spelling:
         Use("Bash", {"command": "true", "description": "x"}),
         Say("done"),
     )
-    marks = SPELLINGS[spelling](b"").startswith(b"\xef\xbb\xbf")
-    knows = spelling not in HEADLESS and not (marks and VERSIONS[0] in confined.real.cli)  # which knows no mark
+    # the oldest version knows no byte-order mark
+    knows = spelling not in HEADLESS and not (spelling in MARKED and VERSIONS[0] in confined.real.cli)
     confined.call("-p", "hi you", "--agent", "x", "--dangerously-skip-permissions", code=0 if knows else 1, asks=knows)
     confined.call("-p", "hi you", "--dangerously-skip-permissions")
     # the CLI takes the hooks in a head that is no YAML for a text
@@ -713,9 +718,12 @@ def test_bare_call_has_no_key_of_the_host(confined: Range) -> None:
 SLASH = ["/config theme=light", "/heapdump", "/mcp", "/plugin", "/permissions", "/login"]
 
 
-def test_slash_command_acts_on_nothing(field: Range) -> None:
-    for command in SLASH:
-        field.call("-p", command, asks=False)
+@pytest.mark.parametrize("command", SLASH)
+def test_slash_command_acts_on_nothing(field: Range, command: str) -> None:
+    field.call("-p", command, asks=False)
+
+
+def test_slash_commands_of_a_conversation_act_on_nothing(field: Range) -> None:
     field.call(*STREAM, stdin=b"".join(user(command) for command in SLASH), asks=False)
     field.real.api.part = in_turn(Use("Glob", {"pattern": "**/*.heapsnapshot", "path": "/"}), Say("done"))
     field.call("-p", "look", "--allowedTools", "Glob")
@@ -820,7 +828,7 @@ def test_gateway_name_in_an_error_leads_to_nothing(confined: Range, kind: str) -
         running.stdin.write(ask("mcp_set_servers", servers={"x": {"type": kind, "url": f"{url}/admin/keys?all=1"}}))
         running.stdin.write(user("go on"))
         running.stdin.flush()
-        _, out, _ = running.end(timeout=50)
+        _, out, _ = running.end(timeout=90)
     answers = [m for m in messages(out) if m["type"] == "control_response"]
     assert "names in .invalid are the bridge's own" in json.dumps(answers)
     assert len(confined.real.api.prompts[-1].results) == 2

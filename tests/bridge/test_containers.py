@@ -211,7 +211,7 @@ def test_interface_in_the_agent_s_session(box: Box, newest_host: RealHost) -> No
         return bool(re.search(pattern, box.agent.tmux("capture-pane", "-p")))
 
     def wait_for(pattern: str) -> None:
-        wait_until(lambda: shows(pattern), 20, pattern)
+        wait_until(lambda: shows(pattern), 90, pattern)
 
     def has_left() -> bool:
         terminal.type(b"\x03")
@@ -236,4 +236,4 @@ def test_interface_in_the_agent_s_session(box: Box, newest_host: RealHost) -> No
         terminal.type(b"\r")
         terminal.wait("\x1b]52;")
         terminal.wait(base64.b64encode(b"heard: and beavers").decode())
-        wait_until(has_left, 20, "the shell")
+        wait_until(has_left, 90, "the shell")

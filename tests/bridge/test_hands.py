@@ -18,7 +18,7 @@ from tests.support.bridge_host import SECRET, Place
 from tests.support.fake_messages_api import Say, Use, in_turn
 from tests.support.real_host import RealHost
 from tests.support.stream_json import STREAM, ask, messages, read, user
-from tests.support.tool_calls import FREE, GONE_WITHIN_S, SERVER, WAIT, alive, bash, gone, write
+from tests.support.tool_calls import FREE, GONE_WITHIN_S, SERVER, STARTED_WITHIN_S, WAIT, alive, bash, gone, write
 from tests.support.waiting import wait_until
 
 
@@ -27,60 +27,82 @@ def tell(real: RealHost, place: Place, *commands: str) -> list[str]:
     real.api.part = in_turn(*(bash(command) for command in commands), Say("done"))
     done = place.run("-p", "go on", FREE)
     assert done.returncode == 0, done.stderr
-    return real.api.prompts[-1].results
+    told = real.api.prompts[-1].results
+    assert len(told) == len(commands)
+    return told
 
 
 # What runs, and where
 
-
-def test_command_runs_in_the_container(real: RealHost) -> None:
-    (told,) = tell(real, real.place(), "ls /; pwd")
-    assert "app" in told.split()
-    assert "claude" not in told.split()
-    assert told.split()[-1] == "/workspace"
-
-
-def test_command_s_files_belong_to_the_workspace(real: RealHost) -> None:
-    place = real.place()
-    tell(real, place, "echo made > made.txt")
-    assert (place.workspace / "made.txt").read_text() == "made\n"
-
-
-def test_exit_code_and_both_outputs(real: RealHost) -> None:
-    (told,) = tell(real, real.place(), "echo out; echo err >&2; exit 7")
-    assert told.startswith("Exit code 7")
-    assert {"out", "err"} <= set(told.split())
+COMMANDS = {
+    "place": "ls /; pwd",
+    "file": "echo made > made.txt",
+    "code": "echo out; echo err >&2; exit 7",
+    "leaves": "cd /app && pwd",
+    "is back": "pwd",
+    "enters": "mkdir sub && cd sub",
+    "persists": "pwd",
+    "large": "head -c 5000000 /dev/zero | tr '\\0' x",
+    "environment": "env",
+    "goes on": "(sleep 0.3; echo late > late.txt) & echo begun",
+    "went on": "until test -s late.txt; do sleep 0.1; done; cat late.txt",
+    "input": "cat; echo over",
+}
+"""These run in one conversation, because Claude Code starts each of them separately."""
 
 
-def test_directory_persists(real: RealHost) -> None:
-    place = real.place()
-    (place.workspace / "sub").mkdir()
-    assert tell(real, place, "cd sub", "pwd")[1] == "/workspace/sub"
+@pytest.fixture(scope="module")
+def told(real_host: RealHost) -> dict[str, str]:
+    """What Claude is given of each command; of `file`, what is in the file."""
+    place = real_host.place()
+    real_host.api.requests.clear()
+    results = dict(zip(COMMANDS, tell(real_host, place, *COMMANDS.values()), strict=True))
+    return {**results, "file": (place.workspace / "made.txt").read_text()}
 
 
-def test_directory_outside_of_the_workspace_is_left_again(real: RealHost) -> None:
-    first, second = tell(real, real.place(), "cd /app && pwd", "pwd")
-    assert first.startswith("/app")
-    assert second == "/workspace"
+def test_command_runs_in_the_container(told: dict[str, str]) -> None:
+    names = told["place"].split()
+    assert "app" in names
+    assert "claude" not in names
+    assert names[-1] == "/workspace"
 
 
-def test_five_megabytes(real: RealHost) -> None:
-    (told,) = tell(real, real.place(), "head -c 5000000 /dev/zero | tr '\\0' x")
-    assert "xxxxxxxx" in told
+def test_command_s_files_belong_to_the_workspace(told: dict[str, str]) -> None:
+    assert told["file"] == "made\n"
 
 
-def test_environment_is_the_container_s_and_holds_no_secret(real: RealHost) -> None:
-    (told,) = tell(real, real.place(), "env")
-    assert "CLAUDECODE=1" in told
-    assert SECRET not in told
+def test_exit_code_and_both_outputs(told: dict[str, str]) -> None:
+    assert told["code"].startswith("Exit code 7")
+    assert {"out", "err"} <= set(told["code"].split())
+
+
+def test_directory_persists(told: dict[str, str]) -> None:
+    assert told["persists"] == "/workspace/sub"
+
+
+def test_directory_outside_of_the_workspace_is_left_again(told: dict[str, str]) -> None:
+    assert told["leaves"].startswith("/app")
+    assert told["is back"] == "/workspace"
+
+
+def test_five_megabytes(told: dict[str, str]) -> None:
+    assert "xxxxxxxx" in told["large"]
+
+
+def test_environment_is_the_container_s_and_holds_no_secret(told: dict[str, str]) -> None:
+    assert "CLAUDECODE=1" in told["environment"]
+    assert SECRET not in told["environment"]
     for name in ("ANTHROPIC", "PROXY", "CLAUDE_CONFIG_DIR", "MESSAGING", "DESCRIPTOR"):
-        assert name not in told
+        assert name not in told["environment"]
 
 
-def test_background_command_outlives_the_one_that_left_it(real: RealHost) -> None:
-    first, second = tell(real, real.place(), "(sleep 0.3; echo late > late.txt) & echo begun", "sleep 1; cat late.txt")
-    assert first == "begun"
-    assert second == "late"
+def test_background_command_outlives_the_one_that_left_it(told: dict[str, str]) -> None:
+    assert told["goes on"] == "begun"
+    assert told["went on"] == "late"
+
+
+def test_command_that_waits_for_input_gets_its_end(told: dict[str, str]) -> None:
+    assert told["input"] == "over"
 
 
 def test_background_task(real: RealHost) -> None:
@@ -222,7 +244,7 @@ def test_interrupt_ends_the_command(real: RealHost, long_command: tuple[str, str
     with real.place().start(*STREAM, FREE) as running:
         running.stdin.write(user("go on"))
         running.stdin.flush()
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         running.stdin.write(ask("interrupt"))
         running.stdin.flush()
         gone(number)
@@ -236,7 +258,7 @@ def test_time_out_ends_the_command(real: RealHost, long_command: tuple[str, str]
     hook = {"type": "command", "command": command, "timeout": 1}
     write(place, ".claude/settings.json", {"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}})
     with place.start("-p", "go on") as running:
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         assert running.end()[0] == 0
         gone(number)
 
@@ -249,7 +271,7 @@ def test_client_s_end_ends_the_command(
     real.api.part = in_turn(bash(command), Say("done"))
     place = real.place()
     with place.start("-p", "go on", FREE) as running:
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         clients = [pid for pid, line in place.processes().items() if "/app/claude" in line and line[0] != "bwrap"]
         os.kill(min(clients), number_of_signal)  # the client's forked reaper has the same command line
         gone(number)
@@ -262,7 +284,7 @@ def test_cli_s_end_ends_the_command(real: RealHost, long_command: tuple[str, str
     real.api.part = in_turn(bash(command), Say("done"))
     place = real.place()
     with place.start("-p", "go on", FREE) as running:
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         for pid in place.cli():
             os.kill(pid, signal.SIGKILL)
         gone(number)
@@ -273,7 +295,7 @@ def test_server_s_end_ends_the_command(real: RealHost, long_command: tuple[str, 
     command, number = long_command
     real.api.part = in_turn(bash(command), Say("done"))
     with real.place().start("-p", "go on", FREE) as running:
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         real.host.end(signal.SIGKILL)
         try:
             gone(number)
@@ -301,7 +323,7 @@ def test_attack_on_the_executor_leaves_nothing(real: RealHost, attack: str) -> N
     place = real.place()
     real.api.part = in_turn(bash(attack.format(n=number)), bash("echo still here"), Say("done"))
     with place.start("-p", "go on", FREE) as running:
-        running.end(timeout=40)
+        running.end(timeout=STARTED_WITHIN_S)
         gone(number)
     wait_until(lambda: not real.host.calls(place), GONE_WITHIN_S, "the CLI to be gone")
     assert tell(real, place, "echo and again") == ["and again"]
@@ -309,9 +331,5 @@ def test_attack_on_the_executor_leaves_nothing(real: RealHost, attack: str) -> N
 
 def test_flood_of_output_is_bounded(real: RealHost) -> None:
     real.api.part = in_turn(bash("timeout 5 yes"), Say("done"))
-    done = real.place().run("-p", "go on", FREE, "--output-format", "json", timeout=60)
+    done = real.place().run("-p", "go on", FREE, "--output-format", "json")
     assert messages(done.stdout)[-1]["result"] == "done"
-
-
-def test_command_that_waits_for_input_gets_its_end(real: RealHost) -> None:
-    assert tell(real, real.place(), "cat; echo over") == ["over"]

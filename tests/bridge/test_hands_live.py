@@ -16,7 +16,7 @@ from tests.support.containers import Agents
 from tests.support.fake_messages_api import Say, Use, echo, in_turn
 from tests.support.real_host import RealHost
 from tests.support.screen import PROMPT, READY, SHELL, Screen, play_session
-from tests.support.tool_calls import FREE, GONE_WITHIN_S, SERVER, WAIT, alive, bash, gone, write
+from tests.support.tool_calls import FREE, GONE_WITHIN_S, SERVER, STARTED_WITHIN_S, WAIT, alive, bash, gone, write
 from tests.support.waiting import wait_until
 
 
@@ -68,7 +68,7 @@ def test_interrupt_in_the_middle_of_a_command(real_host: RealHost, box: Box) -> 
     real_host.api.part = in_turn(bash(f"setsid {WAIT.format(n=number)} & {WAIT.format(n=number)}"), Say("done"))
     stream = ("--output-format", "stream-json", "--verbose")
     with box.begin("claude-code", "-p", "go on", FREE, *stream) as process:
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         assert number.encode() in box.run("pgrep", "-af", "perl").stdout
         box.run("pkill", "-INT", "-f", "claude-code -p")
         gone(number)
@@ -101,8 +101,8 @@ def test_fork_bomb_stays_in_the_container(real_host: RealHost, agents: Agents) -
     before = len(real_host.host.children())
     process = subprocess.Popen(box.command("claude-code", "-p", "go on", FREE))
     try:
-        wait_until((box.place.workspace / "begun").exists, 20, "the command")
-        wait_until(lambda: len(box.processes()) > 250, 20, "many processes")
+        wait_until((box.place.workspace / "begun").exists, STARTED_WITHIN_S, "the command")
+        wait_until(lambda: len(box.processes()) > 250, STARTED_WITHIN_S, "many processes")
         assert len(real_host.host.children()) - before < 30, "and few of them are the host's"
         process.wait(60)
         wait_until(lambda: len(box.processes()) < 20, 2, "all processes of the call to be gone")
@@ -143,7 +143,7 @@ def test_agent_whose_command_is_claude(real_host: RealHost, agents: Agents, tmp_
     def screen() -> str:
         return box.run("tmux", "capture-pane", "-p", "-t", "agent").stdout.decode()
 
-    wait_until(lambda: READY in screen(), 30, "the interface")
+    wait_until(lambda: READY in screen(), STARTED_WITHIN_S, "the interface")
     assert "claude-code" in box.run("agent-status").stdout.decode()
     assert box.agent.get("/status")[1]["agent"]["runs"] == "claude-code"
     with terminal(box, tmp_path / "tmux") as person:
@@ -156,16 +156,20 @@ def test_agent_whose_command_is_claude(real_host: RealHost, agents: Agents, tmp_
         person.type("", "C-b", "d")
         person.wait("detached")
         box.run("tmux", "send-keys", "-t", "agent", "-l", "while away")
-        wait_until(lambda: "while away" in screen(), 10, "what was typed")
+        wait_until(lambda: "while away" in screen(), STARTED_WITHIN_S, "what was typed")
         box.run("tmux", "send-keys", "-t", "agent", "Enter")
-        wait_until(lambda: "heard: while away" in screen(), 20, "the answer")
+        wait_until(lambda: "heard: while away" in screen(), STARTED_WITHIN_S, "the answer")
         person.type("clear; tmux attach -t agent", "Enter")
         person.wait("heard: while away")
     box.agent.container.stop(timeout=30)
     box.agent.container.start()
     box.agent.wait_healthy()
-    wait_until(lambda: "/resume" in screen(), 30, "the offer to go on")
-    wait_until(lambda: [call["state"] for call in real_host.host.calls(box.place)] == ["idle"], 20, "one call, at rest")
+    wait_until(lambda: "/resume" in screen(), STARTED_WITHIN_S, "the offer to go on")
+    wait_until(
+        lambda: [call["state"] for call in real_host.host.calls(box.place)] == ["idle"],
+        STARTED_WITHIN_S,
+        "one call, at rest",
+    )
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])
@@ -174,7 +178,7 @@ def test_container_s_end_ends_the_call_and_its_command(real_host: RealHost, agen
     real_host.api.part = in_turn(bash(f"setsid {WAIT.format(n=number)} & {WAIT.format(n=number)}"), Say("done"))
     box = Box(agents, real_host.place())
     with box.begin("claude-code", "-p", "go on", FREE):
-        wait_until(lambda: alive(number), 20, "the command")
+        wait_until(lambda: alive(number), STARTED_WITHIN_S, "the command")
         getattr(box.agent.container, way)()
         gone(number)
         wait_until(lambda: not real_host.host.calls(box.place), GONE_WITHIN_S, "the CLI to be gone")

@@ -129,26 +129,31 @@ def told_of_the_host(field: Range) -> str:
     return said
 
 
-@pytest.mark.parametrize("path", OF_PROC)
-def test_link_to_what_the_kernel_tells(confined: Range, path: str) -> None:
-    """A link in the workspace is read, searched, mentioned and imported."""
-    (confined.place.workspace / "L").symlink_to(f"/proc/{path}")
-    (confined.place.workspace / "L.md").symlink_to(f"/proc/{path}")
+def test_links_to_what_the_kernel_tells(confined: Range) -> None:
+    """Links in the workspace are read, searched, mentioned and imported. All in one conversation, because the CLI
+    decides on each use separately."""
     (confined.place.workspace / "D").symlink_to("/proc/self")
-    confined.real.api.part = in_turn(
-        Use("Read", {"file_path": "/workspace/L"}),
-        Use("Read", {"file_path": f"/workspace/D/{Path(path).name}"}),
-        Use("Grep", {"pattern": ".", "path": "/workspace/L", "output_mode": "content"}),
-        Use("Grep", {"pattern": "SECRET|bwrap", "path": "/workspace/D/", "output_mode": "content"}),
-        Say("done"),
-    )
-    confined.call("-p", "look at @L and @/workspace/L.md", "--dangerously-skip-permissions")
-    assert len(confined.real.api.prompts[-1].results) == 4
+    uses, mentioned, imported = {}, "look at", ""
+    for number, path in enumerate(OF_PROC):
+        link, inside = f"/workspace/L{number}", f"/workspace/D/{Path(path).name}"
+        for suffix in ("", ".md"):
+            (confined.place.workspace / f"L{number}{suffix}").symlink_to(f"/proc/{path}")
+        uses[f"{path} by a link"] = Use("Read", {"file_path": link})
+        uses[f"{path} in a linked directory"] = Use("Read", {"file_path": inside})
+        uses[f"{path} searched"] = Use("Grep", {"pattern": ".", "path": link, "output_mode": "content"})
+        mentioned += f" @L{number} @{link}.md"
+        imported += f"@{link}\n@{link}.md @~/x\n@/proc/{path}\n@{inside}\n"
+    uses["all"] = Use("Grep", {"pattern": "SECRET|bwrap", "path": "/workspace/D/", "output_mode": "content"})
+    confined.real.api.part = in_turn(*uses.values(), Say("done"))
+    confined.call("-p", mentioned, "--dangerously-skip-permissions")
+    results = dict(zip(uses, confined.real.api.prompts[-1].results, strict=True))
+    place = str(confined.real.host.directory)
+    assert not [name for name, told in results.items() if place in told or "ANTHROPIC_BASE_URL=" in told]
     told_of_the_host(confined)
     confined.real.api.part = echo
-    memory = f"@/workspace/L\n@/workspace/L.md @~/x\n@/proc/{path}\n@/workspace/D/{Path(path).name}\n"
-    told = f"project\n/workspace\n/workspace/CLAUDE.md\n{memory}"
-    heard = RawClient(confined.place).call("-p", "hi you", memory=told)
+    heard = RawClient(confined.place).call(
+        "-p", "hi you", memory=f"project\n/workspace\n/workspace/CLAUDE.md\n{imported}"
+    )
     assert heard.code == 0
     confined.check(heard.stdout.decode())
     told_of_the_host(confined)
@@ -255,7 +260,7 @@ def test_pipe_in_the_workspace_holds_no_call(confined: Range, name: str, writer:
         listening.bind(str(workspace / "socket"))
         for pipe in pipes if writer else []:
             stack.callback(os.close, os.open(pipe, os.O_RDWR))
-        done = confined.place.run("-p", "use it", "--dangerously-skip-permissions", timeout=25)
+        done = confined.place.run("-p", "use it", "--dangerously-skip-permissions", timeout=90)
     if done.returncode == 125:
         assert b"reads a pipe in the workspace" in done.stderr
     else:
@@ -264,7 +269,7 @@ def test_pipe_in_the_workspace_holds_no_call(confined: Range, name: str, writer:
 
 def test_mention_of_a_pipe_holds_no_call(confined: Range) -> None:
     os.mkfifo(confined.place.workspace / "pipe")
-    done = confined.place.run("-p", "look at @pipe", timeout=25)
+    done = confined.place.run("-p", "look at @pipe", timeout=90)
     assert done.returncode in (0, 125)
 
 

@@ -35,6 +35,9 @@ from tests.support.fake_messages_api import FakeMessagesApi, Reply, Request, Say
 from tests.support.planted import PROTECTED, REMAINING, TRICKS, Plant, Project, marker
 from tests.support.tool_calls import FREE
 
+pytestmark = pytest.mark.every_row
+"""Nearly all rows look at what one fixture has done."""
+
 WRITERS = ("claude", "shell")
 
 
@@ -127,21 +130,20 @@ def host_with_claude(directory: Path, url: str) -> Iterator[None]:
 
 @contextmanager
 def running(image: str, workspace: Path, *, in_clone: bool = False) -> Iterator[tuple[docker.DockerClient, str]]:
-    """Run an agent as `up` does. Yields its name."""
+    """Run an agent as `up` does. Yields its name. What it says is shown when a test fails."""
     name = f"planted-{uuid.uuid4().hex[:8]}"
     variant = next(one for one in VARIANTS.values() if one.tag == image.rpartition(":")[2])
     owner = Owner(OWNER, OWNER)
-    said: list[str] = []
     with closing(docker.from_env()) as client, pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "REPOSITORY", image.rpartition(":")[0])
-        made = clones.make(client, variant.reference, name, workspace, owner, (), said.append) if in_clone else None
-        mount = bridge.for_agent(name, made.workspace if made else workspace, said.append)
+        made = clones.make(client, variant.reference, name, workspace, owner, (), print) if in_clone else None
+        mount = bridge.for_agent(name, made.workspace if made else workspace, print)
         try:
-            compose.up(client, variant, name, workspace, owner, said.append, mount, clone=made)
+            compose.up(client, variant, name, workspace, owner, print, mount, clone=made)
             yield client, name
         finally:
-            compose.down(client, [name], said.append)
-            clones.end(name, said.append, remove_it=True)
+            compose.down(client, [name], print)
+            clones.end(name, print, remove_it=True)
             client.volumes.get(ps.volume_name(name)).remove()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from pipeline.build.image import VARIANTS
 from pipeline.errors import Problem
 from tests.support.containers import compose_project
 
+LONG = ("test_examples", "test_other_engines", "test_engine_restart", "test_clone", "test_fleet")
+"""Modules with few tests that take a minute: they build or copy an image, or start several agents."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--variant", choices=list(VARIANTS), default="prod", help="which image to test")
@@ -30,11 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of the other variant."""
+    """Leave out tests of the other variant. Begin with the modules that take long, so that none is alone at the end."""
     chosen = config.getoption("--variant")
     foreign = [item for item in items if any(mark.args[0] != chosen for mark in item.iter_markers("variant"))]
     config.hook.pytest_deselected(items=foreign)
     items[:] = [item for item in items if item not in foreign]
+    sizes = Counter(item.path.stem for item in items)
+
+    def turn(item: pytest.Item) -> tuple[int, int, str]:
+        name = item.path.stem
+        return LONG.index(name) if name in LONG else len(LONG), -sizes[name], name
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from pipeline.agents.compose import PROJECT_LABEL
 from tests.support.cleanup import remove_orphans
 from tests.support.containers import LABEL, SESSION
 
+pytestmark = pytest.mark.variant("prod")  # what is tested is this machine's side
+
 
 @pytest.mark.parametrize("alive", [True, False], ids=["its maker lives", "its maker is gone"])
 def test_project_of_a_run_goes_with_its_maker(client: docker.DockerClient, image: str, alive: bool) -> None:

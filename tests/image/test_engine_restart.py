@@ -9,6 +9,7 @@ import pytest
 from tests.support.second_engine import SecondEngine, second_engine
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.variant("prod")  # what is tested is the engine
 POLICY = {"Name": "unless-stopped"}
 COMES_BACK_S = 60
 

@@ -40,6 +40,9 @@ from tests.support import certificate, schemas
 from tests.support.containers import Agent
 from tests.support.waiting import wait_until
 
+of_this_machine = pytest.mark.variant("prod")
+"""What is tested is this machine's side, which is one for both variants."""
+
 UID = 1000
 OWN = ("Binds", "Mounts", "NetworkMode", "PortBindings", "ContainerIDFile")
 """These differ between containers. Everything else that the engine shows must come from compose.yaml."""
@@ -101,6 +104,7 @@ def test_up_is_as_tight_as_the_template(person: Person, shared_agent: Container,
     assert found["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
 
 
+@of_this_machine
 def test_up_again_leaves_a_running_agent_alone(person: Person) -> None:
     first = person.up()
     second = person.up()
@@ -108,6 +112,7 @@ def test_up_again_leaves_a_running_agent_alone(person: Person) -> None:
     assert f"agent {person.name} runs already" in person.told
 
 
+@of_this_machine
 def test_up_starts_a_stopped_agent_again(person: Person) -> None:
     first = person.up()
     first.stop()
@@ -115,6 +120,7 @@ def test_up_starts_a_stopped_agent_again(person: Person) -> None:
     assert not [line for line in person.told if "replaced" in line]
 
 
+@of_this_machine
 def test_folders_of_one_name_have_agents_of_their_own(
     person: Person, image: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +159,7 @@ def test_folders_of_one_name_have_agents_of_their_own(
     assert person.client.containers.get(again.container).exec_run(["cat", "/agent/record"]).output == b"kept\n"
 
 
+@of_this_machine
 def test_any_name_of_a_folder_can_be_the_workspace(person: Person) -> None:
     odd = "a:b, $c ${AGENT_NAME} é '\"` \\ [x] #~\t\u3000\u2028\x0c "
     folder = person.workspace(odd)
@@ -190,6 +197,7 @@ def test_workspace_that_was_replaced_is_told_by_health_and_mended_by_up(person: 
     assert third.attrs["State"]["StartedAt"] == second.attrs["State"]["StartedAt"]
 
 
+@of_this_machine
 def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person) -> None:
     """The old container is made as `up` of 0.1.0 made it: through the engine's API, with the same names and labels."""
     workspace = person.workspace()
@@ -210,6 +218,7 @@ def test_agent_of_an_earlier_version_is_taken_over_with_its_data(person: Person)
     assert now.attrs["HostConfig"]["ReadonlyRootfs"]
 
 
+@of_this_machine
 def test_down_leaves_the_volumes_and_no_container(person: Person) -> None:
     person.up()
     person.down()
@@ -222,6 +231,7 @@ def invoke(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([ROOT / "bin" / "invoke", *words], capture_output=True, text=True, timeout=120)
 
 
+@of_this_machine
 def test_programs_see_what_an_agent_does_and_wait_for_it(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its command ends when a file is there. The documents are all that is printed."""
     monkeypatch.setenv("AGENT_COMMAND", "until test -e /workspace/go; do sleep 0.1; done")
@@ -276,6 +286,7 @@ def watch_twice(name: str) -> None:
     assert b"Traceback" not in seen
 
 
+@of_this_machine
 def test_limits_come_from_the_environment_as_for_compose(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENT_MEMORY", "1g")
     monkeypatch.setenv("AGENT_SHM_SIZE", "256m")
@@ -292,6 +303,7 @@ def test_agent_that_does_not_become_healthy_is_told_with_its_last_words(
         person.up()
 
 
+@of_this_machine
 @pytest.mark.parametrize("broken", ["workspace", "image"])
 def test_agent_that_cannot_be_started_is_told_why(person: Person, broken: str) -> None:
     workspace = person.workspace()
@@ -340,6 +352,7 @@ def test_image_made_from_ours_is_run_and_replaced_by_ours(
     assert second.exec_run(["cat", "/agent/record"]).output == b"kept\n"
 
 
+@of_this_machine
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -360,12 +373,14 @@ def test_image_that_is_no_agent_is_refused_with_a_line(
         derived.require(client, reference, VARIANTS["prod"])
 
 
+@of_this_machine
 @pytest.mark.parametrize("reference", ["magents/nosuch:image", "No Name", "sha256:" + "0" * 64])
 def test_image_that_is_not_here_is_told(client: docker.DockerClient, reference: str) -> None:
     with pytest.raises(Problem, match=rf"^image {reference} is not on this machine, .*$"):
         derived.require(client, reference, VARIANTS["prod"])
 
 
+@of_this_machine
 def test_port_that_another_took_in_the_meantime_is_no_obstacle(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -65,7 +65,7 @@ class Range:
         With `asks`, the model must have been asked: a case that never gets that far proves nothing.
         """
         before = len(self.real.api.prompts)
-        done = self.place.run(*argv, stdin=stdin, env=env, timeout=50)
+        done = self.place.run(*argv, stdin=stdin, env=env)
         said = (done.stdout + done.stderr).decode("utf-8", "replace")
         assert done.returncode == code, said
         assert not asks or len(self.real.api.prompts) > before, f"the model was never asked: {said}"
@@ -93,7 +93,7 @@ class Range:
         environment.setdefault("ANTHROPIC_BASE_URL", self.real.api.url)
         words = [self.real.cli, *argv]
         subprocess.run(
-            words, cwd=self.place.workspace, env=environment, input=stdin, capture_output=True, timeout=50, check=False
+            words, cwd=self.place.workspace, env=environment, input=stdin, capture_output=True, timeout=120, check=False
         )
 
 

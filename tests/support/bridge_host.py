@@ -63,7 +63,7 @@ class Place:
         options: tuple[str, ...] = (),
         cwd: str = "/workspace",
         env: dict[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = 120,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the wrapper to its end. Without `stdin` it gets an empty one."""
         words = [os.fsencode(word) for word in self.claude(options=options, cwd=cwd)]

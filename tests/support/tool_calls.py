@@ -13,6 +13,8 @@ from tests.support.waiting import wait_until
 
 FREE = "--dangerously-skip-permissions"
 GONE_WITHIN_S = 2.0
+STARTED_WITHIN_S = 90.0
+"""Seconds for the start of a real CLI and what it does first. It takes one, but twenty beside a heavy load."""
 SERVER = """
 import json, os, sys
 for line in sys.stdin:
