@@ -18,7 +18,7 @@ import docker
 import yaml
 
 from tests.bench import plots
-from tests.bench.figures import Figure
+from tests.bench.figures import Figure, sizes
 from tests.support.bridge_cli import NEWEST
 from tests.support.bridge_host import descendants
 from tests.support.fake_messages_api import Reply, Request, Say
@@ -53,17 +53,17 @@ class Row:
 def measure(_: docker.DockerClient) -> Iterator[Figure]:
     """Print the figures of each size, and keep them for the plot."""
     kept: list[Row] = []
-    for size in SIZES:
+    for size in sizes(SIZES):
         with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="sessions-") as directory:
             Path(directory).chmod(0o755)
             kept.append(_row(Path(directory), size))
+        plots.keep("sessions", kept)  # each time, as a later size may fail
         row = kept[-1]
         of = f"{size} interactive session{'s' * (size > 1)}"
         yield Figure(f"{of}: memory of one, awake", row.awake_mb / size, "MB", 250)
         yield Figure(f"{of}: memory asleep / awake", row.asleep_mb / row.awake_mb, "x", 0.3)
         yield Figure(f"{of}: slowest answer of {min(AT_WORK, size)} at work", row.slowest_s, "s", 30)
         yield Figure(f"{of}: from a key until the screen is back", row.wake_s, "s", 2)
-    plots.keep("sessions", kept)
 
 
 def _row(directory: Path, size: int) -> Row:
