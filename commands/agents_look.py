@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from json import dumps as to_json
 
 import docker
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from commands.output import UNLIMITED, exit_with, print_table, problems_as_exit, table, text
-from pipeline.agents import names, overview
+from pipeline.agents import names, overview, ps
 from pipeline.agents import wait as waiting
 from pipeline.agents.overview import Overview
 from pipeline.bootstrap import engine
@@ -118,15 +119,14 @@ def _span(seconds: float) -> str:
     },
 )
 def wait(_: Context, name: list[str], until: str = "idle", timeout: str = "", json: bool = False) -> None:
-    """Wait for agents. Exit: 0 reached, 1 can no longer be, 124 timeout."""
+    """Wait for agents. Exit: 0 reached, 1 cannot be, 3 not started, 124 timeout."""
     with problems_as_exit():
         limit_s = waiting.check(until, timeout)
         with engine.connected() as client:
             wanted = list(dict.fromkeys(name)) or [names.meant(client, "")]
-            if unknown := [one for one, agent in overview.some(client, wanted).items() if agent is None]:
-                there = ", ".join(each.name for each in overview.every(client)) or "none"
-                raise Problem(f"there is no agent {', '.join(unknown)} (there are: {there})", 64)
-            outcome = waiting.wait(lambda: overview.some(client, wanted, ask=until == waiting.HEALTHY), until, limit_s)
+            ps.refuse_unknown(client, [one for one, found in overview.some(client, wanted).items() if found is None])
+            look = partial(overview.some, client, wanted, ask=until == waiting.HEALTHY)
+            outcome = waiting.wait(look, until, limit_s, names.is_busy)
         if json:
             print(to_json(outcome.as_json()))
             exit_with(outcome.code)

@@ -138,9 +138,8 @@ def down(
             chosen = ending.every(client)
         elif name:
             chosen = list(dict.fromkeys(name))
-            for one in chosen:
-                if not ending.known(client, one) and not (remove_clone and clones.is_here(one)):
-                    ps.require(client, one)
+            there = [one for one in chosen if ending.known(client, one) or (remove_clone and clones.is_here(one))]
+            ps.refuse_unknown(client, [one for one in chosen if one not in there], "stopped" if there else "")
         else:
             chosen = [names.meant(client, "")]
         if volumes and not yes and chosen:

@@ -91,6 +91,8 @@ class Reporter:
         if not agent.is_command:
             shown["session"] = SESSION
         shown["restarts"] = agent.restarts
+        if agent.last_exit:
+            shown["last_exit_at"] = agent.last_exit["at"]
         return (200 if status in ("healthy", "degraded") else 503), {
             "status": status,
             "agent": shown,

@@ -29,7 +29,7 @@ from pipeline.agents import host as hosts
 from pipeline.agents.clone import STORE, Clone
 from pipeline.agents.logs import plain
 from pipeline.agents.workspace import Owner
-from pipeline.build import image
+from pipeline.build import derived, image
 from pipeline.errors import NO_DOCKER_COMMAND, Problem
 from pipeline.files import ROOT
 from pipeline.reporting import Say
@@ -46,10 +46,23 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ANSWER_S = 5  # a disk that needs longer hangs
 PAUSED = "paused"
 NOT_CHOSEN = "0s"
-PROBE = {"interval": "90s", "retries": 2, "start_interval": "0.4s"}
-"""How the engine asks for health, where neither the environment nor .env says it. Each time costs 75 ms: for a hundred
-agents the image's 10 s would take most of a processor, and its 0.1 s at the start half of what a start needs. The
-supervisor itself looks every 3 s and mends what it can; an agent that fails counts as unhealthy after three minutes."""
+PATIENCE_S = 15
+PROBE = {
+    "test": ["CMD", derived.PROBE, str(PATIENCE_S)],
+    "interval": "150s",
+    "timeout": "30s",
+    "retries": 1,
+    "start_interval": "0.4s",
+}
+"""How the engine asks for health, where neither the environment nor .env says it. Each time costs 70 ms: for a hundred
+agents the image's 10 s would take most of a processor, and its 0.1 s at the start half of what a start needs. So the
+engine asks seldom and once, and the probe in the container asks again and again for `PATIENCE_S`, while the supervisor,
+which looks every 3 s, mends what it can. An agent that stays broken counts as unhealthy after less than three minutes.
+"""
+RESTART = "always"
+"""The engine's policy for agents of `up`. With the template's `unless-stopped` they would stay away after it was
+killed: when it starts again, it first stops what still runs, and then takes that for a person's wish. A person ends an
+agent by `agents.down`, which leaves no container."""
 STOP_S = 30  # as the template's stop_grace_period
 CONFLICT = 409
 REMOVING = "already in progress"
@@ -360,6 +373,7 @@ def _project(
         },
         service={
             "container_name": ps.container_name(name),
+            "restart": RESTART,
             "hostname": name,
             "labels": labels,
             "environment": {"AGENT_NAME": name},

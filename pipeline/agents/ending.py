@@ -125,6 +125,7 @@ def _down_one(client: docker.DockerClient, name: str, say: Say, what: Ending, us
         _remove_volume(client, volume)
     if record:
         records.remove(record)  # last, as it tells a next call what to remove
+    names.forget_lock(name)
     return f"agent {name} {stopped}; {volume or 'its volume'} and its conversations are removed"
 
 

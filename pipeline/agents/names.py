@@ -123,8 +123,22 @@ def claim_each(
 @contextmanager
 def busy_with(name: str, say: Say) -> Iterator[int]:
     """Let one command after another start or end the agent `name`. Yields the descriptor of the lock (`turn`)."""
-    with records.turn(f"{name}.lock", say) as lock:
+    with records.turn(_lock_of(name), say) as lock:
         yield lock
+
+
+def is_busy(name: str) -> bool:
+    """Say whether a command of this user is at work on the agent `name`."""
+    return records.is_taken(_lock_of(name))
+
+
+def forget_lock(name: str) -> None:
+    """Remove the file of the lock of an agent that is gone. Its lock must be held."""
+    records.remove_lock(_lock_of(name))
+
+
+def _lock_of(name: str) -> str:
+    return f"{name}.lock"
 
 
 def _of(known: list[Agent], folder: Path) -> list[Agent]:
@@ -258,8 +272,8 @@ def several(client: docker.DockerClient, chosen: Sequence[str], *, every: bool) 
         raise Problem("--all means every agent; name some, or leave the names out", 64)
     if every:
         return ps.names(client)
-    for name in chosen:
-        ps.require(client, name)
+    unknown = [name for name in dict.fromkeys(chosen) if ps.find(client, name) is None]
+    ps.refuse_unknown(client, unknown, "done" if len(set(chosen)) > len(unknown) else "")
     return list(dict.fromkeys(chosen)) or [meant(client, "")]
 
 

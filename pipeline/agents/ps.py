@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 
 import docker
 import docker.errors
@@ -72,10 +73,20 @@ def require(client: docker.DockerClient, name: str) -> Container:
     """Return the container of the agent `name`. When there is none, raises a `Problem` that lists the agents."""
     container = find(client, name)
     if container is None:
-        raise Problem(
-            f"there is no agent {name} (there are: {', '.join(names(client)) or 'none'}); run `bin/invoke up`", 64
-        )
+        raise _unknown(client, [name], "")
     return container
+
+
+def refuse_unknown(client: docker.DockerClient, unknown: Sequence[str], done: str = "") -> None:
+    """Raise a `Problem` for names that no agent has. `done` is what therefore was not done to others, if there are."""
+    if unknown:
+        raise _unknown(client, unknown, done)
+
+
+def _unknown(client: docker.DockerClient, unknown: Sequence[str], done: str) -> Problem:
+    there = ", ".join(names(client)) or "none"
+    more = f", so nothing was {done}; leave that name out" if done else "; run `bin/invoke up`"
+    return Problem(f"there is no agent {', '.join(unknown)} (there are: {there}){more}", 64)
 
 
 def every(client: docker.DockerClient) -> list[Container]:

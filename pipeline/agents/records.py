@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline import bridge
 from pipeline.agents.settings import Settings
@@ -108,10 +109,39 @@ def turn(file: str, say: Say) -> Iterator[int]:
 
     A process that inherits the descriptor holds the lock as well, also after this one was killed.
     """
-    with (_directory() / file).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another command is at work on this; waiting for it ...")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
+    path = _directory() / file
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another command is at work on this; waiting for it ...")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_at(lock, path):
+                continue  # it was removed with its agent (`remove_lock`), so it keeps nobody out
+            yield lock.fileno()
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def is_taken(file: str) -> bool:
+    """Say whether a command of this user is at the thing (`turn`)."""
+    try:
+        with (_directory() / file).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def remove_lock(file: str) -> None:
+    """Remove the file of a lock that this process holds. Those who wait for it take a new one."""
+    (_directory() / file).unlink(missing_ok=True)

@@ -7,8 +7,9 @@ the calls of its Claude. What the agent says of itself is text from a container,
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -86,6 +87,8 @@ class Report:
     """Its command or shell, in words, or what is wrong with it."""
     restarts: int = 0
     """How often its command or shell was started again since the container started."""
+    ended: float | None = None
+    """When its command or shell ended last."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Facts:
     has_command: bool = False
     """Whether it runs AGENT_COMMAND, not a shell."""
     report: Report = Report()
+    failing: float | None = None
+    """Since when the engine's probes have failed, as far as it remembers."""
 
     def updated(self, report: Report) -> Facts:
         """Return the facts after the agent was asked itself. `report` is empty if it gave no answer."""
@@ -121,6 +126,7 @@ class State:
     """The state of an agent.
 
     `why` says more in words, for `waiting_for_person` for what. `is_final` means that nothing will change it by itself.
+    `was_started` is False while its container was made only: a command that starts it goes on, or was killed.
     """
 
     name: str
@@ -128,6 +134,7 @@ class State:
     why: str = ""
     ahead: int | None = None
     is_final: bool = False
+    was_started: bool = True
 
     @property
     def words(self) -> str:
@@ -147,15 +154,15 @@ def state_of(facts: Facts, calls: Iterable[Call] = ()) -> State:
     if facts.health == "starting" or report.phase == "starting":
         return State(STARTING, facts.started)
     if report.state == "restarting":
-        return State(FAILED, None, report.detail)
+        return State(FAILED, report.ended, report.detail)
     call = _foremost(calls)
     is_finished = report.state == "finished"
     if call and not (is_finished and call.state in (IDLE, ASLEEP)):
         return State(OF_CALL[call.state], call.since, call.waits_for, call.ahead)
     if is_finished:
-        return State(FINISHED, is_final=True)
+        return State(FINISHED, report.ended, is_final=True)
     if facts.health == "unhealthy":
-        return State(UNHEALTHY, None, report.detail)
+        return State(UNHEALTHY, facts.failing, report.detail)
     return State(WORKING if facts.has_command else IDLE, facts.started)
 
 
@@ -168,7 +175,7 @@ def _not_running(facts: Facts) -> State:
     if facts.status in ("exited", "dead") and facts.exit_code:
         return State(FAILED, facts.finished, ended, is_final=True)
     if facts.status == "created":
-        return State(STOPPED, None, "it was made and is not started")
+        return State(STOPPED, None, "it was made and is not started", was_started=False)
     why = "" if facts.status == "exited" else f"its container is {facts.status}"
     return State(STOPPED, facts.finished, why, is_final=True)
 
@@ -194,6 +201,7 @@ def facts_of(attrs: Mapping[str, Any]) -> Facts:
         health=str(health.get("Status") or "none"),
         started=_time(state.get("StartedAt")),
         finished=_time(state.get("FinishedAt")),
+        failing=_failing_since(probes),
         has_command=any(each.startswith("AGENT_COMMAND=") and each[14:] for each in attrs["Config"].get("Env") or ()),
         report=report_of(str(probes[-1].get("Output", ""))),
     )
@@ -210,6 +218,7 @@ def report_of(output: str) -> Report:
             state=_text(agent["state"]),
             detail=_text(check["detail"]).removeprefix(f"{agent['state']}: "),
             restarts=_count(agent["restarts"]),
+            ended=_time(agent.get("last_exit_at")),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return (
@@ -237,6 +246,12 @@ def _call(said: Mapping[str, Any]) -> Call:
         prompts=int(said["prompts"]),
         nested=bool(said["nested"]),
     )
+
+
+def _failing_since(probes: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return when the first of the probes began that failed without a good one after it."""
+    failed = list(itertools.takewhile(lambda each: each.get("ExitCode"), reversed(probes)))
+    return _time(failed[-1].get("Start")) if failed else None
 
 
 def _time(text: object) -> float | None:

@@ -90,7 +90,8 @@ def update(
 ) -> None:
     """Move agents to the newest image of their variant, or to `reference`; those without a running call come first.
 
-    One that does not become healthy goes back to the image that it had, and the others are left alone.
+    One that does not become healthy goes back to the image that it had, and the others are left alone. One that a
+    person stopped stays so, and has the newer image from its next start on.
     """
     found = overview.some(client, updating)
     for name in sorted(updating, key=lambda each: (rank(found[each]), each)):
@@ -106,6 +107,10 @@ RANKS = (
     (states.WAITING_FOR_PERSON,),
 )
 """States of agents in the order of updates. All others come last."""
+
+
+STOPPED = ("created", "exited", "dead")
+"""What the engine calls a container that it does not start by itself."""
 
 
 def rank(found: overview.Overview | None) -> int:
@@ -128,6 +133,10 @@ def _update_one(
     if reference:
         again = dataclasses.replace(again, reference=reference)
     old, new = str(container.attrs["Image"]), _image_of(client, again)
+    if container.status in STOPPED:
+        if reference:
+            _keep(record, reference)
+        return f"agent {name} is stopped and stays so; `bin/invoke agents.up {name}` starts it with {_named(again)}"
     if old == new and compose.health(container) == "healthy":
         return f"agent {name} has the newest image already"
     if not _is_here(client, old):
@@ -146,8 +155,14 @@ def _update_one(
             f"it were not updated: {problem}"
         ) from None
     if reference:
-        records.write(dataclasses.replace(record, settings=dataclasses.replace(record.settings, image=reference)))
+        _keep(record, reference)
     return f"agent {name} is healthy with {_named(again)} ({new.removeprefix('sha256:')[:12]})"
+
+
+def _keep(record: Agent, reference: str) -> None:
+    records.write(
+        dataclasses.replace(record, settings=dataclasses.replace(record.settings or Settings(), image=reference))
+    )
 
 
 def _start(client: docker.DockerClient, wanted: Wanted, say: Say) -> None:

@@ -24,10 +24,13 @@ UNTIL: Mapping[str, tuple[str, ...]] = {
 GOOD = ("healthy", "degraded")
 POLL_S = 0.5
 
-REACHED, UNREACHABLE, TIMEOUT = 0, 1, 124
+NOT_STARTED_S = 5.0
+"""How long a container may be made and not started while no command is at work on it."""
+
+REACHED, UNREACHABLE, NOT_STARTED, TIMEOUT = 0, 1, 3, 124
 """Exit codes. That of a timeout is the one of `timeout`."""
 
-RESULTS = {REACHED: "reached", UNREACHABLE: "unreachable", TIMEOUT: "timeout"}
+RESULTS = {REACHED: "reached", UNREACHABLE: "unreachable", NOT_STARTED: "not_started", TIMEOUT: "timeout"}
 
 Look = Callable[[], Mapping[str, Overview | None]]
 """Looks at the agents that are waited for. None stands for one that there is not."""
@@ -63,6 +66,9 @@ class Outcome:
             return f"{self.until}: {', '.join(self.agents)}"
         if self.code == TIMEOUT:
             return f"not {self.until} after {self.waited_s:.0f} s: {told}"
+        if self.code == NOT_STARTED:
+            again = " ".join(name for name, agent in missing.items() if agent and not agent.state.was_started)
+            return f"not {self.until}, and no command starts it: {told}; run `bin/invoke agents.up {again}`"
         return f"not {self.until}, and waiting does not change that: {told}"
 
 
@@ -81,25 +87,34 @@ def check(until: str, timeout: str) -> float | None:
     return limit_s
 
 
-def wait(look: Look, until: str, limit_s: float | None) -> Outcome:
-    """Wait until all agents are in the state, or one can no longer come to it, or the time is over."""
+def wait(look: Look, until: str, limit_s: float | None, is_busy: Callable[[str], bool]) -> Outcome:
+    """Wait until all agents are in the state, or one can no longer come to it, or the time is over.
+
+    `is_busy` says whether a command is at work on an agent, which may be about to start it.
+    """
     began = time.monotonic()
+    unstarted: dict[str, float] = {}
     while True:
         agents = look()
         waited_s = time.monotonic() - began
-        code = _judge(agents.values(), until, is_over=limit_s is not None and waited_s >= limit_s)
+        left = [name for name, agent in agents.items() if agent and not agent.state.was_started and not is_busy(name)]
+        unstarted = {name: unstarted.get(name, waited_s) for name in left}
+        is_left = any(waited_s - since >= NOT_STARTED_S for since in unstarted.values())
+        code = _judge(agents.values(), until, is_left, is_over=limit_s is not None and waited_s >= limit_s)
         if code is not None:
             return Outcome(code, until, waited_s, agents)
         time.sleep(POLL_S if limit_s is None else max(0.0, min(POLL_S, limit_s - waited_s)))
 
 
-def _judge(agents: Iterable[Overview | None], until: str, *, is_over: bool) -> int | None:
+def _judge(agents: Iterable[Overview | None], until: str, is_left: bool, *, is_over: bool) -> int | None:
     """Return the exit code, or None to go on."""
     missing = [agent for agent in agents if not is_reached(agent, until)]
     if not missing:
         return REACHED
     if any(agent is None or agent.state.is_final for agent in missing):
         return UNREACHABLE
+    if is_left:
+        return NOT_STARTED
     return TIMEOUT if is_over else None
 
 

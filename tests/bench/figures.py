@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from pipeline.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,14 @@ class Figure:
     def holds(self) -> bool:
         """Whether the value is within its limit."""
         return self.value >= self.limit if self.more_is_better else self.value <= self.limit
+
+
+def sizes(usual: Sequence[int]) -> Sequence[int]:
+    """Return how many of something are measured. BENCH_SIZES=1,3 in the environment chooses others."""
+    chosen = os.environ.get("BENCH_SIZES", "")
+    if not re.fullmatch(r"([1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*)?", chosen):
+        raise Problem(f"BENCH_SIZES is {chosen!r}; give whole numbers such as 1,5,10", 64)
+    return [int(each) for each in chosen.split(",")] if chosen else usual
 
 
 def seconds(command: Sequence[str]) -> float:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import docker
@@ -19,16 +18,16 @@ from docker.models.containers import Container
 
 from pipeline.agents import compose
 from tests.bench import plots
-from tests.bench.figures import Figure
-from tests.support.bridge_host import FAKE_CLI
+from tests.bench.figures import Figure, sizes
+from tests.support.bridge_host import FAKE_CLI, descendants
 from tests.support.fleets import Fleet
-from tests.support.waiting import let_pass, wait_until
+from tests.support.waiting import let_pass
 
 SIZES = (1, 5, 10, 25, 50, 100)
-IDLE_S = 60.0
+IDLE_S = 20.0
 TICK = os.sysconf("SC_CLK_TCK")
-SERVERS = ("dockerd", "containerd")
-UNPROBED = 4
+SERVERS = ("dockerd", "containerd", "docker-proxy")
+LEAST_PROBES = 25
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,15 @@ class Row:
     """Processor time of the whole machine meanwhile."""
     again_s: float
     """The same command once more, which changes nothing."""
+    probe_ms: float
+    """Processor time of one probe: in the container, in the engine's helpers and in the engine."""
     probe_cores: float
-    """Processors that the engine's probes need in the containers and in the engine's helpers."""
-    engine_cores: float
-    """Processors that the engine itself needs meanwhile, for whatever else runs on it as well."""
+    """Processors for all probes, at the interval that the agents have."""
     own_cores: float
     """Processors that the agents need by themselves while nobody does anything."""
+    counted_cores: float | None
+    """Processors of all that is no agent's own, counted over a whole interval, so that each agent is probed once.
+    None: not counted."""
     memory_mb: float
     """Memory of one agent's container, without the page cache; the mean."""
     helper_mb: float
@@ -57,33 +59,38 @@ class Row:
     """What was left of the agents afterwards: containers, networks, grants, processes."""
 
 
-def rows(client: docker.DockerClient, sizes: Iterable[int], idle_s: float = IDLE_S) -> Iterator[Row]:
-    """Start so many agents by one command, for each size; let them idle; stop them by one command."""
-    for size in sizes:
+def rows(client: docker.DockerClient, counts: Sequence[int]) -> Iterator[Row]:
+    """Start so many agents by one command, for each size; let them idle; stop them by one command.
+
+    With the most of them, the engine's own probes are counted, which takes a whole interval.
+    """
+    for size in counts:
         with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="fleet-") as directory:
-            yield _Measured(client, Path(directory), size, cli=FAKE_CLI).row(idle_s)
+            yield _Measured(client, Path(directory), size, cli=FAKE_CLI).row(is_counted=size == max(counts))
 
 
 def measure(client: docker.DockerClient) -> Iterator[Figure]:
     """Print the figures of each size, and keep them for the plot."""
     kept: list[Row] = []
-    for row in rows(client, SIZES):
+    for row in rows(client, sizes(SIZES)):
         kept.append(row)
-        probes = row.probe_cores + row.engine_cores
+        plots.keep("fleet", kept)  # each time, as a later size may fail
         of = f"{row.agents} agent{'s' * (row.agents > 1)}"
         yield Figure(f"{of}: healthy, with session and grant, after one command", row.up_s, "s", 240)
         yield Figure(f"{of}: the same command again", row.again_s, "s", 60)
-        yield Figure(f"{of}: processors for probes ({row.own_cores:.2f} for themselves)", probes, "", 0.1)
+        probes = f"{of}: processors for probes ({row.probe_ms:.0f} ms each; {row.own_cores:.2f} for themselves)"
+        yield Figure(probes, row.probe_cores, "", 0.1)
+        if row.counted_cores is not None:
+            yield Figure(f"{of}: the same and the idle engine, over a whole interval", row.counted_cores, "", 0.1)
         yield Figure(f"{of}: memory of one (and {row.helper_mb:.0f} MB for its shim)", row.memory_mb, "MB", 30)
         yield Figure(f"{of}: stopped after one command", row.down_s, "s", 60)
         yield Figure(f"{of}: left behind {', '.join(row.left)}", len(row.left), "", 0)
-    plots.keep("fleet", kept)
 
 
 class _Measured(Fleet):
     """Agents whose costs are measured."""
 
-    def row(self, idle_s: float) -> Row:
+    def row(self, *, is_counted: bool) -> Row:
         """Start them, let them idle, stop them."""
         try:
             before = _machine_cpu_s()
@@ -92,14 +99,29 @@ class _Measured(Fleet):
             containers = self.containers()
             self._check(containers)
             again_s = self._seconds(*self.up)
-            probes, engine, own = self._idle(containers, idle_s)
+            interval_s = containers[0].attrs["Config"]["Healthcheck"]["Interval"] / 1e9
+            own, counted = _idle_cores(containers, interval_s if is_counted else IDLE_S)
+            probe_s = _probe_s(containers, own)
             memory = sum(map(_memory_mb, containers)) / self.size
             helpers = sum(_resident_mb(pid) for pid in _shims(containers)) / self.size
             down_s = self._seconds(*self.down)
             left = (*self.left(), *(f"process {_command(pid)}" for pid in _shims(containers)))
         finally:
             self.remove()
-        return Row(self.size, up_s, up_cpu_s, again_s, probes, engine, own, memory, helpers, down_s, left)
+        return Row(
+            self.size,
+            up_s,
+            up_cpu_s,
+            again_s,
+            1000 * probe_s,
+            self.size * probe_s / interval_s,
+            own,
+            counted if is_counted else None,
+            memory,
+            helpers,
+            down_s,
+            left,
+        )
 
     def _seconds(self, *words: str) -> float:
         begun = time.monotonic()
@@ -115,49 +137,54 @@ class _Measured(Fleet):
             assert asked.exit_code == 0, f"{each.name}: {asked.output!r}"
         assert self.grants() == sorted(self.names)
 
-    def _idle(self, containers: list[Container], idle_s: float) -> tuple[float, float, float]:
-        """Return the processors that the probes, the engine and the agents themselves need while nothing happens.
 
-        What an agent needs by itself is known from some of the same image that nobody probes.
-        """
-        with self._unprobed(containers[0]) as others:
-            helpers, servers = _shims(containers), [pid for pid in _pids() if _command(pid) in SERVERS]
-
-            def spent() -> tuple[float, float, float]:
-                probed = sum(map(_process_cpu_s, helpers)) + sum(map(_container_cpu_s, containers))
-                return probed, sum(map(_process_cpu_s, servers)), sum(map(_container_cpu_s, others))
-
-            before, begun = spent(), time.monotonic()
-            let_pass(idle_s)
-            after, taken = spent(), time.monotonic() - begun
-        probed, engine, unprobed = ((now - then) / taken for now, then in zip(after, before, strict=True))
-        own = unprobed / len(others) * len(containers)
-        return probed - own, engine, own
-
-    @contextmanager
-    def _unprobed(self, like: Container) -> Iterator[list[Container]]:
-        made: list[Container] = []
-        try:
-            made += [self._start_unprobed(like) for _ in range(UNPROBED)]
-            for each in made:
-                wait_until(partial(_has_session, each), 30, "the session of an agent without probes")
-            yield made
-        finally:
-            for each in made:
-                each.remove(force=True, v=True)
-
-    def _start_unprobed(self, like: Container) -> Container:
-        return self.client.containers.run(
-            like.attrs["Image"],
-            detach=True,
-            healthcheck={"test": ["NONE"]},
-            labels={"io.magents.test": "bench"},
-            environment={"AGENT_NAME": self.name},
-        )
+# Probes
 
 
-def _has_session(container: Container) -> bool:
-    return bool(container.exec_run(["tmux", "has-session", "-t", "=agent"]).exit_code == 0)
+def _idle_cores(containers: Sequence[Container], idle_s: float) -> tuple[float, float]:
+    """Return the processors that agents need by themselves, and that the engine and its helpers need for them.
+
+    A probe is a child of a helper, so its time is the helper's once it has ended. The processes of a container are its
+    first one and those below it.
+    """
+    before, begun = _Spent.of(containers), time.monotonic()
+    let_pass(idle_s)
+    after, taken = _Spent.of(containers), time.monotonic() - begun
+    return (after.own_s - before.own_s) / taken, (after.engine_s - before.engine_s) / taken
+
+
+def _probe_s(containers: Sequence[Container], own_cores: float) -> float:
+    """Return the processor time of one probe of each agent's, run as the engine runs it; the mean."""
+    before, begun = _Spent.of(containers), time.monotonic()
+    probes = list(containers) * math.ceil(LEAST_PROBES / len(containers))
+    for each in probes:
+        _, *words = each.attrs["Config"]["Healthcheck"]["Test"]
+        asked = each.exec_run(words)
+        assert asked.exit_code == 0, f"{each.name}: {asked.output!r}"
+    after, taken = _Spent.of(containers), time.monotonic() - begun
+    return (after.all_s - before.all_s - own_cores * taken) / len(probes)
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Processor time that was spent until now."""
+
+    own_s: float
+    """By the processes in containers."""
+    engine_s: float
+    """By the engine and by its helpers, with what these started and what has ended."""
+
+    @property
+    def all_s(self) -> float:
+        return self.own_s + self.engine_s
+
+    @classmethod
+    def of(cls, containers: Sequence[Container]) -> _Spent:
+        """Read it from the kernel alone: asking the engine would cost it processor time."""
+        helpers = _shims(containers)
+        inside = {pid for helper in helpers for pid in descendants(helper)}
+        servers = [pid for pid in _pids() if _command(pid) in SERVERS]
+        return cls(sum(map(_process_cpu_s, inside)), sum(map(_process_cpu_s, [*helpers, *servers])))
 
 
 # What the kernel says
@@ -174,7 +201,7 @@ def _command(pid: int) -> str:
         return ""  # ignored because it has ended
 
 
-def _shims(containers: list[Container]) -> list[int]:
+def _shims(containers: Sequence[Container]) -> list[int]:
     """Return the processes of the engine that look after these containers."""
     wanted = {str(each.id) for each in containers}
     found = []
@@ -204,15 +231,6 @@ def _machine_cpu_s() -> float:
 
 def _resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _stats(container: Container) -> dict[str, dict[str, dict[str, int]]]:
-    found: dict[str, dict[str, dict[str, int]]] = container.stats(stream=False, one_shot=True)
-    return found
-
-
-def _container_cpu_s(container: Container) -> float:
-    return _stats(container)["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
 
 
 def _memory_mb(container: Container) -> float:

@@ -62,7 +62,7 @@ PLOTS: dict[str, tuple[str, str, tuple[Panel, ...]]] = {
             Panel(
                 "Processors while nobody works",
                 "processors",
-                {"probe_cores": "probes", "engine_cores": "the engine", "own_cores": "the agents"},
+                {"probe_cores": "probes and the engine", "own_cores": "the agents"},
             ),
         ),
     ),

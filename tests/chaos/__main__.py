@@ -98,13 +98,22 @@ def main(argv: list[str]) -> int:
         for variant in VARIANTS.values():
             require(client, variant)
     remove_orphans()
-    print(f"seed {chosen.seed}: {chosen.faults} faults against {AGENTS} agents", flush=True)
+    broken = inject_in_all(chosen.seed, chosen.faults) if chosen.faults else []
+    broken += kill_commands(chosen.seed, chosen.kills)
+    for line in broken:
+        print(line)
+    return 1 if broken else 0
+
+
+def inject_in_all(seed: int, faults: int) -> list[str]:
+    """Inject faults into agents side by side, and print what was done. Returns the promises that were broken."""
+    print(f"seed {seed}: {faults} faults against {AGENTS} agents", flush=True)
     began = time.monotonic()
     images = [variant.reference for variant in VARIANTS.values()]
-    shares = [chosen.faults // AGENTS + (index < chosen.faults % AGENTS) for index in range(AGENTS)]
+    shares = [faults // AGENTS + (index < faults % AGENTS) for index in range(AGENTS)]
     with ThreadPoolExecutor(AGENTS) as pool:
         running = [
-            pool.submit(inject_faults, images[index % len(images)], f"{chosen.seed}/{index}", share)
+            pool.submit(inject_faults, images[index % len(images)], f"{seed}/{index}", share)
             for index, share in enumerate(shares)
         ]
         outcomes = [future.result() for future in running]
@@ -120,12 +129,9 @@ def main(argv: list[str]) -> int:
         f"{sum(done.values())} faults in {time.monotonic() - began:.0f} s; "
         f"{sum(outcome.records for outcome in outcomes)} acknowledged records compared; "
         f"health was wrong for at most {max(outcome.longest_disagreement_s for outcome in outcomes):.1f} s; "
-        f"{len(broken)} promises broken; seed {chosen.seed}"
+        f"{len(broken)} promises broken; seed {seed}"
     )
-    broken += kill_commands(chosen.seed, chosen.kills)
-    for line in broken:
-        print(line)
-    return 1 if broken else 0
+    return broken
 
 
 def kill_commands(seed: int, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""After the engine restarts, agents that ran run again, and agents that a person stopped stay stopped."""
+"""After the engine restarts or was killed, agents that ran run again, and agents that a person stopped stay stopped."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.agents.compose import RESTART
 from tests.support.second_engine import SecondEngine, second_engine
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.variant("prod")  # what is tested is the engine
-POLICY = {"Name": "unless-stopped"}
+pytestmark = pytest.mark.variant("prod")  # it is the engine that is tested here
+AGENTS = {"ran": "unless-stopped", "was-stopped": "unless-stopped", "of-up": RESTART}
+"""The engine's policy for each. The template has the first one; `up` has another."""
 COMES_BACK_S = 60
 
 
 @pytest.fixture(scope="module")
 def restarted(image: str) -> Iterator[SecondEngine]:
-    """An engine that was stopped and started while one agent ran and another had been stopped."""
+    """An engine that was stopped and started while two agents ran and another had been stopped."""
     with second_engine() as engine:
         engine.copy_image(image)
         with engine.client() as client:
-            for name in ("ran", "was-stopped"):
-                client.containers.run(image, name=name, detach=True, network_mode="none", restart_policy=POLICY)
-                wait_until(lambda name=name: health(engine, name) == "healthy", 30, f"{name} to be healthy")  # type: ignore[misc]
+            for name, policy in AGENTS.items():
+                client.containers.run(
+                    image, name=name, detach=True, network_mode="none", restart_policy={"Name": policy}
+                )
+            for name in AGENTS:
+                comes_back(engine, name)
             client.containers.get("was-stopped").stop()
         engine.stop()
         engine.start()
@@ -38,12 +43,17 @@ def health(engine: SecondEngine, name: str) -> str:
     return str(state["Health"]["Status"]) if state["Status"] == "running" else str(state["Status"])
 
 
+def comes_back(engine: SecondEngine, name: str) -> None:
+    wait_until(lambda: health(engine, name) == "healthy", COMES_BACK_S, f"agent {name} to be healthy")
+
+
 def test_agent_that_ran_comes_back(restarted: SecondEngine) -> None:
-    wait_until(lambda: health(restarted, "ran") == "healthy", COMES_BACK_S, "the agent to come back")
+    comes_back(restarted, "ran")
+    comes_back(restarted, "of-up")
 
 
 def test_agent_that_was_stopped_stays_stopped(restarted: SecondEngine) -> None:
-    wait_until(lambda: health(restarted, "ran") == "healthy", COMES_BACK_S, "the other agent to come back")
+    comes_back(restarted, "ran")
     assert health(restarted, "was-stopped") == "exited"
 
 
@@ -52,3 +62,11 @@ def test_engines_end_was_a_graceful_stop(restarted: SecondEngine) -> None:
         log = client.containers.get("ran").logs().decode()
     assert "stopped after" in log
     assert "was cut off" not in log
+
+
+def test_agent_of_up_comes_back_after_the_engine_was_killed(restarted: SecondEngine) -> None:
+    """The template's policy would not do: the engine stops what still runs, and then takes that for a person's wish."""
+    comes_back(restarted, "of-up")
+    restarted.kill()
+    restarted.start()
+    comes_back(restarted, "of-up")

@@ -85,6 +85,12 @@ def test_agents_of_one_command_keep_their_settings_and_leave_nothing(fleet: Make
     assert wait_until(lambda: {path.read_text() for path in texts} - {""}, 20, "a text") == {"it's /agent/home\n"}
     kept = "".join(path.read_text() for path in (two.state / "agents").iterdir())
     assert token not in kept + json.dumps([each.labels for each in containers]), "its value is in the container alone"
+    assert [probe["ExitCode"] for each in containers for probe in each.attrs["State"]["Health"]["Log"]] == [0, 0], (
+        "the engine's first question waits for the agent"
+    )
+    unknown = two.run("agents.down", two.names[0], "nobody")
+    assert (unknown.returncode, "there is no agent nobody" in unknown.stderr) == (64, True)
+    assert unknown.stderr.rstrip().endswith("so nothing was stopped; leave that name out")
     two.good(*two.up)
     assert marks(two.containers()) == marks(containers), "up again changes nothing, and needs no variable"
     assert two.good("agents.restart", two.names[0]) == f"agent {two.names[0]} is restarted and healthy\n"
@@ -110,7 +116,7 @@ def test_agents_of_one_command_keep_their_settings_and_leave_nothing(fleet: Make
     two.good("agents.down", "--volumes", "--yes", *two.names)
     assert list(two.left()) == []
     assert two.client.volumes.list(filters={"name": two.name}) == []
-    assert [path.name for path in (two.state / "agents").glob("*.json")] == []
+    assert [path.name for path in (two.state / "agents").iterdir() if two.name in path.name] == []
     assert "there is no agent" in two.run(*two.down).stderr
 
 
@@ -145,8 +151,14 @@ def test_update_is_one_at_a_time_and_goes_back_from_an_image_that_is_not_healthy
     same = two.run("agents.update", *two.names)
     assert (same.returncode, same.stdout.count("has the newest image already"), same.stderr) == (0, 2, "")
     second = images(tag, "LABEL test=2")
+    two.containers()[1].stop()
     told = two.good("agents.update", *two.names)
-    assert re.findall(r"agent (\S+) is healthy", told) == two.names
+    assert re.findall(r"agent (\S+) is (?:healthy|stopped and stays so)", told) == two.names[::-1], (
+        "who is stopped comes first"
+    )
+    assert [each.status for each in two.containers()] == ["running", "exited"]
+    assert two.run("agents.wait", two.names[1]).returncode == 1
+    two.good("agents.up", two.names[1])
     assert [each.attrs["Image"] for each in two.containers()] == [second] * 2
     images(tag, UNHEALTHY)
     before = two.containers()

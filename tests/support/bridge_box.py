@@ -21,9 +21,18 @@ LOCKED_DOWN: dict[str, Any] = {
 class Box:
     """A healthy container with a grant at /host and its workspace."""
 
-    def __init__(self, agents: Agents, place: Place, mounts: dict[Path, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        place: Place,
+        mounts: dict[Path, str] | None = None,
+        volumes_of_all: dict[Path, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Start it. `mounts` are read-only; `volumes_of_all` can be written."""
         volumes = {str(place.mount): {"bind": "/host", "mode": "ro"}, str(place.workspace): {"bind": "/workspace"}}
         volumes |= {str(path): {"bind": target, "mode": "ro"} for path, target in (mounts or {}).items()}
+        volumes |= {str(path): {"bind": target} for path, target in (volumes_of_all or {}).items()}
         self.place = place
         self.agent: Agent = agents.healthy(volumes=volumes, **LOCKED_DOWN, **options)
 

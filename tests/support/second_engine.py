@@ -83,6 +83,12 @@ class SecondEngine:
             self.process.terminate()
             self.process.wait(STOP_S)
 
+    def kill(self) -> None:
+        """KILL the engine. What runs in its containers goes on."""
+        assert self.process
+        self.process.kill()
+        self.process.wait(STOP_S)
+
     def answers(self) -> bool:
         try:
             with self.client() as client:

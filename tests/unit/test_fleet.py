@@ -41,12 +41,16 @@ def running(state: str = "running", phase: str = "running", health: str = "healt
     return Facts("running", 0, health, NOW, None, command, Report("healthy", phase, state, "its words"))
 
 
+def ended(state: str, at: float) -> Facts:
+    return Facts("running", 0, "healthy", NOW, None, report=Report("healthy", "running", state, "its words", ended=at))
+
+
 PERMISSION = call("waiting_for_person", NOW + 5, "permission for Bash")
 TURN = call("waiting_for_turn", waits_for="a place", ahead=2)
 
 TABLE = [
     # the container
-    (Facts("created"), (), State("stopped", None, "it was made and is not started")),
+    (Facts("created"), (), State("stopped", None, "it was made and is not started", was_started=False)),
     (Facts("exited", 0, finished=NOW), (), State("stopped", NOW, "", None, True)),
     (Facts("paused"), (), State("stopped", None, "its container is paused", None, True)),
     (Facts("exited", 137, finished=NOW), (), State("failed", NOW, "its container ended with 137", None, True)),
@@ -66,7 +70,10 @@ TABLE = [
     (running("finished", command=True), (), State("finished", is_final=True)),
     (running("finished"), (call("asleep"),), State("finished", is_final=True)),
     (running("finished"), (call("working"),), State("working", NOW)),
+    (ended("finished", NOW + 1), (), State("finished", NOW + 1, is_final=True)),
+    (ended("restarting", NOW + 1), (), State("failed", NOW + 1, "its words")),
     (running(health="unhealthy"), (), State("unhealthy", None, "its words")),
+    (Facts("running", health="unhealthy", started=NOW, failing=NOW + 1), (), State("unhealthy", NOW + 1)),
     (running(health="unhealthy"), (call("working"),), State("working", NOW)),
     (running(command=True), (), State("working", NOW)),
     (running(), (), State("idle", NOW)),
@@ -105,7 +112,9 @@ PAGE = {
 
 def test_word_of_an_agent_is_read_and_cannot_steer_a_terminal() -> None:
     told = states.report_of(json.dumps(PAGE))
-    assert told == Report("degraded", "running", "running", "a login?[2J shell", 2)
+    assert told == Report("degraded", "running", "running", "a login?[2J shell", 2, None)
+    page = {**PAGE, "agent": {**PAGE["agent"], "last_exit_at": "2026-11-28T05:17:10Z"}}  # type: ignore[dict-item]
+    assert states.report_of(json.dumps(page)).ended == 1795843030
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,11 @@ def test_word_of_an_agent_in_another_form_counts_as_not_said(output: str) -> Non
     assert states.report_of(output) == Report()
 
 
+def probe(number: int) -> dict[str, object]:
+    """Return what the engine keeps of a probe. Each begins in the second of its number, and fails unless that is 0."""
+    return {"Start": f"2026-11-28T05:17:1{number}Z", "ExitCode": number, "Output": ""}
+
+
 def test_facts_of_a_container_are_what_the_engine_says() -> None:
     health = {"Status": "healthy", "Log": [{"Output": "old"}, {"Output": json.dumps(PAGE)}]}
     times = {"StartedAt": "2026-11-28T05:17:10.59331337Z", "FinishedAt": "0001-01-01T00:00:00Z"}
@@ -138,6 +152,9 @@ def test_facts_of_a_container_are_what_the_engine_says() -> None:
     assert found.started == pytest.approx(1795843030.593)
     assert found.finished is None
     assert found.report.state == "running"
+    assert found.failing is None
+    health["Log"] = [probe(1), probe(0), probe(2), probe(1)]
+    assert states.facts_of(attrs).failing == 1795843032
     attrs["Config"] = {"Env": ["AGENT_COMMAND="]}
     assert not states.facts_of(attrs).has_command
 
@@ -259,6 +276,7 @@ def agent(name: str, state: State, calls: tuple[Call, ...] = (), health: str = "
 
 
 WORKING, IDLE, ASLEEP = State("working", NOW), State("idle", NOW), State("asleep", NOW)
+MADE = State("stopped", None, "it was made and is not started", was_started=False)
 ASKING = State("waiting_for_person", NOW, "permission for Bash")
 RETRIED, FAILED = State("failed", None, "x"), State("failed", NOW, "its container ended with 3", None, True)
 
@@ -273,6 +291,8 @@ RETRIED, FAILED = State("failed", None, "x"), State("failed", NOW, "its containe
         ("idle", [[WORKING, IDLE], [WORKING, FAILED]], 1),
         ("idle", [[State("finished", is_final=True)]], 1),
         ("idle", [[WORKING, IDLE], [WORKING, None]], 1),
+        ("idle", [[WORKING, MADE]] * 2 + [[WORKING, State("starting", NOW)], [IDLE, IDLE]], 0),
+        ("idle", [[WORKING, MADE]] * 3, 3),
         ("waiting", [[IDLE]] * 4, 124),
     ],
 )
@@ -285,7 +305,8 @@ def test_waiting_ends(until: str, looks: list[list[State | None]], code: int, mo
     def look() -> dict[str, Overview | None]:
         return {name: agent(name, state) if state else None for name, state in zip("ab", next(seen), strict=False)}
 
-    outcome = waiting.wait(look, until, 4)
+    monkeypatch.setattr(waiting, "NOT_STARTED_S", 2.0)
+    outcome = waiting.wait(look, until, 4, lambda _: False)
     assert outcome.code == code
     assert next(seen, None) is None, "all looks were needed"
     schemas.check("agents-wait", outcome.as_json())
@@ -296,7 +317,18 @@ def test_waiting_ends(until: str, looks: list[list[State | None]], code: int, mo
     [("healthy", WORKING, 0), ("degraded", ASKING, 0), ("unhealthy", WORKING, 124), ("none", FAILED, 1)],
 )
 def test_healthy_is_what_health_says_in_any_state(health: str, state: State, code: int) -> None:
-    assert waiting.wait(lambda: {"a": agent("a", state, health=health)}, "healthy", 0).code == code
+    assert waiting.wait(lambda: {"a": agent("a", state, health=health)}, "healthy", 0, lambda _: False).code == code
+
+
+def test_agent_that_a_command_is_about_to_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "NOT_STARTED_S", 0.0)
+    seen = {"a": agent("a", MADE)}
+    assert waiting.wait(lambda: seen, "idle", 0, lambda name: name == "a").code == 124
+    outcome = waiting.wait(lambda: seen, "idle", 0, lambda _: False)
+    schemas.check("agents-wait", outcome.as_json())
+    assert outcome.sentence() == (
+        "not idle, and no command starts it: a is stopped: it was made and is not started; run `bin/invoke agents.up a`"
+    )
 
 
 def test_who_is_not_there_is_named() -> None:
