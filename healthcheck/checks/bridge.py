@@ -82,7 +82,11 @@ class Client:
         if not server.get("cli"):
             self.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
-        return f"{server.text('cli')} for grant {server.text('grant')}{self._waiting(server)}"
+        if server.get("no_login"):
+            self.close()
+            raise ProbeError(server.text("no_login"))
+        login = f"; {server.text('login')}" if server.get("login") else ""
+        return f"{server.text('cli')} for grant {server.text('grant')}{login}{self._waiting(server)}"
 
     def _waiting(self, server: Fields) -> str:
         """Return how many calls wait for their turn. This is no fault: others work."""
