@@ -120,7 +120,7 @@ def parity_tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bridge_tests(session: nox.Session) -> None:
-    """Test the host's Claude for containers: calls, attacks, both SDKs, load."""
+    """Test the host's Claude for containers; `-- --complete -k expiries` lets a login be renewed ten times."""
     _run(session, "pytest", "tests/bridge", "-n", "3", "--dist", "worksteal", *session.posargs)
 
 

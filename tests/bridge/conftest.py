@@ -67,6 +67,7 @@ def real(real_host: RealHost) -> RealHost:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
+    parser.addoption("--complete", action="store_true", help="let the login's clock run over ten expiries")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,6 +21,9 @@ from typing import Any
 from tests.support import certificate
 from tests.support.fake_messages_api import Fail, FakeMessagesApi, Part, Reply, Request, echo
 
+ON_THE_WAY_S = 1.5
+"""Seconds that a request may take from the proxy to the API on a busy machine. A real login has a minute for that."""
+
 API_NAME = "api.anthropic.com"
 NAMES = (API_NAME, "platform.claude.com", "console.anthropic.com", "claude.ai", "claude.com", "mcp-proxy.anthropic.com")
 
@@ -45,6 +48,7 @@ class FakeAccount:
         self.rejected: list[Request] = []
         """Requests for the model with a token that was not good."""
         self.authority = certificate.make(directory, ",DNS:".join([f"DNS:{NAMES[0]}", *NAMES[1:]]))
+        self.authority.with_name("certificate.pem").chmod(0o644)  # the grant's user reads it
         context = certificate.context(self.authority)
         self.api = FakeMessagesApi(self._judge, context)
         self.oauth = _Oauth(("127.0.0.1", 0), _OauthHandler)
@@ -100,7 +104,7 @@ class FakeAccount:
         }
 
     def _judge(self, request: Request) -> Reply:
-        if self.tokens.get(request.key, 0) < time.time():
+        if self.tokens.get(request.key, 0) + ON_THE_WAY_S < time.time():
             self.rejected.append(request)
             return Fail(401, "authentication_error")
         return self.part(request)

@@ -36,8 +36,9 @@ URGENT = 0.25
 LOOK_EVERY_S = 30.0
 """How often the login is looked at, at least. A host that was suspended is noticed after it, or by the next call."""
 
-RENEW_LIMIT_S = 60.0
-"""Seconds for the CLI. It takes two, or ten if another one holds the lock."""
+RENEW_LIMIT_S = 180.0
+"""Seconds for the CLI. It takes two, or ten if another one holds the lock. It is not ended sooner: it may have the new
+login and not have written it yet."""
 
 WAIT_S = 45.0
 """Seconds that a call waits for a renewal."""
@@ -221,7 +222,7 @@ class Login:
             self._fail("the account refuses to renew it", margin)
             return
         if after is None or after.secret == before.secret:
-            why = "within a minute" if code is None else f"and ended with {code}"
+            why = f"within {RENEW_LIMIT_S:g} s" if code is None else f"and ended with {code}"
             self._fail(f"the host's CLI did not renew it {why}; is the network there?", margin)
             return
         self._margin(after)
