@@ -17,7 +17,7 @@ import pytest
 from tests.support.bridge_cli import NEWEST, OLDEST, VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, passable
 from tests.support.fake_account import FakeAccount
-from tests.support.screen import SHELL, Screen, ask, begin
+from tests.support.screen import READY, SHELL, Screen
 from tests.support.stream_json import STREAM, user
 from tests.support.tool_calls import FREE
 from tests.support.waiting import wait_until
@@ -183,7 +183,9 @@ def test_calls_over_many_expiries(directory: Path, clock: tuple[str, float, int,
             for n in range(2)
         ]
         for screen in screens:
-            begin(screen, *FREE)
+            screen.type(" ".join([screen.claude, *FREE]), "Enter")
+        for screen in screens:
+            see(screen, READY)
         seen: set[str] = set()
         for number in range(calls - 4):
             wait_until(lambda n=number: account.renewals * (calls - 4) >= (n - 1) * expiries, 60, "its moment")  # type: ignore[misc]
@@ -192,8 +194,11 @@ def test_calls_over_many_expiries(directory: Path, clock: tuple[str, float, int,
             assert (done.returncode, done.stdout) == (0, f"heard: call {number}\n".encode()), done
             if number in (calls // 3, calls // 2):
                 for index, screen in enumerate(screens):
-                    ask(screen, f"at {number} from {index}")
-                    screen.wait(f"heard: at {number} from {index}")
+                    text = f"at {number} from {index}"
+                    screen.type(text)
+                    see(screen, text)
+                    screen.type("", "Enter")
+                    see(screen, f"heard: {text}")
         wait_until(lambda: account.renewals >= expiries, 60, "the last renewal")
         assert account.renewals == len(account.asked), "no renewal was asked for in vain"
         moments = [moment for moment, _ in account.asked]
@@ -207,6 +212,11 @@ def test_calls_over_many_expiries(directory: Path, clock: tuple[str, float, int,
         for path in texts:
             text = path.read_text(errors="replace")
             assert not [token for token in (*account.tokens, account.refresh) if token in text], path
+
+
+def see(screen: Screen, text: str) -> None:
+    """Wait for a text. It may come as late as a renewal, a start and an answer of a busy machine."""
+    wait_until(lambda: text in screen.text, 60, f"{text!r} on the screen")
 
 
 def tokens_in_processes(account: FakeAccount) -> set[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import certificate
-from tests.support.fake_messages_api import Fail, FakeMessagesApi, Part, Reply, Request, echo
+from tests.support.fake_messages_api import Fail, FakeMessagesApi, Part, Reply, Request, _Handler, echo
 
 ON_THE_WAY_S = 1.5
 """Seconds that a request may take from the proxy to the API on a busy machine. A real login has a minute for that."""
@@ -51,6 +51,7 @@ class FakeAccount:
         self.authority.with_name("certificate.pem").chmod(0o644)  # the grant's user reads it
         context = certificate.context(self.authority)
         self.api = FakeMessagesApi(self._judge, context)
+        self.api._server.RequestHandlerClass = _ApiHandler
         self.oauth = _Oauth(("127.0.0.1", 0), _OauthHandler)
         self.oauth.account = self
         self.oauth.socket = context.wrap_socket(self.oauth.socket, server_side=True, do_handshake_on_connect=False)
@@ -120,6 +121,17 @@ class FakeAccount:
             server.shutdown()
             server.server_close()
         self.api.__exit__()
+
+
+class _ApiHandler(_Handler):
+    def _answer(self) -> None:
+        """Say that there are no settings and no limits of an organisation. The CLI asks again for empty ones."""
+        if self.path.startswith("/api/"):
+            self._whole({}, 404)
+        else:
+            super()._answer()
+
+    do_GET = do_HEAD = do_POST = do_PUT = _answer  # noqa: N815 - the names that http.server looks up
 
 
 class _Server(ThreadingHTTPServer):

@@ -46,6 +46,10 @@ WAIT_S = 45.0
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
 """Seconds between a renewal that failed and the next. Each is twice as long as the one before."""
 
+PATIENCE = 3
+"""How many renewals in a row may fail until calls wait no longer for the next. The network of a host that was suspended
+takes some seconds."""
+
 PASSED = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_CERT_STORE",
     "CLAUDE_CODE_CLIENT_CERT", "CLAUDE_CODE_CLIENT_KEY", "CLAUDE_CODE_CLIENT_KEY_PASSPHRASE",
@@ -108,12 +112,19 @@ class Login:
     def is_wanted(self) -> bool:
         """Whether a call must wait until the login is renewed."""
         found = self._own()
-        return found is not None and self._left(found) <= self._margin(found) * URGENT and self._may_try(found)
+        return found is not None and self._is_urgent(found) and (self._may_try(found) or self._failures <= PATIENCE)
 
     async def wait(self) -> None:
         """Wait until the login is good or could not be renewed, at most WAIT_S seconds."""
-        if self.is_wanted:
-            await asyncio.wait({self._renewal()}, timeout=WAIT_S)
+        deadline = time.monotonic() + WAIT_S
+        while self.is_wanted and (left := deadline - time.monotonic()) > 0:
+            pause = 0.0 if self._task else self._not_before - time.monotonic()
+            if pause > left:
+                return
+            if pause > 0:
+                await asyncio.sleep(pause)
+            else:
+                await asyncio.wait({self._renewal()}, timeout=left)
 
     async def present(self, given: str) -> str:
         """Return the secret for a request of a call that was given `given` at its start. Raises NoCredentialsError."""
@@ -190,6 +201,9 @@ class Login:
             self.problem, self._failures, self._not_before = "", 0, 0.0
         return min(RENEW_BEFORE_S, self._had / 4)
 
+    def _is_urgent(self, found: Credential) -> bool:
+        return self._left(found) <= self._margin(found) * URGENT
+
     def _may_try(self, found: Credential) -> bool:
         """Whether a renewal is under way, or may begin."""
         self._margin(found)
@@ -215,7 +229,11 @@ class Login:
             self._fail("the host has no Claude Code that could renew it")
             return
         margin = self._margin(before)
-        code = await run(program, before.directory, self._operator())
+        try:
+            code = await run(program, before.directory, self._operator())
+        except OSError as error:
+            self._fail(f"the host's CLI could not be started ({error.strerror})", margin)
+            return
         try:
             after = self._find()
         except NoCredentialsError:
