@@ -350,15 +350,26 @@ def every_document() -> dict[str, list[Any]]:
     calls = [{**dataclasses.asdict(call(state)), **client} for state in (*states.OF_CALL, "ending")]
     calls += [{**dataclasses.asdict(kind), **client} for kind in kinds]
     grant = {"workspace": "/w", "connections": 1, "running": 1, "queued": 0, "calls": calls, "problem": ""}
-    server = {"pid": 1, "uptime_s": 1.0, "cli": "2", "running": 1, "queued": 0, "served": 0, "stopping": False}
+    login = {"source": "the login in /h", "lasts": "a day", "expires": 1.5, "renewed": True, "problem": ""}
+    server = {
+        "pid": 1,
+        "uptime_s": 1.0,
+        "cli": "2",
+        "login": login,
+        "running": 1,
+        "queued": 0,
+        "served": 0,
+        "stopping": False,
+    }
     answer = {**server, "grants": {"a": {**grant, "wrong_workspaces": 0}}, "problems": {"b": "it is gone"}}
+    endless = {**answer, "login": {**login, "expires": None}}
     return {
         "agents-ps": [overview.document(agents)],
         "agents-wait": [
             waiting.Outcome(code, until, 1.23, seen).as_json() for code in waiting.RESULTS for until in waiting.UNTIL
         ],
         "agents-audit": [audit.document("a")],
-        "bridge-status": [report.status_document(None), report.status_document(answer)],
+        "bridge-status": [report.status_document(each) for each in (None, answer, endless)],
     }
 
 

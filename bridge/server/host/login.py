@@ -241,7 +241,7 @@ class Login:
             return
         if after is None or after.secret == before.secret:
             why = f"within {RENEW_LIMIT_S:g} s" if code is None else f"and ended with {code}"
-            self._fail(f"the host's CLI did not renew it {why}; is the network there?", margin)
+            self._fail(f"the host's CLI did not renew it {why} (is the network there?)", margin)
             return
         self._margin(after)
         self._note("renewed", until=credentials.moment(after.expires))
