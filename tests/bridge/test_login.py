@@ -84,6 +84,7 @@ def test_login_that_has_ended_is_renewed_once_for_all_calls_that_start(directory
         with ThreadPoolExecutor() as pool:
             done = list(pool.map(lambda place: place.run("-p", "hello"), places))
         assert [(each.returncode, each.stdout) for each in done] == [(0, b"heard: hello\n")] * 3, done
+        assert not any(b"certs" in each.stderr for each in done), "the CLI can read the operator's authority"
         assert one.account.renewals == len(one.account.asked) == 1
         assert not one.account.rejected
         written = json.loads(one.file.read_text())["claudeAiOauth"]
