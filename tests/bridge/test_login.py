@@ -86,6 +86,7 @@ def test_login_that_has_ended_is_renewed_once_for_all_calls_that_start(directory
         assert [(each.returncode, each.stdout) for each in done] == [(0, b"heard: hello\n")] * 3, done
         assert not any(b"certs" in each.stderr for each in done), "the CLI can read the operator's authority"
         assert one.account.renewals == len(one.account.asked) == 1
+        assert sum(entry["event"] == "renewed" for entry in one.host.audit()) == 1, "the CLI was run once"
         assert not one.account.rejected
         written = json.loads(one.file.read_text())["claudeAiOauth"]
         assert written["refreshToken"] == one.account.refresh, "the CLI has written the login"
