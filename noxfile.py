@@ -124,7 +124,7 @@ def bridge_tests(session: nox.Session) -> None:
     """Test the host's Claude for containers: calls, attacks, both SDKs, load; `-- --complete` runs all rows with all.
 
     Without it, the rows of a table run with the newest CLI and the image prod, and some with others
-    (tests/support/rows.py).
+    (tests/support/rows.py). With it, a login is renewed ten times, too.
     """
     _run(session, "pytest", "tests/bridge", "-n", "3", "--dist", "worksteal", *session.posargs)
 

@@ -24,7 +24,7 @@ def up(say: Say) -> str:
         if operator.needs_bubblewrap():
             have_bubblewrap(say)
         server = operator.start()
-    return f"bridge server {server.pid} serves {server.root} with {server.cli}"
+    return f"bridge server {server.pid} serves {server.root} with {server.cli}; login {server.login}"
 
 
 def down(say: Say) -> None:

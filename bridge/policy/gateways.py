@@ -130,6 +130,9 @@ class Gateway:
     basic: bytes = dataclasses.field(default=b"", repr=False)
     """The value of Authorization for the name and password in the URL. Used if a request has no secret in that
     field."""
+    is_api: bool = False
+    """Whether it is the API itself. The CLI knows it by its real name, and every request passes, as through a
+    tunnel."""
 
     def is_greeting(self, request: Request, path: str) -> bool:
         """Return whether the request only warms up a connection (CLI 2.1.197). It carries no data, and its answer
@@ -139,11 +142,15 @@ class Gateway:
     def is_work(self, request: Request, path: str) -> bool:
         """Return whether the model works for the request."""
         counts = re.search(r"/count[_-]tokens(?:\?|$)", path)
+        if self.is_api and not path.startswith("/v1/messages"):
+            return False
         return request.method == "POST" and self.rows not in (COLLECTOR, ONE_SIGNAL) and not counts
 
     def judge(self, request: Request, path: str) -> tuple[str, list[tuple[bytes, bytes]]]:
         """Return the path and the header fields to send on. Raises RefusedError."""
-        if not any(row.method == request.method and re.fullmatch(row.path, path, re.ASCII) for row in self.rows):
+        if not self.is_api and not any(
+            row.method == request.method and re.fullmatch(row.path, path, re.ASCII) for row in self.rows
+        ):
             raise RefusedError(f"{request.method} {path[:80]} is nothing that Claude asks its gateway for")
         fields, carriers = [], set()
         for name, value in request.passed():
@@ -152,7 +159,7 @@ class Gateway:
                     carriers.add(name.lower())
                     value = value.replace(placeholder, secret)
             fields.append((name, value))
-        if not carriers:
+        if not carriers and not self.is_api:
             raise RefusedError(f"{request.method} {path[:80]} did not come from Claude itself")
         own = dict(self.headers)
         if self.basic and b"authorization" not in carriers:
@@ -206,6 +213,18 @@ def disguise(environment: Mapping[str, str], login: str) -> Disguise:
     login_placeholder = placeholders.pop(LOGIN, "")
     given |= {name: _value_with_placeholder(name, placeholder) for name, placeholder in placeholders.items()}
     return Disguise(given, gateways, frozenset(signed), login_placeholder)
+
+
+def with_api(hidden: Disguise, login: str) -> Disguise:
+    """Return the disguise for a login that is renewed while a call runs: the CLI asks the API without TLS, which the
+    server's proxy adds, with the login that is good by then.
+
+    The CLI treats a URL with the API's name as the API, whatever its scheme.
+    """
+    secret = login.encode()
+    gateway = Gateway(*API, True, "", MESSAGES, {secret: secret}, is_api=True)
+    environment = {**hidden.environment, "ANTHROPIC_BASE_URL": f"http://{API[0]}"}
+    return dataclasses.replace(hidden, environment=environment, gateways={**hidden.gateways, API[0]: gateway})
 
 
 def _value_with_placeholder(variable: str, placeholder: str) -> str:

@@ -57,6 +57,8 @@ class Answer:
     status: int
     line: bytes
     fields: Fields
+    length: int | None = None
+    """The length of the body in bytes; None if it is sent in chunks or until the connection ends."""
 
     @classmethod
     def parse(cls, head: bytes) -> Answer:
@@ -65,8 +67,19 @@ class Answer:
         found = _STATUS.fullmatch(line)
         if not found:
             raise HeadError("the answer is none of HTTP/1.1")
-        _length(fields)
-        return cls(int(found[1]), line, fields)
+        length, names = _length(fields), {name.lower() for name, _ in fields}
+        return cls(int(found[1]), line, fields, length if b"content-length" in names else None)
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body is sent in chunks."""
+        return any(name.lower() == b"transfer-encoding" for name, _ in self.fields)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the server takes another request on this connection after the body."""
+        ends = any(name.lower() == b"connection" and b"close" in value.lower() for name, value in self.fields)
+        return self.line.startswith(b"HTTP/1.1") and not ends and (self.is_chunked or self.length is not None)
 
     def passed(self) -> list[tuple[bytes, bytes]]:
         """Return the fields that are sent on to the client. The body is passed on unchanged, in chunks or not."""

@@ -13,6 +13,7 @@ from bridge.server.guess_limit import GuessLimit
 from bridge.server.holds import Held
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.grants import Grant
+from bridge.server.host.login import Login
 from bridge.server.host.places import Identity
 
 MAX_HELP = 48_000
@@ -33,6 +34,7 @@ class Hello:
     """Returns what holds the grant's new work."""
     note: Callable[..., None]
     """Writes to the audit log."""
+    login: Login
 
     @property
     def is_ready(self) -> bool:
@@ -72,12 +74,15 @@ class Hello:
     def answer(self, fields: Fields) -> dict[str, bytes | str | int | None]:
         """Return the fields of the server's hello."""
         cli, (waiting, ahead), held = self.cli(), self.waiting(), self.held()
+        login, no_login = self.login.public
         return {
             "protocol": VERSION,
             "server": __version__,
             "grant": self.grant.name,
             "cli": cli.version,
             "problem": None if cli.version else cli.public_problem,
+            "login": login or None,
+            "no_login": no_login or None,
             "help": cli.help[:MAX_HELP] if fields.get("want") == b"help" else None,
             "max_call": MAX_CALL,
             "window": WINDOW,

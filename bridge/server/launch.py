@@ -21,6 +21,7 @@ from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import Config
 from bridge.server.host.credentials import Credential, NoCredentialsError
 from bridge.server.host.grants import Grant, StateError
+from bridge.server.host.login import Login
 from bridge.server.host.places import PlaceError
 from bridge.server.host.protected import ProtectionError
 from bridge.server.host.state_directory import StateDirectory
@@ -86,6 +87,7 @@ class Launcher:
     state: StateDirectory
     config: Config
     cli: HostCli
+    login: Login
 
     @property
     def is_confined(self) -> bool:
@@ -97,7 +99,7 @@ class Launcher:
         scratch = self.state.scratch()
         tools: ToolCalls | None = None
         try:
-            credential = self._credential()
+            credential = self.login.credential()
             rules = self._rules(request, credential) if self.is_confined else None
             paths = PathTranslator(None if self.is_confined else request.grant.workspace)
             home = environment.CONFIG if self.is_confined else os.fsencode(scratch)
@@ -173,11 +175,7 @@ class Launcher:
     def _rules(self, request: LaunchRequest, credential: Credential | None) -> Rules:
         """Return the addresses that the call may connect to, and the names and placeholders that its CLI gets."""
         environment, web = self._operator_environment, request.terms.web
-        return Rules.of(environment, web, self.config.web_ports, credential, request.grant.name)
-
-    def _credential(self) -> Credential | None:
-        """Return the CLI's login credential. It is read for each call, so a new login is used at once."""
-        return credentials.find(self.config.credentials, self.state.token, os.environ, self.config.environment)
+        return Rules.of(environment, web, self.config.web_ports, credential, request.grant.name, self.login.present)
 
 
 def for_bare(env: dict[bytes, bytes], login: Credential, real: Credential | None) -> dict[bytes, bytes]:

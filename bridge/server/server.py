@@ -29,7 +29,7 @@ from bridge.server.gate import HeldTurnError, Hold, RefusedTurnError
 from bridge.server.guess_limit import GuessLimit
 from bridge.server.hello import Hello
 from bridge.server.holds import Held, Holds
-from bridge.server.host import listeners
+from bridge.server.host import credentials, listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
 from bridge.server.host.claude_cli import HostCli
@@ -38,6 +38,7 @@ from bridge.server.host.conversations import has_conversation
 from bridge.server.host.disk_usage import DiskUsage
 from bridge.server.host.grants import Grant, OpenPlaces, StateError
 from bridge.server.host.log import LogFile, ServerLog
+from bridge.server.host.login import Login
 from bridge.server.host.state_directory import StateDirectory
 from bridge.server.launch import Launcher, LaunchRequest, Listener
 from bridge.server.policy_pool import PolicyPool
@@ -138,6 +139,13 @@ class BridgeServer:
         self._scheduler = Scheduler()
         self._pool = PolicyPool(state.root / "scratch")
         self._disk = DiskUsage(state.private, lambda: self.config.limits.disk, self._on_disk_exceeded)
+        self.login = Login(
+            lambda: credentials.find(self.config.credentials, self.state.token, os.environ, self.config.environment),
+            lambda: self.cli.find(),
+            lambda: self.config.environment,
+            self._note,
+            self._server_log.line,
+        )
         self._started = time.time()
         self._served = 0
         self._is_stopping = False
@@ -150,7 +158,7 @@ class BridgeServer:
         self._starts.limits = dataclasses.replace(STARTS, queued=config.limits.queued)
         if config.claude != self.cli.configured:
             self.cli = HostCli(config.claude)
-        self._launcher = Launcher(self.state, config, self.cli)
+        self._launcher = Launcher(self.state, config, self.cli, self.login)
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
         self._audit = Audit(path, config.audit_size, self._server_log)
 
@@ -175,6 +183,7 @@ class BridgeServer:
         asyncio.get_running_loop().call_later(REAP_EVERY_S, self._reap)
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_at_processes)
         self._rest()
+        self.login.start()
 
     async def stop(self) -> None:
         """Stop: refuse new calls, fail the waiting ones, give the running ones `limits.stop_grace` seconds, and
@@ -195,6 +204,7 @@ class BridgeServer:
         for connection in list(self._connections):
             connection.close()
         await self._until(lambda: not self._connections, 0.5)
+        self.login.close()
         self._pool.close()
         self._audit.settle()
         self._audit.write("stopped", served=self._served)
@@ -296,7 +306,9 @@ class BridgeServer:
         waiting = functools.partial(self._waiting_of, grant.name)
         guesses, note = self._guesses[grant.name], self._note
         held = functools.partial(self.holds.of, grant.name)
-        hello = Hello(grant, guesses, lambda: self.cli, lambda: self.config.limits.idle, waiting, held, note)
+        hello = Hello(
+            grant, guesses, lambda: self.cli, lambda: self.config.limits.idle, waiting, held, note, self.login
+        )
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
             lambda: ClientConnection(hello, self._scheduler, self._server_log, self._connections, opened), accepted
         )
@@ -332,14 +344,18 @@ class BridgeServer:
             call.fail("full", problem)
         elif sum(other.size for other in self._calls if other.grant == call.grant and not other.has_run) > MAX_WAITING:
             call.fail("full", f"calls of {MAX_WAITING // MIB} MiB wait already for grant {grant.name}; try again later")
-        elif not call.is_small:
-            channel.defer(self._judge_elsewhere(call))
+        elif not call.is_small or self.login.is_wanted:
+            channel.defer(self._prepare(call))
         elif call.judge():
             self._enter(call)
         return call
 
-    async def _judge_elsewhere(self, call: Call) -> None:
-        if await call.judge_elsewhere():
+    async def _prepare(self, call: Call) -> None:
+        """Have a call judged, and its login renewed, while the loop goes on."""
+        if not (call.judge() if call.is_small else await call.judge_elsewhere()):
+            return
+        await self.login.wait()
+        if call.state is CallState.JUDGED:
             self._enter(call)
 
     def _enter(self, call: Call) -> None:
@@ -603,6 +619,7 @@ class BridgeServer:
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self._started, 1),
             "cli": self.cli.version,
+            "login": self.login.status(),
             "running": self.turns.queue.running.total(),
             "queued": sum(len(calls) for queue in self._queues for calls in queue.waiting.values()),
             "served": self._served,

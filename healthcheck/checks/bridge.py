@@ -91,6 +91,9 @@ class Client:
         if not server.get("cli"):
             self.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
+        if server.get("no_login"):
+            self.close()  # so that the next observation notices when somebody has logged in
+            raise ProbeError(server.text("no_login"))
         waiting, held = server.number("waiting"), server.text("held")
         if waiting or held:
             self.close()  # so that the next observation notices when they wait no longer
@@ -98,6 +101,8 @@ class Client:
             text = f"{held}; new work goes on at {moment(server.number('until'))}, {waiting} waiting"
             return Answered(text, is_held=True)
         found = f"{server.text('cli')} for grant {server.text('grant')}"
+        if server.get("login"):
+            found += f"; {server.text('login')}"
         if waiting:  # this is no fault: others work
             found += f"; {waiting} waiting for a turn, {server.number('ahead')} ahead"
         return Answered(found, is_held=False)

@@ -68,7 +68,8 @@ def real(real_host: RealHost) -> RealHost:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
-    parser.addoption("--complete", action="store_true", help="run all rows with all versions and both images")
+    complete = "run all rows with all versions and both images, and let a login be renewed ten times"
+    parser.addoption("--complete", action="store_true", help=complete)
 
 
 def pytest_configure(config: pytest.Config) -> None:

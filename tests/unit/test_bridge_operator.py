@@ -105,9 +105,11 @@ def test_status_is_a_table_whose_columns_stand_under_each_other() -> None:
     call = {"age_s": 7.4, "waits_for": "a place", "ahead": 2}
     grant = {"running": 1, "queued": 12, "connections": 3, "calls": [call], "workspace": "/w", "problem": ""}
     other = {**grant, "calls": [], "workspace": "/other", "problem": "is gone"}
-    answer = {"cli": "1.2.3", "uptime_s": 61.0, "running": 2, "queued": 24, "served": 9, "held": None}
+    login = {"source": "the login in /h", "lasts": "lasts until noon", "problem": "nobody renews it"}
+    answer = {"cli": "1.2.3", "login": login, "uptime_s": 61.0, "running": 2, "queued": 24, "served": 9, "held": None}
     assert status_lines({**answer, "grants": {"a-name-of-more-than-20-letters": grant, "b": other}}) == [
         "Claude Code 1.2.3; up 61 s",
+        "login: from the login in /h; lasts until noon; nobody renews it",
         "2 running, 24 queued, 9 served",
         "GRANT                           RUNNING  QUEUED  CONNECTIONS  OLDEST  WORKSPACE",
         "a-name-of-more-than-20-letters        1      12            3     7 s  /w",

@@ -386,8 +386,19 @@ def every_document() -> dict[str, list[Any]]:
     held = dataclasses.asdict(Held("limit", NOW, "the limit is reached"))
     grant = {"workspace": "/w", "connections": 1, "running": 1, "queued": 0, "calls": calls, "problem": ""}
     grants = {name: {**grant, "held": why, "wrong_workspaces": 0} for name, why in (("a", held), ("b", None))}
-    server = {"pid": 1, "uptime_s": 1.0, "cli": "2", "running": 1, "queued": 0, "served": 0, "stopping": False}
+    login = {"source": "the login in /h", "lasts": "a day", "expires": 1.5, "renewed": True, "problem": ""}
+    server = {
+        "pid": 1,
+        "uptime_s": 1.0,
+        "cli": "2",
+        "login": login,
+        "running": 1,
+        "queued": 0,
+        "served": 0,
+        "stopping": False,
+    }
     answers = [{**server, "held": why, "grants": grants, "problems": {"b": "it is gone"}} for why in (held, None)]
+    answers.append({**answers[1], "login": {**login, "expires": None}})
     return {
         "agents-ps": [overview.document(agents)],
         "agents-wait": [

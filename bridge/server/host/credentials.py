@@ -14,6 +14,14 @@ KEY = "ANTHROPIC_API_KEY"
 
 UNUSABLE = "the host's login cannot be used; `claude-bridge-server doctor` on the host says why"
 
+FILE = ".credentials.json"
+"""The CLI's file with its login, in its configuration directory."""
+
+AGAIN = "run `claude` on the host and log in, or `claude-bridge-server login` there with a long-lived token"
+
+LONG_LIVED = "`claude-bridge-server login` with a long-lived token (of `claude setup-token`)"
+"""The remedy for a login that ends."""
+
 ELSEWHERE = (
     "CLAUDE_CODE_USE_BEDROCK",
     "CLAUDE_CODE_USE_VERTEX",
@@ -41,9 +49,32 @@ class Credential:
     secret: str
     source: str
     is_key: bool
+    expires: float = float("inf")
+    """When it ends, as `time.time` counts; infinite if that is not known."""
+    directory: Path | None = None
+    """The CLI's configuration directory with the host's own login; None for any other credential."""
+    is_renewable: bool = False
+    """Whether the host's CLI can renew it: there is a refresh token beside it."""
 
     def __repr__(self) -> str:
         return f"Credential(from {self.source})"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.expires <= time.time()
+
+    @property
+    def lasts(self) -> str:
+        """How long it lasts, and what makes it last longer, without a path of the host."""
+        if self.directory is None:
+            return "its end is not known here"
+        if self.expires == float("inf"):
+            return "its end is not known"
+        until = f"{'ended' if self.is_over else 'lasts until'} {moment(self.expires)}"
+        if self.is_renewable:
+            return f"{until}, and is renewed before; {LONG_LIVED} needs no renewal"
+        return f"{until}, and cannot be renewed; {LONG_LIVED} lasts a year"
 
     @property
     def variable(self) -> str:
@@ -65,7 +96,8 @@ class Credential:
 def find(
     choice: str, token: Path, environment: Mapping[str, str], operator: Mapping[str, str] | None = None
 ) -> Credential | None:
-    """Return the credential to use; None if the operator's environment contains its own. Raises NoCredentialsError."""
+    """Return the credential to use; None if the operator's environment contains its own. The host's own login may have
+    ended. Raises NoCredentialsError."""
     operator = operator or {}
     if choice != "auto":
         return _from_file(Path(choice), f"the file {choice}")
@@ -96,22 +128,33 @@ def is_key(secret: str) -> bool:
     return not secret.startswith("sk-ant-oat")
 
 
+def moment(when: float) -> str:
+    """Return a time as people read it, with its time zone."""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(when))
+
+
 def _own_login(environment: Mapping[str, str]) -> Credential:
     home = Path(environment.get("HOME") or Path.home())
     chosen = environment.get("CLAUDE_CONFIG_DIR")
     for directory in [Path(chosen)] if chosen else [home / ".claude", home / ".config/claude-code"]:
         try:
-            login = json.loads((directory / ".credentials.json").read_text())["claudeAiOauth"]
-            secret, expires = str(login["accessToken"]), float(login.get("expiresAt") or "inf") / 1000
+            login = json.loads((directory / FILE).read_text())["claudeAiOauth"]
+            secret, renews = str(login["accessToken"]), bool(login.get("refreshToken"))
+            expires = float(login.get("expiresAt") or "inf") / 1000
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
             text = f"the login in {directory} cannot be read; run `claude` on the host"
             raise NoCredentialsError(text, UNUSABLE) from None
-        if expires < time.time():
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(expires))
+        if not secret:  # the CLI empties it when the account refuses to renew it
             raise NoCredentialsError(
-                f"the host's login expired on {when}; run `claude` there once, or `claude-bridge-server login`"
+                f"the login in {directory} was ended; {AGAIN}", f"the host's login was ended; {AGAIN}"
             )
-        return Credential(secret, f"the login in {directory}", is_key=False)
+        return Credential(secret, f"the login in {directory}", False, expires, directory, renews)
     raise NoCredentialsError("the host's Claude Code is not logged in; run `claude-bridge-server login` on the host")
+
+
+def over(found: Credential, why: str = "") -> NoCredentialsError:
+    """Return the error of a login that has ended. `why` says why it was not renewed, without a path of the host."""
+    text = f"the host's login expired on {moment(found.expires)}{f', and {why}' if why else ''}; {AGAIN}"
+    return NoCredentialsError(text)

@@ -69,6 +69,8 @@ class RunningServer:
     """Its state directory."""
     cli: str
     """The version that the host's Claude Code prints, or why there is none."""
+    login: str
+    """Where the login comes from and how long it lasts, or why there is none."""
 
 
 @contextmanager
@@ -107,7 +109,8 @@ class Operator:
         answer = admin_socket.ask(self._state, "status")
         if answer is None:
             raise OperatorError(f"the server has ended again; see {self._log}")
-        return RunningServer(answer["pid"], self.root, answer["cli"] or f"no Claude Code; {_problem_of_cli(chosen)}")
+        cli = answer["cli"] or f"no Claude Code; {_problem_of_cli(chosen)}"
+        return RunningServer(answer["pid"], self.root, cli, report.login_line(answer["login"]))
 
     @_as_operator_errors()
     def stop(self) -> int | None:

@@ -71,7 +71,19 @@ def _login(state: StateDirectory, chosen: Config) -> Iterator[Result]:
     except credentials.NoCredentialsError as error:
         yield Result("credentials", False, str(error))
     else:
-        yield Result("credentials", True, f"from {found.source if found else 'the environment in bridge.yaml'}")
+        if found is None:
+            yield Result("credentials", True, "from the environment in bridge.yaml")
+        elif found.is_over and not found.is_renewable:
+            yield Result("credentials", False, str(credentials.over(found)))
+        else:
+            problem = _renewal_problem(state)
+            yield Result("credentials", not problem, f"from {found.source}; {found.lasts}{problem}")
+
+
+def _renewal_problem(state: StateDirectory) -> str:
+    """Return why a running server could not renew the login, as the end of a line."""
+    problem = (admin_socket.ask(state, "status") or {}).get("login", {}).get("problem")
+    return f"; {problem}" if problem else ""
 
 
 def _confinement(_state: StateDirectory, chosen: Config) -> Iterator[Result]:

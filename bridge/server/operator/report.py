@@ -29,6 +29,7 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
     heads = ["GRANT", "RUNNING", "QUEUED", "CONNECTIONS", "OLDEST", "WORKSPACE"]
     lines = [
         f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s",
+        f"login: {login_line(answer['login'])}",
         f"{answer['running']} running, {answer['queued']} queued, {answer['served']} served",
         *([f"new work waits until {moment(held['until'])}: {held['why']}"] if (held := answer["held"]) else []),
         *_aligned([heads, *grants]),
@@ -40,6 +41,12 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
         ),
     ]
     return [printable(line) for line in lines]
+
+
+def login_line(login: dict[str, Any]) -> str:
+    """Return where the login comes from, how long it lasts, and what is wrong with it, in one line."""
+    from_where = f"from {login['source']}; {login['lasts']}" if login["source"] else ""
+    return "; ".join(filter(None, [from_where, login["problem"]]))
 
 
 def _grant(name: str, grant: dict[str, Any]) -> list[str]:

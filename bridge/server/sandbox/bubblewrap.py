@@ -377,18 +377,22 @@ def _namespaces() -> list[str]:
 
 
 def _system(command: Command) -> list[str | bytes]:
-    words: list[str | bytes] = ["--perms", "0755", "--dir", "/usr/bin"]
+    words: list[str | bytes] = []
+    for directory in ("/usr/bin", "/usr/share"):  # bubblewrap makes others for root alone
+        words += ["--perms", "0755", "--dir", directory]
     for name in OF_USR:
         words += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
     for name in ("bin", "sbin"):
         words += ["--symlink", "usr/bin", f"/{name}"]
     words += _libraries()
     python = PYTHON_AT, f"{PYTHON_AT}/bin"
-    for directory in ("/etc", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, *python, "/home"):
+    for directory in ("/etc", "/etc/ssl", "/etc/claude-code", "/opt", CLI_AT, BRIDGE_AT, *python, "/home"):
         words += ["--perms", "0755", "--dir", directory]
     for shell in SHELLS:
         words += ["--symlink", SHIM_AT, shell]
     for name in ETC:
+        if name.startswith("pki/") and Path("/etc", name).exists():
+            words += ["--perms", "0755", "--dir", "/etc/pki", "--perms", "0755", "--dir", "/etc/pki/tls"]
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     words += ["--perms", "0644", "--ro-bind-data", command.document(HOSTS), "/etc/hosts"]
     named = os.fsdecode(command.env.get(AUTHORITIES, b""))

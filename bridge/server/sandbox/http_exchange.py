@@ -33,10 +33,11 @@ def say(writer: asyncio.StreamWriter, status: bytes, body: bytes, more: Iterable
         writer.write(written(b"HTTP/1.1 " + status, fields) + body)
 
 
-def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """Return a request's head as it is sent to the server. `name` is our name for the server, not the client's."""
+def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, bytes]], keeps: bool = False) -> bytes:
+    """Return a request's head as it is sent to the server. `name` is our name for the server, not the client's.
+    `keeps` asks the server to keep the connection."""
     coding = [(b"Transfer-Encoding", b"chunked")] if request.length is None else []
-    own = [(b"Host", name.encode()), *fields, *coding, (b"Connection", b"close")]
+    own = [(b"Host", name.encode()), *fields, *coding, (b"Connection", b"keep-alive" if keeps else b"close")]
     return written(f"{request.method} {path} HTTP/1.1".encode(), own)
 
 
@@ -46,27 +47,35 @@ async def exchange(
     request: Request,
     head: bytes,
     of_gateway: bool = False,
+    keeps: bool = False,
     heard: Callable[[Answer], None] | None = None,
-) -> None:
+) -> bool:
     """Move one request and its answer. If the client closes the connection, the exchange ends. `heard` gets the head
     of the answer.
 
-    Raises FailedError, OSError and the errors of asyncio's streams.
+    With `keeps`, returns whether the server takes another request on its connection; otherwise that is closed. Raises
+    FailedError, OSError and the errors of asyncio's streams.
     """
     server[1].write(head)
-    asking = asyncio.create_task(_send_body(client[0], server[1], request.length))
-    answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway, heard))
+    is_sent, is_kept = asyncio.Event(), False
+    asking = asyncio.create_task(_send_body(client[0], server[1], request.length, is_sent))
+    is_head = request.method == "HEAD"
+    answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway, keeps, is_head, heard))
     try:
         await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done() or asking.result():
-            await answering
+            is_kept = await answering and is_sent.is_set()
     finally:
         asking.cancel()
         answering.cancel()
-        server[1].close()
+        if not is_kept:
+            server[1].close()
+    return is_kept
 
 
-async def _send_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None) -> bool:
+async def _send_body(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None, is_sent: asyncio.Event
+) -> bool:
     """Pass on exactly the body, then wait for the client. Returns False if the client closes the connection or
     sends an invalid body. Further bytes are not passed on."""
     try:
@@ -74,6 +83,7 @@ async def _send_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
             await _send_chunks(reader, writer)
         else:
             await _send_exactly(reader, writer, length)
+        is_sent.set()
         return bool(await reader.read(1))
     except (OSError, ValueError, HeadError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return False
@@ -106,10 +116,12 @@ async def _bring_answer(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     of_gateway: bool,
+    keeps: bool,
+    is_head: bool,
     heard: Callable[[Answer], None] | None,
-) -> None:
-    """Pass on the answer, with `Connection: close` in its head, because not every server sends that. Raises
-    FailedError."""
+) -> bool:
+    """Pass on the answer, with `Connection: close` in its head, because not every server sends that. Returns whether
+    `keeps` was asked for and the server has kept the connection. Raises FailedError."""
     for _ in range(MAX_INTERIM):
         try:
             answer = Answer.parse(await reader.readuntil(b"\r\n\r\n"))
@@ -124,9 +136,25 @@ async def _bring_answer(
                 heard(answer)
             fields = [(k, v) for k, v in answer.passed() if not (of_gateway and k.lower() in REVEALING_HEADERS)]
             writer.write(written(answer.line, [*fields, (b"Connection", b"close")]))
-            await _pump(reader, writer)
-            return
+            if not (keeps and answer.keeps):
+                await _pump(reader, writer)
+                return False
+            has_body = not is_head and answer.status not in (204, 304)
+            return not has_body or await _bring_body(reader, writer, answer)
     raise FailedError("the server comes to no answer")
+
+
+async def _bring_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer) -> bool:
+    """Pass on exactly the body. Returns whether it was complete; if not, the client sees that it is cut."""
+    try:
+        if answer.is_chunked:
+            await _send_chunks(reader, writer)
+        else:
+            await _send_exactly(reader, writer, answer.length or 0)
+    except (OSError, HeadError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        writer.close()
+        return False
+    return True
 
 
 async def relay(client: Pair, server: Pair, watch: Tunnel | None = None) -> None:

@@ -5,11 +5,14 @@ listener to the server, which answers there as an HTTP proxy. The proxy connects
 
 - to the operator's gateways, each under a name that is valid for this call only, and only for requests to the API
   (bridge/policy/gateways.py), with its own TLS if they need it; or to the API, through a tunnel;
+- to the API with its own TLS, if the login is the host's own: each request gets the login that is good by then
+  (bridge/server/host/login.py). What the CLI asks its account's organisation for goes through a tunnel still;
 - with `network: web`, to public addresses, on the ports of the web and those that the operator added.
 
 A name is resolved here, its addresses are checked, and the connection goes to a checked address. So it makes no
 difference if the name server's answer changes a moment later. Each redirect is a separate request and is checked as
-well. A connection carries one request; bytes after it are never passed on.
+well. A connection carries one request; bytes after it are never passed on. Only one to the API is kept
+for the next request, because a new one would cost three round trips.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ import functools
 import select
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from bridge.policy.gateways import API, Disguise, Gateway, RefusedError, disguise
+from bridge.policy.gateways import API, Disguise, Gateway, RefusedError, disguise, with_api
 from bridge.policy.http_head import Answer, HeadError, Request, split_authority, split_url
 from bridge.server.gate import Gate, HeldTurnError, RefusedTurnError
 from bridge.server.host.acceptor import Acceptor
-from bridge.server.host.credentials import Credential
+from bridge.server.host.credentials import Credential, NoCredentialsError
 from bridge.server.sandbox.addresses import Lookups, is_public
 from bridge.server.sandbox.http_exchange import (
     CHUNK,
@@ -52,7 +55,12 @@ MAX_CONNECTIONS = 64
 HEAD_LIMIT_S = 20.0
 LINGER_S = 1.0
 
+KEPT_S = 20.0
+"""Seconds for which a connection to the API is kept for the next request. Servers keep one at least as long."""
+
 Target = tuple[str, int]
+Present = Callable[[str], Awaitable[str]]
+"""Returns the secret that is good now for the one that a call was given. Raises NoCredentialsError."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Rules:
     authorities: tuple[str, ...] = ()
     """Files with further certificate authorities for TLS."""
     lookups: Lookups = dataclasses.field(default_factory=Lookups)
+    present: Present | None = None
+    """The login that is good now, in place of the one that the CLI was given at its start."""
 
     @classmethod
     def of(
@@ -77,10 +87,15 @@ class Rules:
         ports: Iterable[int] = (),
         credential: Credential | None = None,
         grant: str = "",
+        present: Present | None = None,
     ) -> Rules:
-        """Make the rules from the operator's variables and the CLI's login credential."""
+        """Make the rules from the operator's variables and the CLI's login credential. `present` returns the login
+        that is good by then, if the credential is the host's own login."""
         hidden = disguise(environment, credential.secret if credential else "")
         has_gateway = hidden.environment.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
+        is_renewed = credential is not None and credential.is_renewable and present is not None and not has_gateway
+        if credential is not None and is_renewed:
+            hidden = with_api(hidden, credential.secret)
         return cls(
             hidden.signed if has_gateway else hidden.signed | {API},
             web,
@@ -89,6 +104,7 @@ class Rules:
             hidden,
             tuple(environment[name] for name in AUTHORITIES if environment.get(name)),
             Lookups.of(grant),
+            present if is_renewed else None,
         )
 
     def credential(self, credential: Credential | None) -> Credential | None:
@@ -112,6 +128,8 @@ class Proxy:
         self._note = note
         self._gate = gate
         self._tasks: set[asyncio.Task[None]] = set()
+        self._kept: list[tuple[Pair, float]] = []
+        """Connections to the API that wait for the next request, and since when."""
         self._acceptor = Acceptor(listener, self._take)
 
     def close(self) -> None:
@@ -120,6 +138,8 @@ class Proxy:
         self._listener.close()
         for task in self._tasks:
             task.cancel()
+        for pair, _ in self._kept:
+            pair[1].close()
 
     def _take(self, accepted: socket.socket) -> None:
         if len(self._tasks) >= MAX_CONNECTIONS:
@@ -141,6 +161,8 @@ class Proxy:
             await self._refuse(client, held.status, str(held), held.body, held.fields)
         except RefusedTurnError as refusal:
             await self._refuse(client, refusal.status, str(refusal))
+        except NoCredentialsError as error:
+            await self._refuse(client, b"401 Unauthorized", error.public_text)
         except FailedError as failure:
             await self._refuse(client, b"502 Bad Gateway", str(failure))
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -194,8 +216,8 @@ class Proxy:
             server[1].close()
 
     async def _ask(self, gateway: Gateway, client: Pair, request: Request, path: str) -> None:
-        """Send a request to a gateway, in the call's turn if it is work. Raises RefusedError, RefusedTurnError or
-        FailedError."""
+        """Send a request to a gateway, in the call's turn if it is work. Raises RefusedError, RefusedTurnError,
+        NoCredentialsError or FailedError."""
         judged = gateway.judge(request, path)
         if gateway.is_work(request, path):
             async with self._gate.request(functools.partial(_has_left, client)):
@@ -213,10 +235,16 @@ class Proxy:
         heard: Callable[[Answer], None] | None = None,
     ) -> None:
         """Send a request to a gateway, with the gateway's real name and secrets. `heard` gets the head of the answer.
-        Raises FailedError."""
+        Raises FailedError and NoCredentialsError."""
         name = named(gateway.host, gateway.port, 443 if gateway.tls else 80)
+        if self._rules.present is not None and gateway.is_api:
+            ((given, _),) = gateway.secrets.items()
+            present = await self._rules.present(given.decode())
+            path, fields = dataclasses.replace(gateway, secrets={given: present.encode()}).judge(request, path)
         try:
-            server = await self._connect(gateway.host, gateway.port, vouched_for=True, tls=gateway.tls)
+            server = (gateway.is_api and self._kept_one()) or await self._connect(
+                gateway.host, gateway.port, vouched_for=True, tls=gateway.tls
+            )
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason
             self._note("failed", network=f"TLS of {gateway.host}:{gateway.port}: {reason}")
@@ -227,7 +255,19 @@ class Proxy:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             self._note("failed", network=f"{gateway.host}:{gateway.port}: {str(error) or type(error).__name__}")
             raise FailedError("the operator's gateway does not answer") from None
-        await exchange(client, server, request, head_of(request, name, path, fields), True, heard)
+        keeps = gateway.is_api
+        head = head_of(request, name, path, fields, keeps=keeps)
+        if await exchange(client, server, request, head, of_gateway=True, keeps=keeps, heard=heard):
+            self._kept.append((server, asyncio.get_running_loop().time()))
+
+    def _kept_one(self) -> Pair | None:
+        """Return a connection to the API that is still open."""
+        while self._kept:
+            pair, since = self._kept.pop()
+            if asyncio.get_running_loop().time() - since < KEPT_S and not pair[0].at_eof() and not pair[1].is_closing():
+                return pair
+            pair[1].close()
+        return None
 
     async def _connect(self, host: str, port: int, vouched_for: bool, tls: bool = False) -> Pair:
         """Return a connection to a target, through the operator's own proxy if there is one.
