@@ -59,10 +59,6 @@ agents the image's 10 s would take most of a processor, and its 0.1 s at the sta
 engine asks seldom and once, and the probe in the container asks again and again for `PATIENCE_S`, while the supervisor,
 which looks every 3 s, mends what it can. An agent that stays broken counts as unhealthy after less than three minutes.
 """
-RESTART = "always"
-"""The engine's policy for agents of `up`. With the template's `unless-stopped` they would stay away after it was
-killed: when it starts again, it first stops what still runs, and then takes that for a person's wish. A person ends an
-agent by `agents.down`, which leaves no container."""
 STOP_S = 30  # as the template's stop_grace_period
 CONFLICT = 409
 REMOVING = "already in progress"
@@ -373,7 +369,6 @@ def _project(
         },
         service={
             "container_name": ps.container_name(name),
-            "restart": RESTART,
             "hostname": name,
             "labels": labels,
             "environment": {"AGENT_NAME": name},
