@@ -12,12 +12,14 @@ import functools
 import os
 import resource
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bridge.policy import Scope
+from bridge.policy.telemetry import Report
 from bridge.protocol.frames import Fields
 from bridge.server.activity import Kind
 from bridge.server.call import Call, CallState
@@ -36,6 +38,7 @@ from bridge.server.host.disk_usage import DiskUsage
 from bridge.server.host.grants import Grant, OpenPlaces, StateError
 from bridge.server.host.log import LogFile, ServerLog
 from bridge.server.host.state_directory import StateDirectory
+from bridge.server.host.usage import UsageStore, today
 from bridge.server.launch import Launcher, LaunchRequest, Listener
 from bridge.server.policy_pool import PolicyPool
 from bridge.server.queue import FairQueue, QueueFullError
@@ -118,6 +121,7 @@ class BridgeServer:
         self._scheduler = Scheduler()
         self._pool = PolicyPool(state.root / "scratch")
         self._disk = DiskUsage(state.private, lambda: self.config.limits.disk, self._on_disk_exceeded)
+        self._usage = UsageStore(state.usage)
         self._started = time.time()
         self._served = 0
         self._is_stopping = False
@@ -130,7 +134,7 @@ class BridgeServer:
         self._starts.limits = dataclasses.replace(STARTS, queued=config.limits.queued)
         if config.claude != self.cli.configured:
             self.cli = HostCli(config.claude)
-        self._launcher = Launcher(self.state, config, self.cli)
+        self._launcher = Launcher(self.state, config, self.cli, self._record)
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
         self._audit = Audit(path, config.audit_size, self._server_log)
 
@@ -176,6 +180,7 @@ class BridgeServer:
             connection.close()
         await self._until(lambda: not self._connections, 0.5)
         self._pool.close()
+        self._usage.close()
         self._audit.settle()
         self._audit.write("stopped", served=self._served)
 
@@ -505,6 +510,16 @@ class BridgeServer:
     def _note(self, event: str, **facts: Any) -> None:
         """Write to the current audit log."""
         self._audit.write(event, **facts)
+
+    # Use and budgets
+
+    def _record(self, grant: str, reports: list[Report]) -> None:
+        """Count what the CLI of a grant's call reports of its use. Raises OSError if that is not possible now."""
+        try:
+            self._usage.add(grant, reports, today(time.time()))
+        except sqlite3.Error as error:
+            self._server_log.line(f"{self.state.usage}: {error}; the use of grant {grant} is not counted")
+            raise OSError(str(error)) from error
 
     def _on_disk_exceeded(self, grant: str) -> None:
         for call in self._calls_in(CallState.RUNNING):

@@ -22,9 +22,9 @@ class FailedError(Exception):
     """A server did not answer correctly. The text is a sentence without the server's name."""
 
 
-def say(writer: asyncio.StreamWriter, status: bytes, body: bytes) -> None:
-    """Send an answer in place of a server."""
-    fields = [(b"Connection", b"close"), (b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(body))]
+def say(writer: asyncio.StreamWriter, status: bytes, body: bytes, kind: bytes = b"text/plain") -> None:
+    """Send an answer in place of a server. `kind` is the type of the body."""
+    fields = [(b"Connection", b"close"), (b"Content-Type", kind), (b"Content-Length", b"%d" % len(body))]
     with contextlib.suppress(OSError):
         writer.write(written(b"HTTP/1.1 " + status, fields) + body)
 
@@ -34,6 +34,35 @@ def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, by
     coding = [(b"Transfer-Encoding", b"chunked")] if request.length is None else []
     own = [(b"Host", name.encode()), *fields, *coding, (b"Connection", b"close")]
     return written(f"{request.method} {path} HTTP/1.1".encode(), own)
+
+
+async def body_of(reader: asyncio.StreamReader, length: int | None, most: int) -> bytes:
+    """Return the whole body of a request. Raises HeadError if it is longer than `most` bytes or has no valid chunks,
+    and the errors of asyncio's streams."""
+    if length is not None:
+        if length > most:
+            raise HeadError(f"a body of more than {most} bytes")
+        return await reader.readexactly(length)
+    body = bytearray()
+    while size := chunk_size(await reader.readuntil(b"\r\n")):
+        if len(body) + size > most:
+            raise HeadError(f"a body of more than {most} bytes")
+        body += await reader.readexactly(size)
+        if await reader.readexactly(2) != b"\r\n":
+            raise HeadError("a chunk has another length")
+    if await reader.readexactly(2) != b"\r\n":
+        raise HeadError("fields behind the body")
+    return bytes(body)
+
+
+async def send_whole(server: Pair, head: bytes, body: bytes) -> None:
+    """Send one request with its body, and read its answer, which is not used. Raises OSError."""
+    try:
+        server[1].write(head + body)
+        await server[1].drain()
+        await server[0].read(CHUNK)
+    finally:
+        server[1].close()
 
 
 async def exchange(client: Pair, server: Pair, request: Request, head: bytes, of_gateway: bool = False) -> None:
