@@ -38,6 +38,7 @@ STEPS = {
     ),
     "workspace": ("mount the grant that belongs to this container's /workspace",),
     "full": (LOOK,),
+    "budget": ("on the host: `claude-bridge-server usage` shows what was used; `budgets` in bridge.yaml sets it",),
     "timeout": (LOOK,),
     "stopping": ("in a moment, begin again, or go on with `claude-code --continue`",),
     "lost": (LOOK, "then go on with `claude-code --continue -p ...`"),

@@ -28,9 +28,11 @@ from bridge.server.connection import ClientConnection
 from bridge.server.gate import Hold, RefusedTurnError
 from bridge.server.guess_limit import GuessLimit
 from bridge.server.hello import Hello
+from bridge.server.holds import Holds
 from bridge.server.host import listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
+from bridge.server.host.budgets import Budget, Over, Standing, standings, worst
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import MIB, Config, Limits
 from bridge.server.host.conversations import has_conversation
@@ -59,8 +61,15 @@ REAP_EVERY_S = 5.0
 
 STOPPING = "the bridge is stopping, and this call was not started"
 
+BUDGET = "budget"
+"""The cause of a hold by a grant's budget."""
+
 STARTS = Limits(running=4, per_grant=2)
 """Sessions that start at the same time. A start takes a core for about a second."""
+
+
+class OverBudgetError(RefusedTurnError):
+    """The budget of the call's grant is used up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +113,8 @@ class BridgeServer:
         """The file for the server's own output, if it was given one."""
         self._connections: set[ClientConnection] = set()
         self._calls: dict[Call, None] = {}
-        self.turns: Turns[Call] = Turns(self.config.limits, self.grants)
+        self.holds = Holds()
+        self.turns: Turns[Call] = Turns(self.config.limits, self.grants, self.holds)
         self._starts: FairQueue[Call] = FairQueue(STARTS, self.grants)
         """Sessions on a terminal that wait for their start. They need no place for it."""
         self._starting: set[Call] = set()
@@ -122,6 +132,8 @@ class BridgeServer:
         self._pool = PolicyPool(state.root / "scratch")
         self._disk = DiskUsage(state.private, lambda: self.config.limits.disk, self._on_disk_exceeded)
         self._usage = UsageStore(state.usage)
+        self._told_over: dict[str, tuple[Budget, float]] = {}
+        """The budgets that are used up, and until when, as the logs were told."""
         self._started = time.time()
         self._served = 0
         self._is_stopping = False
@@ -195,6 +207,8 @@ class BridgeServer:
         try:
             self._use(self._load())
             self.refresh()
+            for grant in self.grants:
+                self._heed_budget(grant)
         except Exception as error:
             return str(error)
         self._dispatch_soon()
@@ -245,6 +259,7 @@ class BridgeServer:
         self.grants[grant.name] = grant
         self._published[grant.name] = published
         self._acceptors[grant.name] = Acceptor(published.socket, lambda accepted: self._take(accepted, grant))
+        self._heed_budget(grant.name)
         self._places[grant.name] = OpenPlaces(grant)
         if problem := grant.problem:
             self._complain(grant.name, problem)
@@ -337,6 +352,7 @@ class BridgeServer:
         draws = call.kind is Kind.INTERACTIVE and call.gate.hold is Hold.ANSWER
         call.wait(self.config.limits.wait, for_start=draws)
         try:
+            self._check_budget(call)
             self._check_size(call)
             self._check_sessions(call)
             if draws:
@@ -345,6 +361,9 @@ class BridgeServer:
                 self._ready.append(call)
         except QueueFullError as full:
             call.fail("full", _full(str(full), call.grant))
+            return
+        except OverBudgetError as over:
+            call.fail("budget", str(over))
             return
         except RefusedTurnError as refusal:
             call.fail("full", str(refusal))
@@ -382,6 +401,7 @@ class BridgeServer:
 
     def ask(self, call: Call) -> bool:
         """Ask for a call's place. Returns whether it has one now. Raises RefusedTurnError."""
+        self._check_budget(call)
         try:
             has_place = self.turns.ask(call.grant, call)
         except QueueFullError as full:
@@ -520,6 +540,43 @@ class BridgeServer:
         except sqlite3.Error as error:
             self._server_log.line(f"{self.state.usage}: {error}; the use of grant {grant} is not counted")
             raise OSError(str(error)) from error
+        self._heed_budget(grant)
+
+    def _standings(self, grant: str) -> list[Standing]:
+        """Return a grant's budgets with what is used of them; without a database that can be read, none."""
+        try:
+            return standings(self.config.budgets, grant, self._usage.used, time.time())
+        except (sqlite3.Error, OSError) as error:
+            self._server_log.line(f"{self.state.usage}: {error}; the budgets of grant {grant} do not count")
+            return []
+
+    def _heed_budget(self, grant: str) -> Standing | None:
+        """Hold a grant's new work if its budget says so, or let it go on. Returns the budget that is used up."""
+        over = worst(self._standings(grant))
+        if over is not None and over.budget.over is Over.HOLD:
+            self.holds.hold(grant, BUDGET, over.ends.timestamp(), over.sentence)
+        else:
+            self.holds.release(grant, BUDGET)
+        if over is None:
+            self._told_over.pop(grant, None)
+        elif self._told_over.get(grant) != (told := (over.budget, over.ends.timestamp())):
+            self._told_over[grant] = told
+            self._audit.write("budget", grant=grant, over=over.budget.over.value, why=over.sentence, until=over.end)
+            self._server_log.line(f"{over.sentence}; it begins again at {over.end}")
+        return over
+
+    def _check_budget(self, call: Call) -> None:
+        """Raise OverBudgetError if the budget of a call's grant is used up and the call cannot wait for its end.
+
+        A call that has not started can wait, unless the budget says that it is refused. A session's new prompt cannot:
+        a person wants to know. A nested call cannot: the call above it would wait for it.
+        """
+        over = self._heed_budget(call.grant) if self.config.budgets else None
+        if over is None or over.budget.over is Over.WARN:
+            return
+        can_wait = call.state is CallState.WAITING and not call.activity.is_nested
+        if over.budget.over is Over.STOP or not can_wait:
+            raise OverBudgetError(f"{over.sentence}; it begins again at {over.end}", b"403 Forbidden")
 
     def _on_disk_exceeded(self, grant: str) -> None:
         for call in self._calls_in(CallState.RUNNING):
@@ -550,6 +607,7 @@ class BridgeServer:
             "queued": self._waiting_of(grant.name)[0],
             "calls": [call.facts() for call in self._calls if call.grant == grant.name],
             "problem": grant.problem or self._disk.note(grant.name),
+            "budgets": [standing.facts() for standing in self._standings(grant.name)],
             "wrong_workspaces": self._guesses[grant.name].count,
         }
 
