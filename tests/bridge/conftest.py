@@ -67,6 +67,7 @@ def real(real_host: RealHost) -> RealHost:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
+    parser.addoption("--complete", action="store_true", help="make 200 calls where the use of tokens is summed up")
 
 
 def pytest_configure(config: pytest.Config) -> None:
