@@ -6,21 +6,17 @@ import contextlib
 import itertools
 import json
 import re
-import sqlite3
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bridge.server.host import usage
-from tests.support import schemas
-from tests.support.bridge_cli import NEWEST, VERSIONS
+from tests.support.bridge_cli import VERSIONS
 from tests.support.bridge_host import Place
-from tests.support.fake_messages_api import Fail, Reply, Request, Say, Use, directed
+from tests.support.fake_messages_api import Fail, Reply, Request, Say, directed
 from tests.support.metered_api import KINDS, Meter, metered
 from tests.support.real_host import RealHost, real_server
 from tests.support.screen import SHELL, Screen, ask, begin, leave

@@ -75,5 +75,3 @@ def metered(monkeypatch: pytest.MonkeyPatch, owner: Callable[[Request], str]) ->
     monkeypatch.setattr(fake_messages_api, "_message", meter.message)
     monkeypatch.setattr(fake_messages_api, "_events", meter.events)
     return meter
-
-

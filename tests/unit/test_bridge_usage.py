@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.policy import telemetry
@@ -84,14 +85,13 @@ def test_what_is_no_number_of_tokens_counts_as_none(tokens: Any) -> None:
     assert report.usage.input == 0
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=60) | st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(
     st.sampled_from(["resourceLogs", "scopeLogs", "logRecords", "attributes", "key", "value"]), inner)).map(
         lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_anything_else_is_no_report(data: bytes) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert telemetry.read(data) == []
-    except ValueError:
-        pass
 
 
 # The address of one call's reports

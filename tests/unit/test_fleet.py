@@ -17,7 +17,10 @@ import pytest
 from jsonschema import ValidationError
 from rich.console import Console
 
-from bridge.server.operator import report
+from bridge.server.host.budgets import standings
+from bridge.server.host.config import parse
+from bridge.server.host.usage import Row
+from bridge.server.operator import report, usage_report
 from commands import agents_look
 from pipeline import bridge
 from pipeline.agents import health, overview, ps, states
@@ -351,13 +354,22 @@ def every_document() -> dict[str, list[Any]]:
     calls += [{**dataclasses.asdict(kind), **client} for kind in kinds]
     grant = {"workspace": "/w", "connections": 1, "running": 1, "queued": 0, "calls": calls, "problem": ""}
     server = {"pid": 1, "uptime_s": 1.0, "cli": "2", "running": 1, "queued": 0, "served": 0, "stopping": False}
-    answer = {**server, "grants": {"a": {**grant, "wrong_workspaces": 0}}, "problems": {"b": "it is gone"}}
+    chosen = parse({"budgets": {"a": [{"usd": 1, "over": over} for over in ("warn", "hold")]
+                                     + [{"tokens": 1, "per": "week", "over": "stop"}]}}).budgets  # fmt: skip
+    budgets = [each.facts() for each in standings(chosen, "a", lambda *_: (1, 0), NOW)]
+    answer = {
+        **server,
+        "grants": {"a": {**grant, "wrong_workspaces": 0, "budgets": budgets}},
+        "problems": {"b": "it is gone"},
+    }
+    used = Row("a", "2026-11-28", "m", 1, 1, 1, 1, 1, 1, 1, 1)
     return {
         "agents-ps": [overview.document(agents)],
         "agents-wait": [
             waiting.Outcome(code, until, 1.23, seen).as_json() for code in waiting.RESULTS for until in waiting.UNTIL
         ],
         "agents-audit": [audit.document("a")],
+        "bridge-usage": [usage_report.document([used], "2026-11-28", {"a": budgets})],
         "bridge-status": [report.status_document(None), report.status_document(answer)],
     }
 

@@ -69,8 +69,8 @@ def _line(rows: Sequence[Row]) -> Line:
 
 
 def document(rows: Iterable[Row], since: str, budgets: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the document of `usage --json`. `since` is the first day, or an empty text; `budgets` those of each
-    grant, as `Standing.facts` says them."""
+    """Return the document of `usage --json`. `since` is the first day; `budgets` those of each grant, as
+    `Standing.facts` says them."""
     used = [
         {
             "grant": row.grant,
@@ -84,7 +84,7 @@ def document(rows: Iterable[Row], since: str, budgets: dict[str, list[dict[str, 
         }
         for row in rows
     ]
-    return {"version": VERSION, "since": since or None, "used": used, "budgets": budgets}
+    return {"version": VERSION, "since": since, "used": used, "budgets": budgets}
 
 
 def prometheus(rows: Iterable[Row]) -> str:
@@ -124,7 +124,7 @@ def text(rows: Iterable[Row], since: str, budgets: dict[str, list[dict[str, Any]
             *aligned([(*HEADS, ""), *cells], left={0, 1, len(HEADS) - 1, len(HEADS)}),
             f"{usd:.2f} USD and {tokens:,} tokens since {since}; days are those of UTC, prices those of the list",
         ]
-    shown += [_budget(name, each) for name, entries in budgets.items() for each in entries]
+    shown += [budget_line(name, each) for name, entries in budgets.items() for each in entries]
     return [printable(line, 400).rstrip() for line in shown]
 
 
@@ -139,7 +139,8 @@ def _bars(found: Sequence[Line], with_bars: bool) -> list[str]:
     return ["█" * round(BAR * line.usd / most) if most else "" for line in found]
 
 
-def _budget(name: str, facts: dict[str, Any]) -> str:
+def budget_line(name: str, facts: dict[str, Any]) -> str:
+    """Return a budget as one line."""
     parts = [f"{facts['used_usd']:.2f} of {facts['usd']:g} USD"] if facts["usd"] is not None else []
     parts += [f"{facts['used_tokens']:,} of {facts['tokens']:,} tokens"] if facts["tokens"] is not None else []
     end = datetime.datetime.fromtimestamp(facts["ends"], datetime.UTC)
