@@ -155,6 +155,7 @@ class _Call:
         self._number = 0
         self._prints_notes = False
         self._copies = b""
+        self._told_hold = b""
         self._has_reported = False
         self._title = b""
         """What to write to the terminal's title: what the session waits for, or the title that it had before."""
@@ -312,12 +313,21 @@ class _Call:
             self._choose_title(state)
         elif os.isatty(2):
             self._report_queue(state)
+        elif state.get("why"):
+            self._report_hold(state)
+
+    def _report_hold(self, state: Fields) -> None:
+        """Print once why new work is held, and until when, although nobody may be at a terminal: it can be hours."""
+        told = _waiting(state)
+        if told != self._told_hold:
+            self._told_hold = told
+            _write_all(2, told + b"\n")
 
     def _report_queue(self, state: Fields) -> None:
         """Show on a terminal that the call waits in the queue. (Nothing is printed if stderr is no terminal.)"""
         if state.get("state") == b"queued":
             self._has_reported = True
-            _write_all(2, b"\r\x1b[K" + _waiting(state))
+            _write_all(2, b"\r\x1b[K" + _waiting(state, "; Ctrl-C ends it"))
         else:
             self._end_report()
 
@@ -583,8 +593,12 @@ def _exit_code(fields: Fields) -> int:
     return 128 + number if number else fields.number("code", 125) & 255
 
 
-def _waiting(state: Fields) -> bytes:
-    """Return what is shown to a person whose call waits."""
+def _waiting(state: Fields, more: str = "") -> bytes:
+    """Return what is shown to a person whose call waits; `more` if it can be for long."""
+    if state.get("why"):
+        from bridge.protocol.moment import moment
+
+        return f"bridge: {state.text('why')}; waiting until {moment(state.number('until'))}{more}".encode()
     ahead = state.number("ahead")
     place = b"next in line" if not ahead else b"1 call ahead" if ahead == 1 else b"%d calls ahead" % ahead
     return b"bridge: waiting for a turn, " + place

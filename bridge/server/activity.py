@@ -12,6 +12,8 @@ import enum
 import time
 from collections.abc import Callable
 
+from bridge.protocol.moment import moment
+
 
 class Kind(enum.Enum):
     """The kind of a call."""
@@ -28,6 +30,7 @@ class Doing(enum.Enum):
     """The state of a call for people and programs. `status` shows the value."""
 
     WAITING_FOR_TURN = "waiting_for_turn"
+    WAITING_FOR_QUOTA = "waiting_for_quota"
     STARTING = "starting"
     WORKING = "working"
     WAITING_FOR_PERSON = "waiting_for_person"
@@ -51,6 +54,9 @@ class Activity:
         """Whether it shares the place of the call whose command it is."""
         self._clock = clock
         self._waits_for_turn = ""
+        self._held = ""
+        self.held_until: float | None = None
+        """Until when new work is held, while it waits because of that. Seconds since the epoch."""
         self._is_up = False
         self._has_place = False
         self._asks = ""
@@ -66,7 +72,12 @@ class Activity:
         """Report what the call waits for. An empty text: it waits no longer."""
         self._waits_for_turn = what
         if not what:
-            self.ahead = None
+            self.ahead, self._held, self.held_until = None, "", None
+        self._settle()
+
+    def hold(self, why: str, until: float | None) -> None:
+        """Report that new work is held, why, and until when (seconds since the epoch). An empty text: it is not."""
+        self._held, self.held_until = why, until
         self._settle()
 
     def come_up(self) -> None:
@@ -111,6 +122,8 @@ class Activity:
     @property
     def waits_for(self) -> str:
         """What the call waits for; empty if it waits for nothing."""
+        if self._state is Doing.WAITING_FOR_QUOTA and self.held_until is not None:
+            return f"{moment(self.held_until)}, because {self._held}"
         if self._state is Doing.WAITING_FOR_TURN:
             return self._waits_for_turn
         return self._asks if self._state is Doing.WAITING_FOR_PERSON else ""
@@ -122,6 +135,7 @@ class Activity:
             "state": self._state.value,
             "waits_for": self.waits_for,
             "ahead": self.ahead,
+            "until": self.held_until,
             "since": round(self.since, 3),
             "session": self.session,
             "prompts": self.prompts,
@@ -141,7 +155,7 @@ class Activity:
         if self._is_asleep:
             return Doing.ASLEEP
         if self._waits_for_turn:
-            return Doing.WAITING_FOR_TURN
+            return Doing.WAITING_FOR_QUOTA if self._held else Doing.WAITING_FOR_TURN
         if not self._is_up:
             return Doing.STARTING
         if self._asks:

@@ -35,6 +35,7 @@ from bridge.protocol.frames import Event, Fields, Frame
 from bridge.server.activity import Activity, Kind
 from bridge.server.channel import Channel
 from bridge.server.gate import PLACE, Gate, Hold
+from bridge.server.holds import Held
 from bridge.server.host.audit import outline
 from bridge.server.host.log import place_of
 from bridge.server.launch import WORD, LaunchRequest, failure_of
@@ -126,6 +127,9 @@ class Call:
         """The plan as the policy worker returned it. Empty once the call starts."""
         self._weigh()
         self._position = -1
+        self._held: Held | None = None
+        """How many calls come first, and what holds new work, as the client was told."""
+        self._wait_limit = 0
         self._wait_timer: asyncio.TimerHandle | None = None
         self._session: CliSession | None = None
         self.has_slept = False
@@ -235,20 +239,36 @@ class Call:
             self._fields = Fields(pair for pair in self._fields.pairs if pair[0] not in in_plan)
             self._weigh()
             self.note("woke" if self._fields.get("again") else "asked", argv=self._outline)
-            self._wait_timer = asyncio.get_running_loop().call_later(limit, self._give_up, limit)
+            self._wait_limit = limit
+            self._count_waiting()
 
-    def report_position(self, position: int) -> None:
-        """Report to the client how many calls come first, if the number has changed."""
-        if position != self._position:
-            self._position = self.activity.ahead = position
-            draws = self.state is CallState.RUNNING and self.kind is Kind.INTERACTIVE
-            self._channel.send_state(state="waiting" if draws else "queued", ahead=position)
+    def _count_waiting(self) -> None:
+        """Start to count the time that the call waits. While new work is held, it does not count."""
+        if self._wait_timer:
+            self._wait_timer.cancel()
+        self._wait_timer = None
+        if self._held is None:
+            self._wait_timer = asyncio.get_running_loop().call_later(self._wait_limit, self._give_up, self._wait_limit)
+
+    def report_position(self, position: int, held: Held | None = None) -> None:
+        """Report to the client how many calls come first, and what holds new work, if one of them has changed."""
+        if (position, held) == (self._position, self._held):
+            return
+        is_new = held != self._held
+        self._position, self._held = position, held
+        self.activity.ahead = position
+        self.activity.hold(held.why if held else "", held.until if held else None)
+        if is_new and self.state is CallState.WAITING:
+            self._count_waiting()
+        draws = self.state is CallState.RUNNING and self.kind is Kind.INTERACTIVE
+        why: dict[str, str | int] = {"why": held.why, "until": int(held.until)} if held else {}
+        self._channel.send_state(state="waiting" if draws else "queued", ahead=position, **why)
 
     def go_on(self) -> None:
         """The call has its place, or needs none any more. If it waited for its start, it starts."""
         if self._position >= 0 and self.state is CallState.RUNNING:
             self._channel.send_state(state="working")
-        self._position, self.activity.ahead = -1, None
+        self._position, self._held, self.activity.ahead = -1, None, None
         if self.state is CallState.WAITING:
             self.start()
 

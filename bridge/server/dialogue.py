@@ -4,7 +4,8 @@
     ProgramDialogue     a session of a program (`stream-json`): the messages that pass
 
 The container can forge all of it: it types the keys, and a hook of its own can say the same as the bridge's. It can
-only make `status` wrong for its own grant, and keep its own session awake or put it to sleep.
+only make `status` wrong for its own grant, and keep its own session awake or put it to sleep. One thing here counts for
+all grants: the CLI's own message of a usage limit. It is a line of its output, and no container can write one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import re
 import time
 from collections.abc import Callable
 
+from bridge.policy import usage_limits
 from bridge.policy.argv import NEW, SAME
+from bridge.policy.usage_limits import Told
 from bridge.protocol.keys import CANCEL, ENTER, KEY, TEXT, Keys
 from bridge.server.activity import Activity, Doing
 
@@ -176,7 +179,7 @@ class Dialogue:
         return SAME if self._starts == 1 and not self._activity.prompts else NEW
 
 
-HEAD = 1024
+HEAD = usage_limits.MAX_EVENT
 """Bytes of a message of the CLI's that are kept. Its names come first, except in a result."""
 RESULT = b',"type":"result",'
 """Shows a result whose type does not come first. In the text of a message, quotation marks are escaped."""
@@ -192,9 +195,14 @@ _SESSION = re.compile(rb'"session_id":"([0-9a-f-]{36})"')
 class ProgramDialogue:
     """A session of a program: it sends prompts and answers questions itself. `end_answer` as above."""
 
-    def __init__(self, activity: Activity, end_answer: Callable[[], None]) -> None:
+    def __init__(
+        self, activity: Activity, end_answer: Callable[[], None], hear_limit: Callable[[Told], None] = lambda _: None
+    ) -> None:
+        """`hear_limit` gets what the CLI says of a usage limit."""
         self._activity = activity
         self._end_answer = end_answer
+        self._hear_limit = hear_limit
+        self._clock = time.time
         self._asked: dict[bytes, str] = {}
         """Questions without an answer, by the id of the request."""
         self._head = self._end = b""
@@ -227,6 +235,8 @@ class ProgramDialogue:
     def _judge(self, head: bytes) -> None:
         found = _KIND.match(head)
         kind = found[1] if found else b"result" if self._is_result else b""
+        if kind == b"rate_limit_event" and (told := usage_limits.of_message(head, self._clock())):
+            self._hear_limit(told)
         if kind in (b"system", b"result") and (session := _SESSION.search(head)):
             self._activity.session = session[1].decode()
         if kind == b"result":

@@ -17,9 +17,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from bridge.policy import usage_limits
+from bridge.policy.http_head import Answer
+from bridge.policy.usage_limits import Told
 from bridge.server.activity import Activity
 
 QUIET_S = 2.0
@@ -75,6 +79,16 @@ class RefusedTurnError(ConnectionError):
         self.status = status
 
 
+class HeldTurnError(RefusedTurnError):
+    """New work is held, for longer than a session should wait without a word. The CLI is answered as by the API, with
+    these header fields and this body, so it says what it says without a bridge."""
+
+    def __init__(self, sentence: str, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__(sentence, b"429 Too Many Requests")
+        self.fields = fields
+        self.body = body
+
+
 class Desk(Protocol):
     """Where a call asks for its place: the server."""
 
@@ -83,14 +97,17 @@ class Desk(Protocol):
         """Seconds until a request that waits for a place fails."""
 
     def ask(self) -> bool:
-        """Ask for a place. Returns whether the call has it now; otherwise `Gate.open` is called later. Raises
-        RefusedTurnError."""
+        """Ask for a place. Returns whether the call has it now; otherwise `Gate.open` or `Gate.turn_away` is called
+        later. Raises RefusedTurnError, also HeldTurnError."""
 
     def take(self) -> None:
         """Take a place without waiting, because the call works already."""
 
     def give_back(self) -> bool:
         """Give the place back, or leave the queue. Returns False if the call has to keep its place."""
+
+    def hear_limit(self, told: Told) -> None:
+        """The API has told this call of a limit."""
 
 
 class Gate:
@@ -146,6 +163,11 @@ class Gate:
             self._opened.set_result(None)
         self._settle()
 
+    def turn_away(self, error: HeldTurnError) -> None:
+        """The requests that wait get no place: new work is held."""
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_exception(error)
+
     def start(self) -> None:
         """The CLI is being started."""
         self._started_at = self._loop.time()
@@ -195,6 +217,16 @@ class Gate:
 
     # From the proxy
 
+    def hear_answer(self, answer: Answer) -> None:
+        """The head of an answer of the API has arrived."""
+        if told := usage_limits.of_answer(answer.status, answer.fields, time.time()):
+            self.hear_limit(told)
+
+    def hear_limit(self, told: Told) -> None:
+        """The API, or the CLI itself, has told of a limit."""
+        if self._desk is not None:
+            self._desk.hear_limit(told)
+
     @contextlib.asynccontextmanager
     async def request(self, is_given_up: Callable[[], bool]) -> AsyncIterator[None]:
         """Wait until the call has a place. The block is the request. Raises RefusedTurnError, or another
@@ -214,20 +246,28 @@ class Gate:
         return Tunnel(self, is_given_up)
 
     async def pass_on(self, is_given_up: Callable[[], bool], is_new: bool) -> None:
-        """Wait until the call has a place for a request in a tunnel. Raises the same as `request`."""
-        await self._admit(is_given_up)
+        """Wait until the call has a place for a request in a tunnel. Raises the same as `request`. A request that is
+        held takes a place: nobody but the API can answer it there."""
+        try:
+            await self._admit(is_given_up)
+        except HeldTurnError:
+            self._take()
         if is_new:
             self._begin()
         self.hear()
 
     def hear(self) -> None:
         """Bytes of an answer have arrived through a tunnel. Take the place back if it was given back too early."""
-        if not self.may_pass and self._desk is not None and not self._is_closed:
-            self._desk.take()
-            self.open()
+        self._take()
         self._silent_since = self._loop.time()
         if self._timer is None:
             self._settle()
+
+    def _take(self) -> None:
+        """Take a place without waiting, if the call has none."""
+        if not self.may_pass and self._desk is not None and not self._is_closed:
+            self._desk.take()
+            self.open()
 
     @property
     def free(self) -> int:
@@ -257,11 +297,12 @@ class Gate:
                     raise ConnectionAbortedError
                 if not opened.done() and self._loop.time() > deadline:
                     raise RefusedTurnError(f"no place came free within {limit:g} s; try again")
+            opened.result()
         finally:
             self._waiting -= 1
             if not self._waiting and self._opened is opened:
                 self._opened = None
-                if not opened.done() and not self._is_closed:
+                if not (opened.done() and opened.exception() is None) and not self._is_closed:
                     self._activity.wait_for_turn("")
                     self._desk.give_back()
         self._cancel_timer()

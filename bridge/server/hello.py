@@ -10,6 +10,7 @@ from typing import Any
 from bridge import __version__
 from bridge.protocol.frames import MAX_CALL, VERSION, WINDOW, Fields
 from bridge.server.guess_limit import GuessLimit
+from bridge.server.holds import Held
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.grants import Grant
 from bridge.server.host.places import Identity
@@ -28,6 +29,8 @@ class Hello:
     idle: Callable[[], int]
     waiting: Callable[[], tuple[int, int]]
     """Returns how many calls of the grant wait, and how many calls come before the first of them."""
+    held: Callable[[], Held | None]
+    """Returns what holds the grant's new work."""
     note: Callable[..., None]
     """Writes to the audit log."""
 
@@ -68,7 +71,7 @@ class Hello:
 
     def answer(self, fields: Fields) -> dict[str, bytes | str | int | None]:
         """Return the fields of the server's hello."""
-        cli, (waiting, ahead) = self.cli(), self.waiting()
+        cli, (waiting, ahead), held = self.cli(), self.waiting(), self.held()
         return {
             "protocol": VERSION,
             "server": __version__,
@@ -81,6 +84,8 @@ class Hello:
             "idle": self.idle(),
             "waiting": waiting or None,
             "ahead": ahead if waiting else None,
+            "held": held.why if held else None,
+            "until": int(held.until) if held else None,
         }
 
 

@@ -18,17 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge.policy import Scope
+from bridge.policy import Scope, usage_limits
 from bridge.policy.telemetry import Report
+from bridge.policy.usage_limits import Told
 from bridge.protocol.frames import Fields
+from bridge.protocol.moment import moment
 from bridge.server.activity import Kind
 from bridge.server.call import Call, CallState
 from bridge.server.channel import Channel
 from bridge.server.connection import ClientConnection
-from bridge.server.gate import Hold, RefusedTurnError
+from bridge.server.gate import HeldTurnError, Hold, RefusedTurnError
 from bridge.server.guess_limit import GuessLimit
 from bridge.server.hello import Hello
-from bridge.server.holds import Holds
+from bridge.server.holds import Held, Holds
 from bridge.server.host import listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
@@ -58,6 +60,15 @@ ENDED_WITHIN_S = 2.0
 """Seconds to wait for processes that are being killed when the server stops."""
 
 REAP_EVERY_S = 5.0
+
+SOON_S = 60.0
+"""Seconds until the end of a hold for which the request of a session waits. If it lasts longer, the person or program
+is told at once: the Agent SDKs give up a CLI that does not answer after a minute."""
+
+SAME_LIMIT_S = 5.0
+"""A limit that is told again is logged if its end differs by more seconds."""
+
+LOOK_AT_HOLDS_S = 10.0
 
 STOPPING = "the bridge is stopping, and this call was not started"
 
@@ -97,6 +108,10 @@ class CallDesk:
         """See `Desk`."""
         return self.server.give_back(self.call)
 
+    def hear_limit(self, told: Told) -> None:
+        """See `Desk`."""
+        self.server.hear_limit(self.call, told)
+
 
 class BridgeServer:
     """The whole server. `load` reads the configuration, at the start and at each reload."""
@@ -114,6 +129,9 @@ class BridgeServer:
         self._connections: set[ClientConnection] = set()
         self._calls: dict[Call, None] = {}
         self.holds = Holds()
+        self._wake_timer: asyncio.TimerHandle | None = None
+        self._limit: Told | None = None
+        """The usage limit that was told last."""
         self.turns: Turns[Call] = Turns(self.config.limits, self.grants, self.holds)
         self._starts: FairQueue[Call] = FairQueue(STARTS, self.grants)
         """Sessions on a terminal that wait for their start. They need no place for it."""
@@ -293,7 +311,8 @@ class BridgeServer:
         opened = functools.partial(self._open_call, grant, self.scope(grant))
         waiting = functools.partial(self._waiting_of, grant.name)
         guesses, note = self._guesses[grant.name], self._note
-        hello = Hello(grant, guesses, lambda: self.cli, lambda: self.config.limits.idle, waiting, note)
+        held = functools.partial(self.holds.of, grant.name)
+        hello = Hello(grant, guesses, lambda: self.cli, lambda: self.config.limits.idle, waiting, held, note)
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
             lambda: ClientConnection(hello, self._scheduler, self._server_log, self._connections, opened), accepted
         )
@@ -349,7 +368,9 @@ class BridgeServer:
         if above is not None and above.grant == call.grant and above.state is CallState.RUNNING:
             self.turns.nest(call, above)
             call.activity.is_nested = True
-        draws = call.kind is Kind.INTERACTIVE and call.gate.hold is Hold.ANSWER
+        # A program has little patience with a CLI that does not start. During a limit it asks its CLI, and hears.
+        may_start = call.kind is Kind.INTERACTIVE or self.holds.of(call.grant) is not None
+        draws = may_start and call.gate.hold is Hold.ANSWER
         call.wait(self.config.limits.wait, for_start=draws)
         try:
             self._check_budget(call)
@@ -400,8 +421,10 @@ class BridgeServer:
         return self.turns.queue, self._starts
 
     def ask(self, call: Call) -> bool:
-        """Ask for a call's place. Returns whether it has one now. Raises RefusedTurnError."""
+        """Ask for a call's place. Returns whether it has one now. Raises RefusedTurnError, also HeldTurnError."""
         self._check_budget(call)
+        if refusal := self._refusal(call):
+            raise refusal
         try:
             has_place = self.turns.ask(call.grant, call)
         except QueueFullError as full:
@@ -414,6 +437,61 @@ class BridgeServer:
             ) from None
         self._dispatch_soon()
         return has_place
+
+    # Usage limits
+
+    def hear_limit(self, call: Call, told: Told) -> None:
+        """Hold new work because the API has told a call of a limit: of all grants, because they share the account, or
+        of the call's grant alone."""
+        grant = None if told.concerns_all else call.grant
+        before = self.holds.of(grant)
+        self.holds.hold(grant, told.cause, told.until, told.why)
+        if told.cause == usage_limits.LIMIT:
+            self._limit = told
+        if before is None or abs(before.until - told.until) > SAME_LIMIT_S:
+            call.note("held", why=told.cause, until=int(told.until), **({"window": told.window} if told.window else {}))
+        self._dispatch_soon()
+
+    def release(self) -> str:
+        """Let new work start although the API told of a usage limit. Returns a problem; empty if it is done."""
+        causes = (usage_limits.LIMIT, usage_limits.OVERLOAD, usage_limits.BURST)
+        ended = [self.holds.release(grant, cause) for grant in (None, *self.grants) for cause in causes]
+        if any(ended):
+            self._audit.write("released")
+            self._dispatch_soon()
+        return "" if any(ended) else "nothing is held by a usage limit"
+
+    def _refusal(self, call: Call) -> HeldTurnError | None:
+        """Return what a session's request is answered if new work is held so long that it should not wait."""
+        held, now = self.holds.of(call.grant), time.time()
+        if held is None or call.state is not CallState.RUNNING or held.until - now <= SOON_S:
+            return None
+        same = self._limit is not None and held.cause == usage_limits.LIMIT
+        told = self._limit if same and self._limit else Told(held.cause, held.until, held.why, concerns_all=False)
+        sentence = f"{held.why}; new work goes on at {moment(held.until)}"
+        return HeldTurnError(sentence, *usage_limits.refusal(told, now))
+
+    def _tell(self, call: Call, position: int) -> None:
+        """Tell a call that waits for a place how many come first, or that new work is held. If that is for too long,
+        the call ends."""
+        held = self.holds.of(call.grant)
+        if refusal := self._refusal(call):
+            call.gate.turn_away(refusal)
+        elif held and call.state is CallState.WAITING and held.until - time.time() > self.config.limits.held:
+            text = f"{held.why}, and new work goes on at {moment(held.until)} only, so this call was not started"
+            call.fail("held", text)
+        else:
+            call.report_position(position, held)
+
+    def _wake_later(self) -> None:
+        """Look again when a hold ends. A host that was suspended looks some seconds later."""
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+        self._wake_timer = None
+        at = self.holds.wake_at(self.turns.queue.waiting)
+        if at is not None:
+            delay = min(max(at - time.time(), 0.0), LOOK_AT_HOLDS_S)
+            self._wake_timer = asyncio.get_running_loop().call_later(delay, self._dispatch_soon)
 
     def give_back(self, call: Call) -> bool:
         """Give back a call's place, or leave the queue. Returns False if the call has to keep its place."""
@@ -492,9 +570,11 @@ class BridgeServer:
             self._let_go_on(call)
             self._dispatch_soon()
             return
-        for queue in self._queues:
-            for call, position in queue.positions().items():
-                call.report_position(position)
+        for call, position in self._starts.positions().items():
+            call.report_position(position)
+        for call, position in self.turns.queue.positions().items():
+            self._tell(call, position)
+        self._wake_later()
 
     def _next(self) -> Call | None:
         """Return the next call that starts or goes on."""
@@ -595,6 +675,7 @@ class BridgeServer:
             "queued": sum(len(calls) for queue in self._queues for calls in queue.waiting.values()),
             "served": self._served,
             "stopping": self._is_stopping,
+            "held": _facts(self.holds.of(None)),
             "grants": {name: self._grant_status(grant) for name, grant in self.grants.items()},
             "problems": {name: problem for name, problem in self.problems.items() if name not in self.grants},
         }
@@ -605,11 +686,17 @@ class BridgeServer:
             "connections": sum(connection.grant == grant.name for connection in self._connections),
             "running": self.turns.queue.running[grant.name],
             "queued": self._waiting_of(grant.name)[0],
+            "held": _facts(self.holds.of(grant.name)),
             "calls": [call.facts() for call in self._calls if call.grant == grant.name],
             "problem": grant.problem or self._disk.note(grant.name),
             "budgets": [standing.facts() for standing in self._standings(grant.name)],
             "wrong_workspaces": self._guesses[grant.name].count,
         }
+
+
+def _facts(held: Held | None) -> dict[str, str | float] | None:
+    """Return what `status` shows of what holds new work."""
+    return None if held is None else dataclasses.asdict(held)
 
 
 def _full(why: str, grant: str) -> str:

@@ -86,7 +86,7 @@ class CliSession:
             self._dialogue = Dialogue(owner.activity, owner.gate.answer_ended, owner.gate.interrupt)
         self._program: ProgramDialogue | None = None
         if request.plan.controls:
-            self._program = ProgramDialogue(owner.activity, owner.gate.answer_ended)
+            self._program = ProgramDialogue(owner.activity, owner.gate.answer_ended, owner.gate.hear_limit)
             owner.gate.is_told_of_ends = True
         self.code: int | None = None
         self._process, self._tools = context.launch(request, channel, self)

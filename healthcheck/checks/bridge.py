@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from bridge.client.connection import Connection
 from bridge.protocol.errors import STEPS, FaultError
 from bridge.protocol.frames import MAX_SOCKET_PATH
-from healthcheck.check import FAIL, PASS, Check, Finding
+from bridge.protocol.moment import moment
+from healthcheck.check import FAIL, PASS, WARN, Check, Finding
 from healthcheck.probe import Probe, ProbeError
 from healthcheck.worker import Worker
 
 if TYPE_CHECKING:
-    from bridge.protocol.frames import Fields
     from healthcheck.facts import AgentFacts
 
 EVERY_S, DEADLINE_S = 4.0, 1.5
@@ -48,11 +49,19 @@ class BridgeCheck(Check):
         seen = self._probe.last
         if seen.value is None:
             return Finding(FAIL, seen.why_missing, seen.age_s)
-        return Finding(PASS, seen.value, seen.age_s)
+        return Finding(WARN if seen.value.is_held else PASS, seen.value.text, seen.age_s)
 
     def details(self) -> dict[str, Any]:
         """Return whether it answers, and where it was asked."""
         return {"bridge": {"socket": self._path, "answers": self._probe.last.value is not None}}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the server said, for people, and whether it holds new work."""
+
+    text: str
+    is_held: bool
 
 
 class Client:
@@ -67,7 +76,7 @@ class Client:
         """Close the connection; the next observation opens it again."""
         self._connection.close()
 
-    def ask(self) -> str:
+    def ask(self) -> Answered:
         """Return what answers. Raises ProbeError with what to do. May block for a second."""
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH:
             raise ProbeError(f"CLAUDE_BRIDGE_SOCKET is longer than {MAX_SOCKET_PATH} bytes; mount it elsewhere")
@@ -82,12 +91,13 @@ class Client:
         if not server.get("cli"):
             self.close()  # so that the next observation notices when a CLI has been installed
             raise ProbeError(server.text("problem"))
-        return f"{server.text('cli')} for grant {server.text('grant')}{self._waiting(server)}"
-
-    def _waiting(self, server: Fields) -> str:
-        """Return how many calls wait for their turn. This is no fault: others work."""
-        waiting, ahead = server.number("waiting"), server.number("ahead")
-        if not waiting:
-            return ""
-        self.close()  # so that the next observation notices when they wait no longer
-        return f"; {waiting} waiting for a turn, {ahead} ahead"
+        waiting, held = server.number("waiting"), server.text("held")
+        if waiting or held:
+            self.close()  # so that the next observation notices when they wait no longer
+        if held:
+            text = f"{held}; new work goes on at {moment(server.number('until'))}, {waiting} waiting"
+            return Answered(text, is_held=True)
+        found = f"{server.text('cli')} for grant {server.text('grant')}"
+        if waiting:  # this is no fault: others work
+            found += f"; {waiting} waiting for a turn, {server.number('ahead')} ahead"
+        return Answered(found, is_held=False)

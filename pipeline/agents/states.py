@@ -68,6 +68,7 @@ class Call:
     state: str
     waits_for: str
     ahead: int | None
+    until: float | None
     since: float
     session: str | None
     prompts: int
@@ -230,6 +231,7 @@ def _call(said: Mapping[str, Any]) -> Call:
         state=str(said["state"]),
         waits_for=_text(said["waits_for"]),
         ahead=said["ahead"],
+        until=said.get("until"),
         since=float(said["since"]),
         session=said["session"] and _text(said["session"]),
         prompts=int(said["prompts"]),

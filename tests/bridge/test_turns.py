@@ -247,11 +247,11 @@ def test_word_of_a_call_opens_its_place_only_and_only_so_far(
     assert host.status()["running"] == 1
     check = healthcheck.Client(str(other.mount / "claude-bridge.sock"))
     screens.callback(check.close)
-    assert check.ask().endswith("for grant other; 1 waiting for a turn, 0 ahead")
+    assert check.ask().text.endswith("for grant other; 1 waiting for a turn, 0 ahead")
     for each in (foreign, guessed):
         code, out, err = each.end()
         assert (code, out, b"limits.running" in err) == (125, b"", True), err
-    assert check.ask().endswith("for grant other")
+    assert check.ask().text.endswith("for grant other")
     outer.sock.close()
     assert [each.process.poll() for each in two] == [None, None], "they run on"
     assert host.status()["running"] == 1, "and hold the place"

@@ -15,7 +15,7 @@ import pytest
 
 from bridge.server.host import usage
 from tests.support.bridge_cli import VERSIONS
-from tests.support.bridge_host import Place
+from tests.support.bridge_host import Place, make_way
 from tests.support.fake_messages_api import Fail, Reply, Request, Say, directed
 from tests.support.metered_api import KINDS, Meter, metered
 from tests.support.real_host import RealHost, real_server
@@ -109,8 +109,9 @@ MIX = (
 """Kinds of calls. They make 8 calls, and some 14 requests."""
 
 
-def equal(real: RealHost, meter: Meter, place: Place) -> bool:
-    return used(real, place) == meter.counted[place.name]
+def wait_for_sums(real: RealHost, meter: Meter, place: Place) -> None:
+    """Wait until the server has counted what the API did: a CLI reports some moments later."""
+    wait_until(lambda: used(real, place) == meter.counted[place.name], COUNTED_WITHIN_S, f"the use of {place.name}")
 
 
 def at_terminal(real: RealHost, place: Place, directory: Path) -> None:
@@ -141,6 +142,64 @@ def test_sums_are_exactly_what_the_api_counted(
     session = counting.place()
     at_terminal(counting, session, tmp_path)
     for place in (*places, session):
-        wait_until(lambda place=place: equal(counting, meter, place), COUNTED_WITHIN_S, f"the use of {place.name}")
+        wait_for_sums(counting, meter, place)
     assert "nobody" not in meter.counted
     assert used(counting, session)["requests"] >= 2
+
+
+# What a container cannot do
+
+
+SWITCHES = {
+    "CLAUDE_CODE_ENABLE_TELEMETRY": "0", "DISABLE_TELEMETRY": "1", "OTEL_LOGS_EXPORTER": "none",
+    "OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:9/", "DO_NOT_TRACK": "1",
+    "OTEL_LOGS_EXPORT_INTERVAL": "600000", "OTEL_BLRP_SCHEDULE_DELAY": "600000",
+}  # fmt: skip
+
+
+def test_container_cannot_switch_the_reports_off(counting: RealHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by its own environment, nor by the project's settings, nor by a flag."""
+    meter = metered(monkeypatch, owner)
+    place = counting.place()
+    settings = json.dumps({"env": SWITCHES})
+    make_way(place.workspace / ".claude/settings.json")
+    (place.workspace / ".claude").mkdir(exist_ok=True)
+    (place.workspace / ".claude/settings.json").write_text(settings)
+    done = place.run("-p", f"of-{place.name} x", "--settings", settings, env=SWITCHES)
+    assert done.returncode == 0, done.stderr
+    assert meter.counted[place.name]["requests"] == 1
+    wait_for_sums(counting, meter, place)
+
+
+def test_command_of_claude_learns_nothing_of_the_reports(counting: RealHost) -> None:
+    place = counting.place()
+    look = {"command": "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'"}
+    done = place.run("-p", f"x\nUSE Bash {json.dumps(look)}", "--allowedTools", "Bash")
+    assert b"PATH=" in done.stdout
+    for word in (b"OTEL", b"TELEMETRY", b".invalid", b"x-bridge-usage"):
+        assert word not in done.stdout
+
+
+def test_no_word_of_a_prompt_is_kept(counting: RealHost) -> None:
+    place = counting.place()
+    word = "xylophone"
+    command = f"echo {word}"
+    done = place.run("-p", f"{word}\nUSE Bash {json.dumps({'command': command})}", "--allowedTools", "Bash")
+    assert word.encode() in done.stdout
+    wait_until(lambda: used(counting, place)["requests"] == 2, COUNTED_WITHIN_S, "both requests")
+    kept = [path for path in counting.host.state.glob("usage.sqlite3*")]
+    assert kept
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+    assert not [path for path in kept if word.encode() in path.read_bytes()]
+
+
+def test_failed_requests_count_by_kind(counting: RealHost) -> None:
+    place = counting.place()
+    assert place.run("-p", "never").returncode == 1
+    wait_until(lambda: bool(row_of(counting, place)), COUNTED_WITHIN_S, "the failed request")
+    (row,) = row_of(counting, place)
+    assert (row.limited, row.failed, row.requests, row.tokens) == (1, 0, 0, 0)
+
+
+def row_of(real: RealHost, place: Place) -> list[usage.Row]:
+    return usage.rows(real.host.state / "usage.sqlite3", grants=[place.name])

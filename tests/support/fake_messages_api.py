@@ -51,6 +51,7 @@ class Fail:
 
     status: int
     kind: str = "api_error"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Reply = Say | Use | Together | Fail
@@ -210,15 +211,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _message(self, request: Request) -> None:
         reply = self.server.api.part(request)
         if isinstance(reply, Fail):
-            self._whole({"type": "error", "error": {"type": reply.kind, "message": "as told"}}, reply.status)
+            error = {"type": "error", "error": {"type": reply.kind, "message": "as told"}}
+            self._whole(error, reply.status, reply.headers)
         elif request.body.get("stream"):
             self._stream(request, reply)
         else:
             self._whole(_message(request, _blocks(reply), _stop_reason(reply)))
 
-    def _whole(self, value: Json, status: int = 200) -> None:
+    def _whole(self, value: Json, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
+        for name, text in headers:
+            self.send_header(name, text)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

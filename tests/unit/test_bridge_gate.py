@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bridge.policy.usage_limits import Told
 from bridge.server.activity import Activity
 from bridge.server.gate import (
     FREE,
@@ -63,6 +64,9 @@ class Desk:
     def give_back(self) -> bool:
         self.told.append("keep" if self.keeps else "back")
         return not self.keeps
+
+    def hear_limit(self, told: Told) -> None:
+        self.told.append(told.cause)
 
 
 class Scene:

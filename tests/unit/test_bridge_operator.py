@@ -106,7 +106,7 @@ def test_status_is_a_table_whose_columns_stand_under_each_other() -> None:
     grant = {"running": 1, "queued": 12, "connections": 3, "calls": [call], "workspace": "/w", "problem": ""}
     grant = {**grant, "budgets": []}
     other = {**grant, "calls": [], "workspace": "/other", "problem": "is gone"}
-    answer = {"cli": "1.2.3", "uptime_s": 61.0, "running": 2, "queued": 24, "served": 9}
+    answer = {"cli": "1.2.3", "uptime_s": 61.0, "running": 2, "queued": 24, "served": 9, "held": None}
     assert status_lines({**answer, "grants": {"a-name-of-more-than-20-letters": grant, "b": other}}) == [
         "Claude Code 1.2.3; up 61 s",
         "2 running, 24 queued, 9 served",

@@ -155,8 +155,8 @@ def test_session_tells_what_it_waits_for(event: str, waits_for: str, answers: li
         session.tell("SessionStart startup", "UserPromptSubmit", event)
         session.dialogue.type(b"\x1b[B\x1b[?1u")
         assert session.activity.facts() | {"since": 0} == {
-            "kind": "print", "state": "waiting_for_person", "waits_for": waits_for, "ahead": None, "since": 0,
-            "session": ID, "prompts": 1, "nested": False,
+            "kind": "print", "state": "waiting_for_person", "waits_for": waits_for, "ahead": None, "until": None,
+            "since": 0, "session": ID, "prompts": 1, "nested": False,
         }  # fmt: skip
         assert session.ends == 1, "a place is not held while a person is waited for"
         session.dialogue.type(answer) if answer else session.tell("Stop")

@@ -75,7 +75,8 @@ def test_failed_request_is_read(status: int) -> None:
 
 @pytest.mark.parametrize("model", [TEXT, "x" * 81, "", "a\nb", '"}'])
 def test_text_that_is_no_model_is_not_kept(model: str) -> None:
-    (report,) = telemetry.read(body(record(**{**REQUEST, "model": model})))
+    facts: dict[str, Any] = {**REQUEST, "model": model}
+    (report,) = telemetry.read(body(record(**facts)))
     assert report.model == telemetry.OTHER_MODEL
 
 
@@ -85,10 +86,14 @@ def test_what_is_no_number_of_tokens_counts_as_none(tokens: Any) -> None:
     assert report.usage.input == 0
 
 
+KEYS = st.sampled_from(["resourceLogs", "scopeLogs", "logRecords", "attributes", "key", "value"])
+DOCUMENTS = st.recursive(
+    st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)
+)
+
+
 @settings(max_examples=40)
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["resourceLogs", "scopeLogs", "logRecords", "attributes", "key", "value"]), inner)).map(
-        lambda value: json.dumps(value).encode()))  # fmt: skip
+@given(st.binary(max_size=60) | DOCUMENTS.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_no_report(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert telemetry.read(data) == []
@@ -202,7 +207,7 @@ def test_kill_loses_or_doubles_nothing(tmp_path: Path) -> None:
         told = context.Value("q", 0, lock=False)
         writer = context.Process(target=_write, args=(tmp_path / "u", told))
         writer.start()
-        wait_until(lambda told=told: told.value > 20, 10, "some reports")
+        wait_until(lambda told=told: told.value > 20, 10, "some reports")  # type: ignore[misc]
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join()
         found = {row.model: row.input for row in rows(tmp_path / "u")}

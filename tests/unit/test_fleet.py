@@ -17,6 +17,7 @@ import pytest
 from jsonschema import ValidationError
 from rich.console import Console
 
+from bridge.server.holds import Held
 from bridge.server.host.budgets import standings
 from bridge.server.host.config import parse
 from bridge.server.host.usage import Row
@@ -35,7 +36,8 @@ NOW = 1_800_000_000.0
 
 
 def call(state: str, since: float = NOW, waits_for: str = "", ahead: int | None = None) -> Call:
-    return Call("interactive", state, waits_for, ahead, since, "0a1b", 3, nested=False)
+    until = NOW + 60 if state == "waiting_for_quota" else None
+    return Call("interactive", state, waits_for, ahead, until, since, "0a1b", 3, nested=False)
 
 
 def running(state: str = "running", phase: str = "running", health: str = "healthy", command: bool = False) -> Facts:
@@ -344,7 +346,7 @@ def test_table_is_as_wide_as_the_terminal_and_a_pipe_gets_all(width: int | None,
 def every_document() -> dict[str, list[Any]]:
     """Return documents that show all that there can be."""
     agents = [agent(f"a{number}", state_of(facts, calls), calls) for number, (facts, calls, _) in enumerate(TABLE)]
-    kinds = [Call(kind, "idle", "", None, NOW, None, 0, nested=True) for kind in ("print", "program")]
+    kinds = [Call(kind, "idle", "", None, None, NOW, None, 0, nested=True) for kind in ("print", "program")]
     agents += [agent("b", IDLE, tuple(kinds), health) for health in ("degraded", "unhealthy", "starting")]
     agents.append(agent("c", FAILED, health="none", address=""))
     seen = {"a": agents[0], "b": None}
@@ -352,17 +354,16 @@ def every_document() -> dict[str, list[Any]]:
     client = {"age_s": 1.5, "grant": "a", "uid": 1000, "pid": 7, "container": "c0ffee", "client": "shop"}
     calls = [{**dataclasses.asdict(call(state)), **client} for state in (*states.OF_CALL, "ending")]
     calls += [{**dataclasses.asdict(kind), **client} for kind in kinds]
+    held = dataclasses.asdict(Held("limit", NOW, "the limit is reached"))
     grant = {"workspace": "/w", "connections": 1, "running": 1, "queued": 0, "calls": calls, "problem": ""}
+    grants = {name: {**grant, "held": why, "wrong_workspaces": 0} for name, why in (("a", held), ("b", None))}
     server = {"pid": 1, "uptime_s": 1.0, "cli": "2", "running": 1, "queued": 0, "served": 0, "stopping": False}
     chosen = parse({"budgets": {"a": [{"usd": 1, "over": over} for over in ("warn", "hold")]
                                      + [{"tokens": 1, "per": "week", "over": "stop"}]}}).budgets  # fmt: skip
     budgets = [each.facts() for each in standings(chosen, "a", lambda *_: (1, 0), NOW)]
-    answer = {
-        **server,
-        "grants": {"a": {**grant, "wrong_workspaces": 0, "budgets": budgets}},
-        "problems": {"b": "it is gone"},
-    }
+    grants = {name: {**each, "budgets": budgets} for name, each in grants.items()}
     used = Row("a", "2026-11-28", "m", 1, 1, 1, 1, 1, 1, 1, 1)
+    answers = [{**server, "held": why, "grants": grants, "problems": {"b": "it is gone"}} for why in (held, None)]
     return {
         "agents-ps": [overview.document(agents)],
         "agents-wait": [
@@ -370,7 +371,7 @@ def every_document() -> dict[str, list[Any]]:
         ],
         "agents-audit": [audit.document("a")],
         "bridge-usage": [usage_report.document([used], "2026-11-28", {"a": budgets})],
-        "bridge-status": [report.status_document(None), report.status_document(answer)],
+        "bridge-status": [report.status_document(each) for each in (None, *answers)],
     }
 
 

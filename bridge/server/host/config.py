@@ -44,6 +44,9 @@ class Limits:
     """Open connections of one grant. A client that only asks for the hello needs one as well."""
     wait: int = 600
     """Seconds until a waiting call fails. Claude's own tools wait no longer than that."""
+    held: int = 6 * 3600
+    """Seconds that a call waits while new work is held, by a usage limit or a budget. If that lasts longer, the call
+    ends at once. An account's window of five hours is waited for, one of a week is not."""
     idle: int = 300
     """Seconds until a connection without a call is closed. Clients that keep a connection ping more often."""
     stop_grace: int = 5

@@ -30,6 +30,9 @@ class Server(Protocol):
     def status(self) -> dict[str, Any]:
         """Return what runs and what waits."""
 
+    def release(self) -> str:
+        """Let new work start although the API told of a usage limit. Returns a problem; empty if it is done."""
+
     def reload(self) -> str:
         """Read configuration and grants again. Returns why that is not possible; empty if it is done."""
 
@@ -64,6 +67,8 @@ class AdminSocket:
                 answer: dict[str, Any] = self._bridge.status()
             elif question == "reload":
                 answer = {"problem": self._bridge.reload(), "grants": self._bridge.problems}
+            elif question == "release":
+                answer = {"problem": self._bridge.release()}
             else:
                 answer = {"problem": f"the server does not know {question!r}"}
             writer.write(json.dumps(answer).encode() + b"\n")

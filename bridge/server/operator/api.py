@@ -152,6 +152,15 @@ class Operator:
         admin_socket.reload(self._state, name)
 
     @_as_operator_errors()
+    def release(self) -> None:
+        """Let new work start although the API told of a usage limit. Fails if nothing is held, or no server runs."""
+        answer = admin_socket.ask(self._state, "release") if self._exists() else None
+        if answer is None:
+            raise OperatorError(f"no server runs in {self.root}; start one with {SERVE}")
+        if answer["problem"]:
+            raise OperatorError(answer["problem"])
+
+    @_as_operator_errors()
     def status(self) -> dict[str, Any] | None:
         """Return what runs and what waits, as `BridgeServer.status` does; None if no server runs."""
         self._state.prepare()

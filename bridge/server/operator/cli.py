@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     form = using.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--prometheus", action="store_true", help="print counters of all days, for a textfile collector")
+    add("release", release, "Let new work start although the API told of a usage limit.")
     explaining = add("explain", explain, "Show what would be run for these arguments, and why.")
     explaining.add_argument("--grant", metavar="NAME", help="with the shares of this grant")
     explaining.add_argument("--project", type=Path, metavar="DIR", help="with the settings of the project in DIR")
@@ -159,6 +160,13 @@ def usage(operator: Operator, options: argparse.Namespace) -> int:
     """Show what was used."""
     form = "json" if options.json else "prometheus" if options.prometheus else "text"
     print(operator.usage_report(options.since, options.names, form, with_bars=sys.stdout.isatty()))
+    return OK
+
+
+def release(operator: Operator, _options: argparse.Namespace) -> int:
+    """End what holds new work."""
+    operator.release()
+    print("bridge: new work starts again, one call after another")
     return OK
 
 

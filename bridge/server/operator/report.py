@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bridge.policy.terms import printable
+from bridge.protocol.moment import moment
 from bridge.server.operator.usage_report import budget_line
 
 VERSION = 1
@@ -30,6 +31,7 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
     lines = [
         f"Claude Code {answer['cli'] or 'missing'}; up {answer['uptime_s']:.0f} s",
         f"{answer['running']} running, {answer['queued']} queued, {answer['served']} served",
+        *([f"new work waits until {moment(held['until'])}: {held['why']}"] if (held := answer["held"]) else []),
         *_aligned([heads, *grants]),
         *(
             _waiting(name, call)

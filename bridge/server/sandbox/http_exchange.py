@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Iterable
 
 from bridge.policy.gateways import REVEALING_HEADERS
 from bridge.policy.http_head import Answer, HeadError, Request, chunk_size, written
@@ -22,9 +23,12 @@ class FailedError(Exception):
     """A server did not answer correctly. The text is a sentence without the server's name."""
 
 
-def say(writer: asyncio.StreamWriter, status: bytes, body: bytes, kind: bytes = b"text/plain") -> None:
-    """Send an answer in place of a server. `kind` is the type of the body."""
-    fields = [(b"Connection", b"close"), (b"Content-Type", kind), (b"Content-Length", b"%d" % len(body))]
+TEXT = ((b"Content-Type", b"text/plain"),)
+
+
+def say(writer: asyncio.StreamWriter, status: bytes, body: bytes, more: Iterable[tuple[bytes, bytes]] = TEXT) -> None:
+    """Send an answer in place of a server, with `more` header fields."""
+    fields = [(b"Connection", b"close"), *more, (b"Content-Length", b"%d" % len(body))]
     with contextlib.suppress(OSError):
         writer.write(written(b"HTTP/1.1 " + status, fields) + body)
 
@@ -65,14 +69,22 @@ async def send_whole(server: Pair, head: bytes, body: bytes) -> None:
         server[1].close()
 
 
-async def exchange(client: Pair, server: Pair, request: Request, head: bytes, of_gateway: bool = False) -> None:
-    """Move one request and its answer. If the client closes the connection, the exchange ends.
+async def exchange(
+    client: Pair,
+    server: Pair,
+    request: Request,
+    head: bytes,
+    of_gateway: bool = False,
+    heard: Callable[[Answer], None] | None = None,
+) -> None:
+    """Move one request and its answer. If the client closes the connection, the exchange ends. `heard` gets the head
+    of the answer.
 
     Raises FailedError, OSError and the errors of asyncio's streams.
     """
     server[1].write(head)
     asking = asyncio.create_task(_send_body(client[0], server[1], request.length))
-    answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway))
+    answering = asyncio.create_task(_bring_answer(server[0], client[1], of_gateway, heard))
     try:
         await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done() or asking.result():
@@ -119,7 +131,12 @@ async def _send_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     await writer.drain()
 
 
-async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, of_gateway: bool) -> None:
+async def _bring_answer(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    of_gateway: bool,
+    heard: Callable[[Answer], None] | None,
+) -> None:
     """Pass on the answer, with `Connection: close` in its head, because not every server sends that. Raises
     FailedError."""
     for _ in range(MAX_INTERIM):
@@ -132,6 +149,8 @@ async def _bring_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         elif answer.status == 101 or (of_gateway and answer.status // 100 == 3 and answer.status != 304):
             raise FailedError(f"the server leads elsewhere with status {answer.status}, and nobody follows")
         elif answer.status >= 200:
+            if heard is not None:
+                heard(answer)
             fields = [(k, v) for k, v in answer.passed() if not (of_gateway and k.lower() in REVEALING_HEADERS)]
             writer.write(written(answer.line, [*fields, (b"Connection", b"close")]))
             await _pump(reader, writer)

@@ -28,14 +28,15 @@ from typing import Any, ClassVar
 
 from bridge.policy import telemetry
 from bridge.policy.gateways import API, CALL, Disguise, Gateway, RefusedError, disguise
-from bridge.policy.http_head import HeadError, Request, split_authority, split_url
-from bridge.server.gate import Gate, RefusedTurnError
+from bridge.policy.http_head import Answer, HeadError, Request, split_authority, split_url
+from bridge.server.gate import Gate, HeldTurnError, RefusedTurnError
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.credentials import Credential
 from bridge.server.sandbox.addresses import Lookups, is_public
 from bridge.server.sandbox.http_exchange import (
     CHUNK,
     MAX_HEAD,
+    TEXT,
     FailedError,
     Pair,
     exchange,
@@ -195,6 +196,8 @@ class Proxy:
             await self._refuse(client, b"400 Bad Request", f"a request is not understood: {error}")
         except RefusedError as refusal:
             await self._refuse(client, b"403 Forbidden", str(refusal))
+        except HeldTurnError as held:
+            await self._refuse(client, held.status, str(held), held.body, held.fields)
         except RefusedTurnError as refusal:
             await self._refuse(client, refusal.status, str(refusal))
         except FailedError as failure:
@@ -205,10 +208,13 @@ class Proxy:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 client[1].close()
 
-    async def _refuse(self, client: Pair, status: bytes, why: str) -> None:
-        """Answer with a sentence. Then read and drop input for a moment: closing at once could discard the answer."""
+    async def _refuse(
+        self, client: Pair, status: bytes, why: str, body: bytes = b"", fields: Iterable[tuple[bytes, bytes]] = TEXT
+    ) -> None:
+        """Answer with a sentence, or another body. Then read and drop input for a moment: closing at once could
+        discard the answer."""
         self._note("refused", network=why)
-        say(client[1], status, f"bridge: {why}\n".encode())
+        say(client[1], status, body or f"bridge: {why}\n".encode(), fields)
         with contextlib.suppress(OSError, TimeoutError):
             client[1].write_eof()
             async with asyncio.timeout(LINGER_S):
@@ -292,16 +298,23 @@ class Proxy:
         judged = gateway.judge(request, path)
         if gateway.is_work(request, path):
             async with self._gate.request(functools.partial(_has_left, client)):
-                await self._send(gateway, client, request, *judged)
+                await self._send(gateway, client, request, *judged, heard=self._gate.hear_answer)
         else:
             await self._send(gateway, client, request, *judged)
 
     async def _send(
-        self, gateway: Gateway, client: Pair, request: Request, path: str, fields: list[tuple[bytes, bytes]]
+        self,
+        gateway: Gateway,
+        client: Pair,
+        request: Request,
+        path: str,
+        fields: list[tuple[bytes, bytes]],
+        heard: Callable[[Answer], None] | None = None,
     ) -> None:
-        """Send a request to a gateway, with the gateway's real name and secrets. Raises FailedError."""
+        """Send a request to a gateway, with the gateway's real name and secrets. `heard` gets the head of the answer.
+        Raises FailedError."""
         server = await self._reach(gateway)
-        await exchange(client, server, request, head_of(request, _name(gateway), path, fields), of_gateway=True)
+        await exchange(client, server, request, head_of(request, _name(gateway), path, fields), True, heard)
 
     async def _reach(self, gateway: Gateway) -> Pair:
         """Return a connection to a gateway. Raises FailedError."""

@@ -63,7 +63,7 @@ class Reports:
         except OSError:
             say(client[1], b"503 Service Unavailable", b"bridge: the report could not be kept\n")
             return b""
-        say(client[1], b"200 OK", b"{}", b"application/json")
+        say(client[1], b"200 OK", b"{}", [(b"Content-Type", b"application/json")])
         return body
 
     def _count(self, reports: list[Report]) -> None:

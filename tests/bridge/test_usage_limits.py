@@ -1,0 +1,137 @@
+"""The account's usage limit: new work of all grants waits, is told why and until when, and starts again in fair order.
+
+With the real CLI, and an API that answers 429 with the header fields of a subscription.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from bridge.server.holds import ALONE_S, GAP_S
+from healthcheck.checks import bridge as healthcheck
+from tests.support import schemas
+from tests.support.bridge_cli import VERSIONS
+from tests.support.fake_messages_api import Fail
+from tests.support.real_host import RealHost, real_server
+from tests.support.usage_limits import Account
+from tests.support.waiting import wait_until
+
+WITHIN_S = 90
+DAY_S = 86400
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def limited_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+    """One server for each version of the CLI, whose API has an account with a limit."""
+    with real_server(tmp_path_factory.mktemp("limited"), request.param, limits={"held": 3600}) as host:
+        yield host
+
+
+@pytest.fixture
+def limited(limited_host: RealHost) -> Iterator[RealHost]:
+    limited_host.api.requests.clear()
+    yield limited_host
+    limited_host.host.tell("release")
+
+
+def held(host: RealHost) -> dict[str, object] | None:
+    document = json.loads(host.host._ask("status", "--json"))
+    schemas.check("bridge-status", document)
+    found: dict[str, object] | None = document["server"]["held"]
+    return found
+
+
+def test_new_work_of_all_waits_for_the_end_of_the_limit_and_starts_one_by_one(limited: RealHost) -> None:
+    account = limited.api.part = Account()
+    places = [limited.place() for _ in range(3)]
+    account.reach(7)
+    first = places[0].run("-p", "first")
+    assert first.returncode == 1, "the call that meets the limit ends as the CLI ends it"
+    assert account.refused == 1, "neither the CLI nor the bridge tries again"
+    assert held(limited) == {
+        "cause": "limit",
+        "until": pytest.approx(account.until, abs=1),
+        "why": "the account's 5-hour limit is reached",
+    }
+    with ExitStack() as stack:
+        # each grant but the first has two calls: the second one may not come before a grant that waits
+        calls = [
+            (number, stack.enter_context(place.start("-p", f"call {number}")))
+            for number, place in [*enumerate(places), *enumerate(places[1:], 1)]
+        ]
+        wait_until(lambda: held_calls(limited) == len(calls), "all calls are held", WITHIN_S)
+        for number, running in calls:
+            code, out, err = running.end(timeout=WITHIN_S)
+            assert (code, out) == (0, f"heard: call {number}\n".encode())
+            assert err.startswith(b"bridge: the account's 5-hour limit is reached; waiting until ")
+            assert err.count(b"\n") == 1
+    assert account.refused == 1, "nobody asked before the end of the limit"
+    times = [at for at, _ in account.answered]
+    assert times[0] >= account.until
+    assert times[1] - times[0] >= ALONE_S / 2, "the first goes alone"
+    assert times[-1] - times[0] >= (ALONE_S + (len(calls) - 2) * GAP_S) * 0.9, "a burst"
+    order = [text for _, text in account.answered]
+    assert sorted(order[:3]) == [f"call {number}" for number in range(3)], "a grant was twice before another"
+    assert held(limited) is None
+
+
+def held_calls(host: RealHost) -> int:
+    calls = [call for grant in host.host.status()["grants"].values() for call in grant["calls"]]
+    waiting = [call for call in calls if call["state"] == "waiting_for_quota"]
+    assert all(call["until"] and "limit is reached" in call["waits_for"] for call in waiting)
+    return len(waiting)
+
+
+def test_limit_that_ends_too_late_refuses_a_new_call_at_once_and_an_operator_can_end_it(limited: RealHost) -> None:
+    account = limited.api.part = Account("seven_day")
+    place, other = limited.place(), limited.place()
+    account.reach(5 * DAY_S)
+    assert place.run("-p", "first").returncode == 1
+    begun = time.monotonic()
+    done = other.run("-p", "hi", env={"CLAUDE_BRIDGE_ERRORS": "json"})
+    assert time.monotonic() - begun < 5
+    told = json.loads(done.stderr)
+    assert (done.returncode, done.stdout, told["error"]) == (125, b"", "held")
+    assert told["message"].startswith("the account's weekly limit is reached, and new work goes on at ")
+    assert healthcheck.Client(str(other.mount / "claude-bridge.sock")).ask().is_held
+    account.until = 0
+    assert "starts again" in limited.host.tell("release").stdout
+    assert other.run("-p", "hi").stdout == b"heard: hi\n"
+    assert limited.host.tell("release").stderr == "bridge: nothing is held by a usage limit\n"
+
+
+def test_program_sees_during_a_limit_what_it_sees_without_a_bridge(limited: RealHost) -> None:
+    """The CLI starts at once, and its answer has the API's own form. Its request does not reach the API."""
+    account = limited.api.part = Account()
+    place, other = limited.place(), limited.place()
+    account.reach(2 * DAY_S)
+    words = ("-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose")
+    message = {"type": "user", "message": {"role": "user", "content": "hi"}}
+    results = []
+    for each in (place, other):
+        done = each.run(*words, stdin=json.dumps(message).encode() + b"\n")
+        (result,) = [line for line in map(json.loads, done.stdout.splitlines()) if line["type"] == "result"]
+        results.append((done.returncode, result["is_error"], result["api_error_status"], result["result"]))
+    assert account.refused == 1
+    assert results[0][:3] == results[1][:3] == (1, True, 429)
+
+
+def test_overload_and_bursts_hold_for_moments_only(limited: RealHost) -> None:
+    place, other = limited.place(), limited.place()
+    limited.api.part = lambda _: Fail(429, "rate_limit_error", (("retry-after", "86400"),))
+    assert place.run("-p", "first").returncode == 1
+    assert held(limited) is None, "a burst of one grant is not that of all"
+    status = limited.host.status()["grants"]
+    assert status[other.name]["held"] is None
+    assert status[place.name]["held"]["until"] - time.time() <= 30
+    limited.api.part = lambda _: Fail(529, "overloaded_error", (("retry-after", "86400"),))
+    assert other.run("-p", "first").returncode == 1
+    found = held(limited)
+    assert found is not None
+    assert found["cause"] == "overload"
+    assert float(str(found["until"])) - time.time() <= 30
