@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +188,7 @@ def test_no_word_of_a_prompt_is_kept(counting: RealHost) -> None:
     done = place.run("-p", f"{word}\nUSE Bash {json.dumps({'command': command})}", "--allowedTools", "Bash")
     assert word.encode() in done.stdout
     wait_until(lambda: used(counting, place)["requests"] == 2, COUNTED_WITHIN_S, "both requests")
-    kept = [path for path in counting.host.state.glob("usage.sqlite3*")]
+    kept = list(counting.host.state.glob("usage.sqlite3*"))
     assert kept
     assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
     assert not [path for path in kept if word.encode() in path.read_bytes()]
