@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import sqlite3
 import stat
 from pathlib import Path
@@ -18,11 +20,14 @@ from hypothesis import strategies as st
 
 from bridge.policy import telemetry
 from bridge.policy.telemetry import Report, Usage
+from bridge.server.activity import Activity
+from bridge.server.gate import Gate
 from bridge.server.host import usage
 from bridge.server.host.budgets import Over, Period, budgets_of, standings, worst
 from bridge.server.host.config import ConfigError, parse
 from bridge.server.host.usage import UsageStore, rows
 from bridge.server.operator import usage_report
+from bridge.server.sandbox.proxy import Proxy, Rules
 from bridge.server.sandbox.reports import Reports
 from tests.support.waiting import wait_until
 
@@ -339,3 +344,62 @@ def test_first_day(said: str, day: str) -> None:
 def test_what_is_no_day_is_said_in_one_sentence(said: str) -> None:
     with pytest.raises(ValueError, match=r"^--since is .*; a day is allowed: "):
         usage_report.first_day(said, DAY)
+
+
+# The proxy of a call
+
+
+OTHER_NAME = "0123456789abcdef0123456789abcdef.invalid"
+
+
+def asked(reports: Reports, lines: str, data: bytes = b"") -> str:
+    """Return what a call's proxy answers to bytes of its namespace."""
+
+    async def ask() -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        proxy = Proxy(listener, Rules(web=False), lambda *_, **__: None, Gate(Activity()), reports)
+        proxy.cut()  # reports still count when the call is ending
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(lines.replace("\n", "\r\n").encode() + data)
+        answer = await reader.read()
+        writer.close()
+        proxy.close()
+        return answer.decode()
+
+    return asyncio.run(ask())
+
+
+def post(target: str, secret: str, length: int) -> str:
+    return f"POST {target} HTTP/1.1\nHost: x\nX-Bridge-Usage: {secret}\nContent-Length: {length}\n\n"
+
+
+@pytest.mark.parametrize("way", ["proxied", "tunnel", "direct"])
+def test_report_counts_for_the_call_that_sent_it(way: str) -> None:
+    got: list[Report] = []
+    reports, data = Reports(got.extend), body(record(**REQUEST))
+    target = f"http://{reports.name}/v1/logs" if way == "proxied" else "/v1/logs"
+    connect = f"CONNECT {reports.name}:80 HTTP/1.1\nHost: x\n\n" if way == "tunnel" else ""
+    assert " 200 OK" in asked(reports, connect + post(target, reports.secret, len(data)), data)
+    assert got == [READ]
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "status"),
+    [(None, "x", "403"), (None, "", "403"), (OTHER_NAME, None, "403"), ("127.0.0.1:1", None, "403")],
+)
+def test_report_with_another_name_or_secret_counts_for_nobody(
+    name: str | None, secret: str | None, status: str
+) -> None:
+    got: list[Report] = []
+    reports, data = Reports(got.extend), body(record(**REQUEST))
+    target = f"http://{name or reports.name}/v1/logs"
+    said = asked(reports, post(target, reports.secret if secret is None else secret, len(data)), data)
+    assert f" {status} " in said
+    assert not got
+
+
+def test_report_that_is_too_long_or_none_is_refused() -> None:
+    reports = Reports(lambda _: None)
+    target = f"http://{reports.name}/v1/logs"
+    assert " 400 " in asked(reports, post(target, reports.secret, telemetry.MAX_REPORT + 1))
+    assert " 400 " in asked(reports, post(target, reports.secret, 2), b"{}")
