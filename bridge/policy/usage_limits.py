@@ -97,9 +97,9 @@ def _limit(window: str, reset: float | None, after: float | None, now: float) ->
     return Told(LIMIT, until, f"the account's {WINDOWS.get(window, 'usage limit')} is reached", True, window)
 
 
-def refusal(told: Told, now: float) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def refusal(told: Told, sentence: str, now: float) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return the API's answer to a request during a limit, as header fields and body. The CLI says then what it says
-    without a bridge."""
+    without a bridge. With a key instead of a login, it says the sentence."""
     fields = [
         (HEAD + b"status", b"rejected"),
         (HEAD + b"reset", b"%d" % told.until),
@@ -108,7 +108,7 @@ def refusal(told: Told, now: float) -> tuple[list[tuple[bytes, bytes]], bytes]:
     ]
     if told.window in WINDOWS:
         fields.append((HEAD + b"representative-claim", told.window.encode()))
-    error = {"type": "rate_limit_error", "message": told.why}
+    error = {"type": "rate_limit_error", "message": sentence}
     return fields, json.dumps({"type": "error", "error": error}).encode()
 
 

@@ -469,7 +469,7 @@ class BridgeServer:
         same = self._limit is not None and held.cause == usage_limits.LIMIT
         told = self._limit if same and self._limit else Told(held.cause, held.until, held.why, concerns_all=False)
         sentence = f"{held.why}; new work goes on at {moment(held.until)}"
-        return HeldTurnError(sentence, *usage_limits.refusal(told, now))
+        return HeldTurnError(sentence, *usage_limits.refusal(told, sentence, now))
 
     def _tell(self, call: Call, position: int) -> None:
         """Tell a call that waits for a place how many come first, or that new work is held. If that is for too long,

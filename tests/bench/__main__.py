@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline.bootstrap import engine
 from pipeline.build.image import VARIANTS, require
 from pipeline.errors import Problem
-from tests.bench import bridge, clone, fleet, images, peers, planning, sessions, starts, task_master
+from tests.bench import bridge, clone, fleet, images, limits, peers, planning, sessions, starts, task_master
 from tests.bench.figures import Figure
 
 PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[docker.DockerClient], Iterator[Figure]]] = {
     "planning": planning.measure,
     "sessions": sessions.measure,
     "peers": peers.measure,
+    "limits": limits.measure,
 }
 
 

@@ -45,6 +45,14 @@ class Panel:
 
 
 PLOTS: dict[str, tuple[str, str, tuple[Panel, ...]]] = {
+    "limits": (
+        "seconds after the end of a usage limit",
+        "after_s",
+        (
+            Panel("Starts of 30 calls of 20 grants", "calls", {"started": "started"}),
+            Panel("Grants that had a turn", "grants", {"grants": "of 20"}),
+        ),
+    ),
     "fleet": (
         "agents",
         "agents",

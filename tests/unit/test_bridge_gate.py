@@ -22,6 +22,7 @@ from bridge.server.gate import (
     UNSURE_MOST_S,
     UNSURE_S,
     Gate,
+    HeldTurnError,
     Hold,
     RefusedTurnError,
 )
@@ -53,9 +54,12 @@ class Desk:
         self.is_free = True
         self.told: list[str] = []
         self.keeps = False
+        self.refusal: HeldTurnError | None = None
 
     def ask(self) -> bool:
         self.told.append("ask")
+        if self.refusal is not None:
+            raise self.refusal
         return self.is_free
 
     def take(self) -> None:
@@ -289,6 +293,42 @@ def test_state_of_a_call_is_the_first_fact_that_counts() -> None:
         ("asleep", 105, ""),
         ("ending", 106, ""),
     ]
+
+
+# New work is held
+
+HELD = HeldTurnError("the limit is reached", [(b"retry-after", b"60")], b"{}")
+
+
+@pytest.mark.parametrize("comes", ["at once", "while it waits"])
+def test_request_that_is_held_too_long_is_answered_by_a_gateway_and_gives_up_its_turn(comes: str) -> None:
+    async def act(scene: Scene) -> None:
+        scene.desk.is_free = False
+        scene.desk.refusal = HELD if comes == "at once" else None
+        request = asyncio.create_task(scene.request())
+        await move_on(1)
+        scene.gate.turn_away(HELD)
+        with pytest.raises(HeldTurnError):
+            await request
+        assert not scene.gate.may_pass
+        assert scene.state == "idle"
+
+    assert play(act).desk.told == (["ask"] if comes == "at once" else ["ask", "back"])
+
+
+@pytest.mark.parametrize("comes", ["at once", "while it waits"])
+def test_request_that_is_held_too_long_passes_through_a_tunnel_so_that_the_api_can_answer(comes: str) -> None:
+    async def act(scene: Scene) -> None:
+        scene.activity.come_up()
+        scene.desk.is_free = False
+        scene.desk.refusal = HELD if comes == "at once" else None
+        prompt = asyncio.create_task(scene.gate.tunnel(lambda: False).send(PROMPT))
+        await move_on(1)
+        scene.gate.turn_away(HELD)
+        await prompt
+        assert scene.gate.may_pass
+
+    assert play(act).desk.told == (["ask", "take"] if comes == "at once" else ["ask", "back", "take"])
 
 
 # A tunnel, whose bytes mean nothing to the server

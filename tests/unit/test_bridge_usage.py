@@ -49,7 +49,7 @@ def body(*records: dict[str, Any]) -> bytes:
     return json.dumps({"resourceLogs": [{"resource": {}, "scopeLogs": [{"logRecords": records}]}]}).encode()
 
 
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "input_tokens": 5, "output_tokens": 6, "cache_read_tokens": 7, "cache_creation_tokens": 8,
     "cost_usd": 0.5, "cost_usd_micros": 500_000,
 }  # fmt: skip
