@@ -39,6 +39,7 @@ namespace = Collection(
         bridge.up,
         bridge.down,
         bridge.status,
+        bridge.usage,
         bridge.doctor,
     ),
     Collection(

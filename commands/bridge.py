@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from json import dumps as to_json
 
-from invoke import Context, task
+from invoke import Context, Exit, task
 
 from commands.output import exit_with, problems_as_exit
 from pipeline import bridge
@@ -52,6 +53,25 @@ def status(_: Context, json: bool = False) -> None:
         found = bridge.status()
     print(to_json(found))
     exit_with(0 if found["server"] else 1)
+
+
+@task(
+    positional=["name"],
+    iterable=["name"],
+    help={
+        "name": "agents' names; when left out, all, also those that are gone",
+        "since": "the first day, in UTC: 2026-11-28, today, yesterday, or 7d for seven days",
+        "json": "print one JSON document",
+        "prometheus": "print counters of all days, for a textfile collector",
+    },
+)
+def usage(_: Context, name: list[str], since: str = "7d", json: bool = False, prometheus: bool = False) -> None:
+    """Show what each agent used by day: tokens, cost, failed requests."""
+    if json and prometheus:
+        raise Exit("--json and --prometheus are two forms; choose one", 64)
+    form = "json" if json else "prometheus" if prometheus else "text"
+    with problems_as_exit():
+        print(bridge.usage(since, name, form, with_bars=sys.stdout.isatty()))
 
 
 @task

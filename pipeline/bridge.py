@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ def status_lines() -> list[str]:
     """Return running and waiting calls, as `claude-bridge-server status` shows them."""
     with _operator() as operator:
         return operator.status_lines()
+
+
+def usage(since: str, names: Sequence[str], form: str, *, with_bars: bool) -> str:
+    """Return what the grants used, as `claude-bridge-server usage` prints it."""
+    with _operator() as operator:
+        return operator.usage_report(since, names, form, with_bars=with_bars)
 
 
 def doctor() -> int:

@@ -134,6 +134,14 @@ def through_proxy(env: Mapping[bytes, bytes], port: int) -> dict[bytes, bytes]:
     return {**kept, **dict.fromkeys(PROXIES[:4], url)}
 
 
+def without_proxy_for(env: Mapping[bytes, bytes], address: str) -> dict[bytes, bytes]:
+    """Return the environment of a CLI that uses the host's network, in which an address needs no proxy."""
+    if not any(env.get(name) for name in PROXIES[:-2]):
+        return dict(env)
+    host = address.partition(":")[0].encode()
+    return {**env, **{name: b",".join(filter(None, (env.get(name), host))) for name in PROXIES[-2:]}}
+
+
 def build(
     client: Iterable[bytes], operator: Mapping[str, str], project: Mapping[str, str] | None = None
 ) -> dict[bytes, bytes]:

@@ -39,6 +39,7 @@ STEPS = {
     ),
     "workspace": ("mount the grant that belongs to this container's /workspace",),
     "full": (LOOK,),
+    "budget": ("on the host: `claude-bridge-server usage` shows what was used; `budgets` in bridge.yaml sets it",),
     "timeout": (LOOK,),
     "held": ("begin again then", "on the host: limits.held in bridge.yaml lets calls wait longer"),
     "stopping": ("in a moment, begin again, or go on with `claude-code --continue`",),

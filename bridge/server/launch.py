@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from bridge.policy import Scope, environment
+from bridge.policy import Scope, environment, telemetry
 from bridge.policy.argv import Plan
+from bridge.policy.telemetry import Report
 from bridge.protocol.frames import Fields
 from bridge.server import tool_calls
 from bridge.server.activity import Kind
@@ -30,6 +33,7 @@ from bridge.server.policy_worker import directory_of, kind_of
 from bridge.server.sandbox import bubblewrap
 from bridge.server.sandbox.process import CliProcess
 from bridge.server.sandbox.proxy import Rules
+from bridge.server.sandbox.reports import Reports
 from bridge.server.tool_calls import ToolCalls
 
 WORD = b"CLAUDE_BRIDGE_CALL"
@@ -88,6 +92,8 @@ class Launcher:
     config: Config
     cli: HostCli
     login: Login
+    record: Callable[[str, list[Report]], None]
+    """Counts what the CLI of a grant's call reports of its use. Raises OSError if that is not possible now."""
 
     @property
     def is_confined(self) -> bool:
@@ -100,25 +106,34 @@ class Launcher:
         tools: ToolCalls | None = None
         try:
             credential = self.login.credential()
-            rules = self._rules(request, credential) if self.is_confined else None
+            rules = self._rules(request, credential)
+            reports = Reports(functools.partial(self.record, request.grant.name))
+            direct = None if self.is_confined else reports.listen()
             paths = PathTranslator(None if self.is_confined else request.grant.workspace)
             home = environment.CONFIG if self.is_confined else os.fsencode(scratch)
             copies = Copies(channel, request.fields.get("copies"), home)
             variables = {name.encode(): value.encode() for name, value in request.plan.env.items()}
             variables[WORD] = request.word.encode()
-            tools = ToolCalls(channel, scratch / "tools", rules, paths, copies, listener, variables, request.gate)
-            command = self._command(request, scratch, rules, credential)
+            tools = ToolCalls(
+                channel, scratch / "tools", rules, paths, copies, listener, variables, request.gate, reports, direct
+            )
+            command = self._command(request, scratch, rules if self.is_confined else None, credential, reports)
             return CliProcess(command, request.has_stdin, listener.on_exit), tools
         except BaseException:
             if tools is not None:
-                tools.close()
+                tools.end()
             trees.remove(scratch)  # ignored if it fails, because the next server removes it
             raise
 
     # The command
 
     def _command(
-        self, request: LaunchRequest, scratch: Path, rules: Rules | None, credential: Credential | None
+        self,
+        request: LaunchRequest,
+        scratch: Path,
+        rules: Rules | None,
+        credential: Credential | None,
+        reports: Reports,
     ) -> bubblewrap.Command:
         operator = rules.disguise.environment if rules else self._operator_environment
         program = self.cli.find()
@@ -129,7 +144,10 @@ class Launcher:
             files = {name: text for name, text in project.files.items() if name not in memory.of_agents}
             project = dataclasses.replace(project, files=files)
         project = project.without_modes(self.cli.ignored_modes)
-        env = environment.build(request.fields.all("env"), operator, request.plan.env)
+        reporting = telemetry.variables(reports.name, reports.secret, operator)
+        env = environment.build(request.fields.all("env"), {**operator, **reporting}, request.plan.env)
+        if not self.is_confined:
+            env = environment.without_proxy_for(env, reports.name)
         if project.servers and "--mcp-config" not in request.plan.flags:
             env = environment.without_long_wait(env)
         login = rules.credential(credential) if rules else credential

@@ -12,12 +12,14 @@ import functools
 import os
 import resource
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bridge.policy import Scope, usage_limits
+from bridge.policy.telemetry import Report
 from bridge.policy.usage_limits import Told
 from bridge.protocol.frames import Fields
 from bridge.protocol.moment import moment
@@ -32,6 +34,7 @@ from bridge.server.holds import Held, Holds
 from bridge.server.host import credentials, listeners
 from bridge.server.host.acceptor import Acceptor
 from bridge.server.host.audit import Audit
+from bridge.server.host.budgets import Budget, Over, Standing, standings, worst
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.config import MIB, Config, Limits
 from bridge.server.host.conversations import has_conversation
@@ -40,6 +43,7 @@ from bridge.server.host.grants import Grant, OpenPlaces, StateError
 from bridge.server.host.log import LogFile, ServerLog
 from bridge.server.host.login import Login
 from bridge.server.host.state_directory import StateDirectory
+from bridge.server.host.usage import UsageStore, today
 from bridge.server.launch import Launcher, LaunchRequest, Listener
 from bridge.server.policy_pool import PolicyPool
 from bridge.server.queue import FairQueue, QueueFullError
@@ -69,8 +73,15 @@ LOOK_AT_HOLDS_S = 10.0
 
 STOPPING = "the bridge is stopping, and this call was not started"
 
+BUDGET = "budget"
+"""The cause of a hold by a grant's budget."""
+
 STARTS = Limits(running=4, per_grant=2)
 """Sessions that start at the same time. A start takes a core for about a second."""
+
+
+class OverBudgetError(RefusedTurnError):
+    """The budget of the call's grant is used up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +157,9 @@ class BridgeServer:
             self._note,
             self._server_log.line,
         )
+        self._usage = UsageStore(state.usage)
+        self._told_over: dict[str, tuple[Budget, float]] = {}
+        """The budgets that are used up, and until when, as the logs were told."""
         self._started = time.time()
         self._served = 0
         self._is_stopping = False
@@ -158,7 +172,7 @@ class BridgeServer:
         self._starts.limits = dataclasses.replace(STARTS, queued=config.limits.queued)
         if config.claude != self.cli.configured:
             self.cli = HostCli(config.claude)
-        self._launcher = Launcher(self.state, config, self.cli, self.login)
+        self._launcher = Launcher(self.state, config, self.cli, self.login, self._record)
         path = Path(config.audit_path) if config.audit_path else self.state.root / "audit.jsonl"
         self._audit = Audit(path, config.audit_size, self._server_log)
 
@@ -206,6 +220,7 @@ class BridgeServer:
         await self._until(lambda: not self._connections, 0.5)
         self.login.close()
         self._pool.close()
+        self._usage.close()
         self._audit.settle()
         self._audit.write("stopped", served=self._served)
 
@@ -220,6 +235,8 @@ class BridgeServer:
         try:
             self._use(self._load())
             self.refresh()
+            for grant in self.grants:
+                self._heed_budget(grant)
         except Exception as error:
             return str(error)
         self._dispatch_soon()
@@ -272,6 +289,7 @@ class BridgeServer:
         self.grants[grant.name] = grant
         self._published[grant.name] = published
         self._acceptors[grant.name] = Acceptor(published.socket, lambda accepted: self._take(accepted, grant))
+        self._heed_budget(grant.name)
         self._places[grant.name] = OpenPlaces(grant)
         if problem := grant.problem:
             self._complain(grant.name, problem)
@@ -373,6 +391,7 @@ class BridgeServer:
         draws = may_start and call.gate.hold is Hold.ANSWER
         call.wait(self.config.limits.wait, for_start=draws)
         try:
+            self._check_budget(call)
             self._check_size(call)
             self._check_sessions(call)
             if draws:
@@ -381,6 +400,9 @@ class BridgeServer:
                 self._ready.append(call)
         except QueueFullError as full:
             call.fail("full", _full(str(full), call.grant))
+            return
+        except OverBudgetError as over:
+            call.fail("budget", str(over))
             return
         except RefusedTurnError as refusal:
             call.fail("full", str(refusal))
@@ -418,6 +440,7 @@ class BridgeServer:
 
     def ask(self, call: Call) -> bool:
         """Ask for a call's place. Returns whether it has one now. Raises RefusedTurnError, also HeldTurnError."""
+        self._check_budget(call)
         if refusal := self._refusal(call):
             raise refusal
         try:
@@ -606,6 +629,53 @@ class BridgeServer:
         """Write to the current audit log."""
         self._audit.write(event, **facts)
 
+    # Use and budgets
+
+    def _record(self, grant: str, reports: list[Report]) -> None:
+        """Count what the CLI of a grant's call reports of its use. Raises OSError if that is not possible now."""
+        try:
+            self._usage.add(grant, reports, today(time.time()))
+        except sqlite3.Error as error:
+            self._server_log.line(f"{self.state.usage}: {error}; the use of grant {grant} is not counted")
+            raise OSError(str(error)) from error
+        self._heed_budget(grant)
+
+    def _standings(self, grant: str) -> list[Standing]:
+        """Return a grant's budgets with what is used of them; without a database that can be read, none."""
+        try:
+            return standings(self.config.budgets, grant, self._usage.used, time.time())
+        except (sqlite3.Error, OSError) as error:
+            self._server_log.line(f"{self.state.usage}: {error}; the budgets of grant {grant} do not count")
+            return []
+
+    def _heed_budget(self, grant: str) -> Standing | None:
+        """Hold a grant's new work if its budget says so, or let it go on. Returns the budget that is used up."""
+        over = worst(self._standings(grant))
+        if over is not None and over.budget.over is Over.HOLD:
+            self.holds.hold(grant, BUDGET, over.ends.timestamp(), over.sentence)
+        else:
+            self.holds.release(grant, BUDGET)
+        if over is None:
+            self._told_over.pop(grant, None)
+        elif self._told_over.get(grant) != (told := (over.budget, over.ends.timestamp())):
+            self._told_over[grant] = told
+            self._audit.write("budget", grant=grant, over=over.budget.over.value, why=over.sentence, until=over.end)
+            self._server_log.line(f"{over.sentence}; it begins again at {over.end}")
+        return over
+
+    def _check_budget(self, call: Call) -> None:
+        """Raise OverBudgetError if the budget of a call's grant is used up and the call cannot wait for its end.
+
+        A call that has not started can wait, unless the budget says that it is refused. A session's new prompt cannot:
+        a person wants to know. A nested call cannot: the call above it would wait for it.
+        """
+        over = self._heed_budget(call.grant) if self.config.budgets else None
+        if over is None or over.budget.over is Over.WARN:
+            return
+        can_wait = call.state is CallState.WAITING and not call.activity.is_nested
+        if over.budget.over is Over.STOP or not can_wait:
+            raise OverBudgetError(f"{over.sentence}; it begins again at {over.end}", b"403 Forbidden")
+
     def _on_disk_exceeded(self, grant: str) -> None:
         for call in self._calls_in(CallState.RUNNING):
             if call.grant == grant:
@@ -638,6 +708,7 @@ class BridgeServer:
             "held": _facts(self.holds.of(grant.name)),
             "calls": [call.facts() for call in self._calls if call.grant == grant.name],
             "problem": grant.problem or self._disk.note(grant.name),
+            "budgets": [standing.facts() for standing in self._standings(grant.name)],
             "wrong_workspaces": self._guesses[grant.name].count,
         }
 

@@ -214,7 +214,7 @@ class CliSession:
         never_ran = self._process.never_ran and not self._is_closed
         why = self._output.read_bubblewrap() if never_ran else ""
         self.code = code
-        self._tools.close()
+        self._tools.end()
         if never_ran:
             self._owner.note("failed", why=why)
             self._owner.fail("start", NAMESPACE_FAILED)

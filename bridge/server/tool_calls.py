@@ -28,6 +28,7 @@ from bridge.server.host.acceptor import Acceptor
 from bridge.server.paths import PathTranslator
 from bridge.server.sandbox.pipes import InputPump, OutputPump
 from bridge.server.sandbox.proxy import Proxy, Rules
+from bridge.server.sandbox.reports import Reports
 
 MAX_MESSAGE = 512 * 1024
 """Bytes of a request. A command is one argument, for which Linux allows 128 KiB."""
@@ -83,11 +84,15 @@ class ToolCalls:
         listener: Listener,
         variables: Mapping[bytes, bytes],
         gate: Gate,
+        reports: Reports | None = None,
+        direct: socket.socket | None = None,
     ) -> None:
         """Listen at `path`. Raises OSError. Without `rules` the CLI uses the host's network. `variables` are set for
-        each command: those of the project's settings, and the bridge's own."""
+        each command: those of the project's settings, and the bridge's own. `reports` gets what the CLI says of its
+        use; `direct` listens for that alone, where the CLI uses the host's network."""
         self._variables = variables
         self._gate = gate
+        self._reports = reports
         self._channel = channel
         self._rules = rules
         self._paths = paths
@@ -103,6 +108,9 @@ class ToolCalls:
         self._listener.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._acceptor = Acceptor(self._listener, self._take)
+        if direct is not None and rules is not None:
+            self._proxy = Proxy(direct, rules, listener.note, gate, reports)
+            self._proxy.cut()
 
     def runs_commands(self, servers: int) -> bool:
         """Return whether something runs in the container besides as many MCP servers as the call has. A hook looks
@@ -111,7 +119,8 @@ class ToolCalls:
         return not all(kinds) or len(kinds) > servers
 
     def close(self) -> None:
-        """End all executions and the network, because the call is over. May be called again."""
+        """End all executions and the network, because the call is over or ends. The CLI's reports still count until
+        `end`. May be called again."""
         self._acceptor.close()
         self._listener.close()
         self._copies.close()
@@ -119,6 +128,12 @@ class ToolCalls:
             execution.cancel()
         for sock in list(self._socks):
             self._hang_up(sock)
+        if self._proxy is not None:
+            self._proxy.cut()
+
+    def end(self) -> None:
+        """End everything, because the CLI has ended."""
+        self.close()
         if self._proxy is not None:
             self._proxy.close()
 
@@ -165,7 +180,7 @@ class ToolCalls:
         listener = socket.socket(fileno=descriptor)
         if self._proxy is None and self._rules is not None:
             with contextlib.suppress(ValueError):
-                self._proxy = Proxy(listener, self._rules, self._events.note, self._gate)
+                self._proxy = Proxy(listener, self._rules, self._events.note, self._gate, self._reports)
                 sock.send(b"ok")
                 return
         listener.close()

@@ -90,6 +90,8 @@ class Tools:
     def close(self) -> None:
         pass
 
+    end = close
+
     def runs_commands(self, servers: int) -> bool:
         return bool(servers)
 

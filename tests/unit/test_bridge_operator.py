@@ -104,6 +104,7 @@ def test_configuration_that_was_named_is_the_one_that_is_read(
 def test_status_is_a_table_whose_columns_stand_under_each_other() -> None:
     call = {"age_s": 7.4, "waits_for": "a place", "ahead": 2}
     grant = {"running": 1, "queued": 12, "connections": 3, "calls": [call], "workspace": "/w", "problem": ""}
+    grant = {**grant, "budgets": []}
     other = {**grant, "calls": [], "workspace": "/other", "problem": "is gone"}
     login = {"source": "the login in /h", "lasts": "lasts until noon", "problem": "nobody renews it"}
     answer = {"cli": "1.2.3", "login": login, "uptime_s": 61.0, "running": 2, "queued": 24, "served": 9, "held": None}

@@ -18,7 +18,10 @@ from jsonschema import ValidationError
 from rich.console import Console
 
 from bridge.server.holds import Held
-from bridge.server.operator import report
+from bridge.server.host.budgets import standings
+from bridge.server.host.config import parse
+from bridge.server.host.usage import Row
+from bridge.server.operator import report, usage_report
 from commands import agents_look
 from pipeline import bridge
 from pipeline.agents import health, overview, ps, states
@@ -397,6 +400,11 @@ def every_document() -> dict[str, list[Any]]:
         "served": 0,
         "stopping": False,
     }
+    chosen = parse({"budgets": {"a": [{"usd": 1, "over": over} for over in ("warn", "hold")]
+                                     + [{"tokens": 1, "per": "week", "over": "stop"}]}}).budgets  # fmt: skip
+    budgets = [each.facts() for each in standings(chosen, "a", lambda *_: (1, 0), NOW)]
+    grants = {name: {**each, "budgets": budgets} for name, each in grants.items()}
+    used = Row("a", "2026-11-28", "m", 1, 1, 1, 1, 1, 1, 1, 1)
     answers = [{**server, "held": why, "grants": grants, "problems": {"b": "it is gone"}} for why in (held, None)]
     answers.append({**answers[1], "login": {**login, "expires": None}})
     return {
@@ -405,6 +413,7 @@ def every_document() -> dict[str, list[Any]]:
             waiting.Outcome(code, until, 1.23, seen).as_json() for code in waiting.RESULTS for until in waiting.UNTIL
         ],
         "agents-audit": [audit.document("a")],
+        "bridge-usage": [usage_report.document([used], "2026-11-28", {"a": budgets})],
         "bridge-status": [report.status_document(each) for each in (None, *answers)],
     }
 

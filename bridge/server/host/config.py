@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bridge.server.host.budgets import Budget, Budgets, Over, Period
+
 MIB = 1024 * 1024
 MAX_MINUTES = 1_000_000
+MAX_USD = 1_000_000
+MAX_TOKENS = 1_000_000_000_000_000
 
 
 class ConfigError(Exception):
@@ -70,6 +75,7 @@ class Config:
     refused: frozenset[str] = frozenset()
     audit_path: str | None = None
     audit_size: int = 16 * MIB
+    budgets: Budgets = dataclasses.field(default_factory=dict)
 
 
 def default_path() -> Path:
@@ -105,7 +111,7 @@ def parse(data: object) -> Config:
     """Return the configuration from a parsed document. Raises ConfigError."""
     top = _mapping(data, "the file")
     known = {"claude", "credentials", "environment", "confinement", "network", "web_ports", "sleep", "limits",
-             "policy", "audit"}  # fmt: skip
+             "policy", "audit", "budgets"}  # fmt: skip
     _no_others(top, known, "")
     policy = _mapping(top.get("policy"), "policy")
     _no_others(policy, {"allow", "refuse"}, "policy.")
@@ -124,6 +130,7 @@ def parse(data: object) -> Config:
         refused=_names(policy, "refuse"),
         audit_path=_text(audit, "path", "audit."),
         audit_size=_count(audit.get("size", Config.audit_size), "audit.size", 4096, 1 << 40),
+        budgets=_budgets(top.get("budgets")),
     )
 
 
@@ -147,12 +154,12 @@ def _text(mapping: dict[str, Any], key: str, prefix: str = "") -> str | None:
     return value
 
 
-def _choice(mapping: dict[str, Any], key: str, choices: tuple[str, ...]) -> str:
+def _choice(mapping: dict[str, Any], key: str, choices: tuple[str, ...], prefix: str = "") -> str:
     # YAML reads an unquoted `none` as text, but `null` and `no` as something else. Only the word itself is
     # accepted.
     value = mapping.get(key, choices[0])
     if value not in choices:
-        raise ConfigError(f"{key} is {value!r}; allowed are {', '.join(choices)}")
+        raise ConfigError(f"{prefix}{key} is {value!r}; allowed are {', '.join(choices)}")
     return str(value)
 
 
@@ -169,6 +176,37 @@ def _limits(value: object) -> Limits:
     names = {field.name for field in dataclasses.fields(Limits)}
     _no_others(given, names, "limits.")
     return Limits(**{name: _count(number, f"limits.{name}", 1, 1_000_000) for name, number in given.items()})
+
+
+def _budgets(value: object) -> Budgets:
+    return {name: _budgets_of(name, entry) for name, entry in _mapping(value, "budgets").items()}
+
+
+def _budgets_of(name: str, value: object) -> tuple[Budget, ...]:
+    where = f"budgets.{name}"
+    if not re.fullmatch(r"[A-Za-z0-9._*?\[\]!-]{1,64}", name):
+        raise ConfigError(f"{where} names no grant; a name is allowed, or a pattern with * and ?")
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(isinstance(entry, dict) and entry for entry in entries):
+        raise ConfigError(
+            f"{where} is {value!r}; a budget is allowed, such as {{usd: 20, per: day}}, or a list of them"
+        )
+    return tuple(_budget(where, _mapping(entry, where)) for entry in entries)
+
+
+def _budget(where: str, entry: dict[str, Any]) -> Budget:
+    _no_others(entry, {"usd", "tokens", "per", "over"}, f"{where}.")
+    usd, tokens = entry.get("usd"), entry.get("tokens")
+    if usd is None and tokens is None:
+        raise ConfigError(f"{where} has neither usd nor tokens; one of them is needed")
+    if usd is not None and (isinstance(usd, bool) or not isinstance(usd, int | float) or not 0 <= usd <= MAX_USD):
+        raise ConfigError(f"{where}.usd is {usd!r}; a number from 0 to {MAX_USD} is allowed")
+    return Budget(
+        None if usd is None else float(usd),
+        None if tokens is None else _count(tokens, f"{where}.tokens", 0, MAX_TOKENS),
+        Period(_choice(entry, "per", ("day", "week"), f"{where}.")),
+        Over(_choice(entry, "over", ("hold", "warn", "stop"), f"{where}.")),
+    )
 
 
 def _ports(value: object) -> frozenset[int]:

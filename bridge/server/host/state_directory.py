@@ -4,6 +4,7 @@
     control.sock      used by `status`, `revoke` and others to reach the server
     token             stored by `login`, mode 0600
     audit.jsonl       who called what
+    usage.sqlite3     what each grant used per day and model (usage.py), mode 0600
     registry/NAME     a grant, as JSON
     grants/NAME/      what a container mounts: one socket and nothing else
     private/NAME/KEY/ the conversations of a grant on one workspace (conversations.py)
@@ -70,6 +71,11 @@ class StateDirectory:
     def token(self) -> Path:
         """The file with the credential that `login` stored."""
         return self.root / "token"
+
+    @property
+    def usage(self) -> Path:
+        """The database of what each grant used."""
+        return self.root / "usage.sqlite3"
 
     def prepare(self) -> None:
         """Create what is missing, and refuse what another user may have planted. Raises StateError or OSError."""

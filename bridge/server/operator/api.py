@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import bridge
 from bridge.policy import Scope
 from bridge.protocol.errors import SERVE
-from bridge.server.host import config, conversations, protected
+from bridge.server.host import config, conversations, protected, usage
+from bridge.server.host.budgets import Period, standings
 from bridge.server.host.claude_cli import HostCli
 from bridge.server.host.credentials import is_key
 from bridge.server.host.files import own_directory, replace_file
@@ -30,7 +33,8 @@ from bridge.server.host.listeners import link
 from bridge.server.host.places import Place, PlaceError
 from bridge.server.host.protected import Choice, ProtectionError
 from bridge.server.host.state_directory import StateDirectory, default_root
-from bridge.server.operator import admin_socket, report, systemd
+from bridge.server.host.usage import Row
+from bridge.server.operator import admin_socket, report, systemd, usage_report
 
 if TYPE_CHECKING:
     from bridge.policy.argv import Plan
@@ -175,6 +179,54 @@ class Operator:
         if answer is None:
             raise OperatorError(f"no server runs in {self.root}; start one with {SERVE}")
         return report.status_lines(answer)
+
+    # Use
+
+    @_as_operator_errors()
+    def usage(self, since: str = "", names: Sequence[str] = ()) -> list[Row]:
+        """Return what the grants used, or those of `names`, from a day on (UTC; an empty text: all that is kept).
+
+        Also of grants that have ended.
+        """
+        if not self._exists():
+            return []
+        try:
+            found = usage.rows(self._state.usage, since)
+        except sqlite3.Error as error:
+            raise OperatorError(f"{self._state.usage}: {error}; run it as the user that runs the server") from error
+        return [row for row in found if not names or row.grant in names]
+
+    def usage_report(
+        self, since: str, names: Sequence[str] = (), form: str = "text", *, with_bars: bool = False
+    ) -> str:
+        """Return what the grants used, as `text`, `json` or `prometheus`. `since`: see `usage_report.first_day`."""
+        for name in sorted({*names} - {*self.grant_names()} - {row.grant for row in self.usage(names=names)}):
+            known = ", ".join(self.grant_names()) or "none"
+            raise OperatorError(f"no grant {name!r} exists or has used anything; there are: {known}", USAGE)
+        if form == "prometheus":
+            return usage_report.prometheus(self.usage(names=names)).rstrip("\n")
+        try:
+            day = usage_report.first_day(since, usage.today(time.time()))
+        except ValueError as error:
+            raise OperatorError(str(error), USAGE) from None
+        rows, budgets = self.usage(day, names), self.budgets(names)
+        if form == "json":
+            return json.dumps(usage_report.document(rows, day, budgets))
+        return "\n".join(usage_report.text(rows, day, budgets, with_bars=with_bars))
+
+    @_as_operator_errors()
+    def budgets(self, names: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+        """Return the budgets of the grants, or of those of `names`, with what is used of them (`Standing.facts`)."""
+        chosen, now = config.load(self._config_path).budgets, time.time()
+        first = Period.WEEK.begins(now).date().isoformat()
+        rows = self.usage(first)
+
+        def used(grant: str, since: str) -> tuple[int, int]:
+            mine = [row for row in rows if row.grant == grant and row.day >= since]
+            return sum(row.tokens for row in mine), sum(row.micros for row in mine)
+
+        wanted = names or self.grant_names()
+        return {name: [each.facts() for each in standings(chosen, name, used, now)] for name in wanted}
 
     # Grants
 

@@ -21,6 +21,8 @@ OK, REFUSED = 0, 126
 
 USER_HELP = "whom Claude runs as for it, a number or a name (default: the owner of DIR now; root by name alone)"
 
+SINCE_HELP = "the first day, in UTC: 2026-11-28, today, yesterday, or 7d for seven days, which is the default"
+
 Command = Callable[[Operator, argparse.Namespace], int]
 
 
@@ -93,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     revoking.add_argument("name", metavar="NAME")
     showing = add("status", status, "Show what runs and what waits.")
     showing.add_argument("--json", action="store_true", help="print one JSON document; exit code 1 when no server runs")
+    using = add("usage", usage, "Show what the grants used: tokens, cost and failed requests, by day.")
+    using.add_argument("names", nargs="*", metavar="NAME", help="of these grants only")
+    using.add_argument("--since", metavar="DAY", default="7d", help=SINCE_HELP)
+    form = using.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document")
+    form.add_argument("--prometheus", action="store_true", help="print counters of all days, for a textfile collector")
     add("release", release, "Let new work start although the API told of a usage limit.")
     explaining = add("explain", explain, "Show what would be run for these arguments, and why.")
     explaining.add_argument("--grant", metavar="NAME", help="with the shares of this grant")
@@ -146,6 +154,13 @@ def status(operator: Operator, options: argparse.Namespace) -> int:
     document = operator.status_document()
     print(json.dumps(document))
     return OK if document["server"] else FAILED
+
+
+def usage(operator: Operator, options: argparse.Namespace) -> int:
+    """Show what was used."""
+    form = "json" if options.json else "prometheus" if options.prometheus else "text"
+    print(operator.usage_report(options.since, options.names, form, with_bars=sys.stdout.isatty()))
+    return OK
 
 
 def release(operator: Operator, _options: argparse.Namespace) -> int:

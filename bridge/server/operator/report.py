@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge.policy.terms import printable
 from bridge.protocol.moment import moment
+from bridge.server.operator.usage_report import budget_line
 
 VERSION = 1
 """The form of the document. It grows when a key is taken away or means something else, not when one is added."""
@@ -38,6 +39,12 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
             for name, grant in answer["grants"].items()
             for call in grant["calls"]
             if call["waits_for"]
+        ),
+        *(
+            budget_line(name, each)
+            for name, grant in answer["grants"].items()
+            for each in grant["budgets"]
+            if each["is_over"]
         ),
     ]
     return [printable(line) for line in lines]

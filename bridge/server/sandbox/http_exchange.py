@@ -41,6 +41,35 @@ def head_of(request: Request, name: str, path: str, fields: list[tuple[bytes, by
     return written(f"{request.method} {path} HTTP/1.1".encode(), own)
 
 
+async def body_of(reader: asyncio.StreamReader, length: int | None, most: int) -> bytes:
+    """Return the whole body of a request. Raises HeadError if it is longer than `most` bytes or has no valid chunks,
+    and the errors of asyncio's streams."""
+    if length is not None:
+        if length > most:
+            raise HeadError(f"a body of more than {most} bytes")
+        return await reader.readexactly(length)
+    body = bytearray()
+    while size := chunk_size(await reader.readuntil(b"\r\n")):
+        if len(body) + size > most:
+            raise HeadError(f"a body of more than {most} bytes")
+        body += await reader.readexactly(size)
+        if await reader.readexactly(2) != b"\r\n":
+            raise HeadError("a chunk has another length")
+    if await reader.readexactly(2) != b"\r\n":
+        raise HeadError("fields behind the body")
+    return bytes(body)
+
+
+async def send_whole(server: Pair, head: bytes, body: bytes) -> None:
+    """Send one request with its body, and read its answer, which is not used. Raises OSError."""
+    try:
+        server[1].write(head + body)
+        await server[1].drain()
+        await server[0].read(CHUNK)
+    finally:
+        server[1].close()
+
+
 async def exchange(
     client: Pair,
     server: Pair,

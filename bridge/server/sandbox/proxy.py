@@ -9,6 +9,8 @@ listener to the server, which answers there as an HTTP proxy. The proxy connects
   (bridge/server/host/login.py). What the CLI asks its account's organisation for goes through a tunnel still;
 - with `network: web`, to public addresses, on the ports of the web and those that the operator added.
 
+The CLI's reports about its own use go to a name of their own, where the proxy itself answers (reports.py).
+
 A name is resolved here, its addresses are checked, and the connection goes to a checked address. So it makes no
 difference if the name server's answer changes a moment later. Each redirect is a separate request and is checked as
 well. A connection carries one request; bytes after it are never passed on. Only one to the API is kept
@@ -24,9 +26,11 @@ import functools
 import select
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, ClassVar
 
-from bridge.policy.gateways import API, Disguise, Gateway, RefusedError, disguise, with_api
+from bridge.policy import telemetry
+from bridge.policy.gateways import API, CALL, Disguise, Gateway, RefusedError, disguise, with_api
 from bridge.policy.http_head import Answer, HeadError, Request, split_authority, split_url
 from bridge.server.gate import Gate, HeldTurnError, RefusedTurnError
 from bridge.server.host.acceptor import Acceptor
@@ -42,7 +46,9 @@ from bridge.server.sandbox.http_exchange import (
     head_of,
     relay,
     say,
+    send_whole,
 )
+from bridge.server.sandbox.reports import Reports
 from bridge.server.sandbox.upstream import AUTHORITIES, CONNECT_LIMIT_S, Upstream, first_of, lead, named, tls_context
 
 PORT = 3128
@@ -54,6 +60,9 @@ MAX_CONNECTIONS = 64
 """Connections of one call. The CLI opens a handful."""
 HEAD_LIMIT_S = 20.0
 LINGER_S = 1.0
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+PASSED_ON_S = 10.0
+"""Seconds for a report on its way to the operator's own collector."""
 
 KEPT_S = 20.0
 """Seconds for which a connection to the API is kept for the next request. Servers keep one at least as long."""
@@ -78,6 +87,9 @@ class Rules:
     lookups: Lookups = dataclasses.field(default_factory=Lookups)
     present: Present | None = None
     """The login that is good now, in place of the one that the CLI was given at its start."""
+    collector: Gateway | None = None
+    """The operator's own collector of the CLI's logs."""
+    collector_path: str = "/"
 
     @classmethod
     def of(
@@ -92,6 +104,7 @@ class Rules:
         """Make the rules from the operator's variables and the CLI's login credential. `present` returns the login
         that is good by then, if the credential is the host's own login."""
         hidden = disguise(environment, credential.secret if credential else "")
+        collector, path = _collector(environment, hidden)
         has_gateway = hidden.environment.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
         is_renewed = credential is not None and credential.is_renewable and present is not None and not has_gateway
         if credential is not None and is_renewed:
@@ -105,6 +118,8 @@ class Rules:
             tuple(environment[name] for name in AUTHORITIES if environment.get(name)),
             Lookups.of(grant),
             present if is_renewed else None,
+            collector,
+            path,
         )
 
     def credential(self, credential: Credential | None) -> Credential | None:
@@ -114,11 +129,44 @@ class Rules:
         return credential
 
 
+class PassedOn:
+    """Reports on their way to the operator's collector. They outlive the call."""
+
+    tasks: ClassVar[set[asyncio.Task[None]]] = set()
+
+    @classmethod
+    def start(cls, passing: Coroutine[Any, Any, None]) -> None:
+        """Start one. Beyond MAX_CONNECTIONS it is dropped: the collector does not answer."""
+        if len(cls.tasks) >= MAX_CONNECTIONS:
+            passing.close()
+            return
+        task = asyncio.get_running_loop().create_task(passing)
+        cls.tasks.add(task)
+        task.add_done_callback(cls.tasks.discard)
+
+
+def _collector(environment: Mapping[str, str], hidden: Disguise) -> tuple[Gateway | None, str]:
+    """Return the gateway to which the operator has the CLI's logs sent by HTTP, and the path there."""
+    if telemetry.wants_logs(environment):
+        for name, path in ((telemetry.LOGS_ENDPOINT, "/"), ("OTEL_EXPORTER_OTLP_ENDPOINT", telemetry.PATH)):
+            alias = hidden.environment.get(name, "").removeprefix("http://")
+            if alias in hidden.gateways:
+                return hidden.gateways[alias], path
+    return None, "/"
+
+
 class Proxy:
     """The proxy of one call. `note` writes connections and refusals to the audit log. Requests to the API wait at
-    the `gate` for the call's place."""
+    the `gate` for the call's place. `reports` gets what the CLI says of its use."""
 
-    def __init__(self, listener: socket.socket, rules: Rules, note: Callable[..., None], gate: Gate) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        rules: Rules,
+        note: Callable[..., None],
+        gate: Gate,
+        reports: Reports | None = None,
+    ) -> None:
         """Serve on a listening TCP socket of the namespace. Raises ValueError if it is not one."""
         if listener.family != socket.AF_INET or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("no listening socket was handed over")
@@ -127,10 +175,20 @@ class Proxy:
         self._rules = rules
         self._note = note
         self._gate = gate
+        self._reports = reports
+        self._is_cut = False
+        self._networking: set[asyncio.Task[None]] = set()
+        """The tasks whose requests go to the network."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._kept: list[tuple[Pair, float]] = []
         """Connections to the API that wait for the next request, and since when."""
         self._acceptor = Acceptor(listener, self._take)
+
+    def cut(self) -> None:
+        """End all connections to the network. What the CLI reports while it ends still counts."""
+        self._is_cut = True
+        for task in self._networking:
+            task.cancel()
 
     def close(self) -> None:
         """End all connections."""
@@ -148,6 +206,7 @@ class Proxy:
         task = asyncio.get_running_loop().create_task(self._serve(accepted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._networking.discard)
 
     async def _serve(self, accepted: socket.socket) -> None:
         client = await asyncio.open_connection(sock=accepted, limit=MAX_HEAD)
@@ -185,13 +244,34 @@ class Proxy:
                     continue
 
     async def _answer(self, client: Pair) -> None:
-        async with asyncio.timeout(HEAD_LIMIT_S):
-            head = await client[0].readuntil(b"\r\n\r\n")
-        request = Request.parse(head)
+        request = await _head(client)
         if request.method == "CONNECT":
-            await self._tunnel(client, *split_authority(request.target))
+            host, port = split_authority(request.target)
+            if not self._is_of_this_call(host, port):
+                self._go_out()
+                await self._tunnel(client, host, port)
+                return
+            client[1].write(ESTABLISHED)  # the CLI's OpenTelemetry asks for a tunnel, also for http
+            request = await _head(client)
+            path = request.target
+        elif request.target == telemetry.PATH and self._reports is not None:
+            host, port, path = self._reports.name, 80, request.target
+        else:
+            host, port, path = split_url(request.target)
+        await self._serve_request(client, request, host, port, path)
+
+    def _is_of_this_call(self, host: str, port: int) -> bool:
+        """Return whether a name exists for this call alone: that of a gateway, or that of the CLI's reports."""
+        is_reports = self._reports is not None and self._reports.is_meant(host, port)
+        return is_reports or (port == 80 and host in self._rules.disguise.gateways)
+
+    async def _serve_request(self, client: Pair, request: Request, host: str, port: int, path: str) -> None:
+        if self._reports is not None and self._reports.is_meant(host, port):
+            body = await self._reports.receive(client, request, path)
+            if body and self._rules.collector is not None:
+                PassedOn.start(self._pass_on(self._rules.collector, body))
             return
-        host, port, path = split_url(request.target)
+        self._go_out()
         gateway = self._rules.disguise.gateways.get(host) if port == 80 else None
         if gateway is None:
             try:
@@ -205,10 +285,29 @@ class Proxy:
         else:
             await self._ask(gateway, client, request, path)
 
+    def _go_out(self) -> None:
+        """Count the present request as one to the network. Raises RefusedError if the call is ending."""
+        if self._is_cut:
+            raise RefusedError("the call is over")
+        if task := asyncio.current_task():
+            self._networking.add(task)
+
+    async def _pass_on(self, gateway: Gateway, body: bytes) -> None:
+        """Send a report to the operator's own collector, once. The CLI does not wait for it."""
+        placeholder = next(iter(gateway.secrets))
+        fields = ((b"Content-Type", b"application/json"), (CALL, placeholder))
+        copy = Request("POST", self._rules.collector_path, fields, len(body))
+        to, judged = gateway.judge(copy, copy.target)
+        judged = [*judged, (b"Content-Length", b"%d" % len(body))]
+        with contextlib.suppress(FailedError, OSError, TimeoutError):  # `_reach` has noted it in the audit log
+            async with asyncio.timeout(PASSED_ON_S):
+                server = await self._reach(gateway)
+                await send_whole(server, head_of(copy, _name(gateway), to, judged), body)
+
     async def _tunnel(self, client: Pair, host: str, port: int) -> None:
         is_api = (host, port) in self._rules.named
         server = await self._connect(host, port, vouched_for=is_api)
-        client[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        client[1].write(ESTABLISHED)
         watch = self._gate.tunnel(functools.partial(_has_left, client)) if is_api else None
         try:
             await relay(client, server, watch)
@@ -236,27 +335,13 @@ class Proxy:
     ) -> None:
         """Send a request to a gateway, with the gateway's real name and secrets. `heard` gets the head of the answer.
         Raises FailedError and NoCredentialsError."""
-        name = named(gateway.host, gateway.port, 443 if gateway.tls else 80)
         if self._rules.present is not None and gateway.is_api:
             ((given, _),) = gateway.secrets.items()
             present = await self._rules.present(given.decode())
             path, fields = dataclasses.replace(gateway, secrets={given: present.encode()}).judge(request, path)
-        try:
-            server = (gateway.is_api and self._kept_one()) or await self._connect(
-                gateway.host, gateway.port, vouched_for=True, tls=gateway.tls
-            )
-        except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", "") or error.reason
-            self._note("failed", network=f"TLS of {gateway.host}:{gateway.port}: {reason}")
-            raise FailedError(
-                "the certificate of the operator's gateway is not valid; NODE_EXTRA_CA_CERTS in bridge.yaml can name "
-                "the file of its authority"
-            ) from None
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            self._note("failed", network=f"{gateway.host}:{gateway.port}: {str(error) or type(error).__name__}")
-            raise FailedError("the operator's gateway does not answer") from None
         keeps = gateway.is_api
-        head = head_of(request, name, path, fields, keeps=keeps)
+        server = (keeps and self._kept_one()) or await self._reach(gateway)
+        head = head_of(request, _name(gateway), path, fields, keeps=keeps)
         if await exchange(client, server, request, head, of_gateway=True, keeps=keeps, heard=heard):
             self._kept.append((server, asyncio.get_running_loop().time()))
 
@@ -268,6 +353,21 @@ class Proxy:
                 return pair
             pair[1].close()
         return None
+
+    async def _reach(self, gateway: Gateway) -> Pair:
+        """Return a connection to a gateway. Raises FailedError."""
+        try:
+            return await self._connect(gateway.host, gateway.port, vouched_for=True, tls=gateway.tls)
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or error.reason
+            self._note("failed", network=f"TLS of {gateway.host}:{gateway.port}: {reason}")
+            raise FailedError(
+                "the certificate of the operator's gateway is not valid; NODE_EXTRA_CA_CERTS in bridge.yaml can name "
+                "the file of its authority"
+            ) from None
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            self._note("failed", network=f"{gateway.host}:{gateway.port}: {str(error) or type(error).__name__}")
+            raise FailedError("the operator's gateway does not answer") from None
 
     async def _connect(self, host: str, port: int, vouched_for: bool, tls: bool = False) -> Pair:
         """Return a connection to a target, through the operator's own proxy if there is one.
@@ -309,6 +409,17 @@ class Proxy:
         if not all(map(is_public, addresses)):
             raise RefusedError(f"{host} is not on the public internet; the container can be asked to fetch it")
         return addresses
+
+
+async def _head(client: Pair) -> Request:
+    """Read the head of a request. Raises HeadError, TimeoutError and the errors of asyncio's streams."""
+    async with asyncio.timeout(HEAD_LIMIT_S):
+        return Request.parse(await client[0].readuntil(b"\r\n\r\n"))
+
+
+def _name(gateway: Gateway) -> str:
+    """Return a gateway's real name, as the field Host holds it."""
+    return named(gateway.host, gateway.port, 443 if gateway.tls else 80)
 
 
 def _has_left(client: Pair) -> bool:
