@@ -68,9 +68,7 @@ def real(real_host: RealHost) -> RealHost:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repository", default=REPOSITORY, help="test the images of this name")
-    complete = (
-        "all rows with all versions and both images, ten renewals of a login, the use of 200 calls"
-    )
+    complete = "all rows with all versions and both images, ten renewals of a login, the use of 200 calls"
     parser.addoption("--complete", action="store_true", help=complete)
 
 
