@@ -139,12 +139,17 @@ class Gateway:
         is not used."""
         return request.method == "HEAD" and path == "/" and self.rows[0].path != "/"
 
+    @property
+    def is_collector(self) -> bool:
+        """Whether it collects the CLI's telemetry. The CLI asks the proxy for a tunnel to such a one, also for http."""
+        return self.rows in (COLLECTOR, ONE_SIGNAL)
+
     def is_work(self, request: Request, path: str) -> bool:
         """Return whether the model works for the request."""
         counts = re.search(r"/count[_-]tokens(?:\?|$)", path)
         if self.is_api and not path.startswith("/v1/messages"):
             return False
-        return request.method == "POST" and self.rows not in (COLLECTOR, ONE_SIGNAL) and not counts
+        return request.method == "POST" and not self.is_collector and not counts
 
     def judge(self, request: Request, path: str) -> tuple[str, list[tuple[bytes, bytes]]]:
         """Return the path and the header fields to send on. Raises RefusedError."""

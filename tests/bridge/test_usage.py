@@ -159,14 +159,15 @@ SWITCHES = {
 
 
 def test_container_cannot_switch_the_reports_off(counting: RealHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by its own environment, nor by the project's settings, nor by a flag."""
+    """Neither by its own environment nor by the project's settings. A flag that says so is refused."""
     meter = metered(monkeypatch, owner)
     place = counting.place()
     settings = json.dumps({"env": SWITCHES})
     make_way(place.workspace / ".claude/settings.json")
     (place.workspace / ".claude").mkdir(exist_ok=True)
     (place.workspace / ".claude/settings.json").write_text(settings)
-    done = place.run("-p", f"of-{place.name} x", "--settings", settings, env=SWITCHES)
+    assert place.run("-p", "x", "--settings", settings).returncode == 126
+    done = place.run("-p", f"of-{place.name} x", env=SWITCHES)
     assert done.returncode == 0, done.stderr
     assert meter.counted[place.name]["requests"] == 1
     wait_for_sums(counting, meter, place)

@@ -247,7 +247,7 @@ class Proxy:
         request = await _head(client)
         if request.method == "CONNECT":
             host, port = split_authority(request.target)
-            if not self._is_of_this_call(host, port):
+            if not self._takes_telemetry(host, port):
                 self._go_out()
                 await self._tunnel(client, host, port)
                 return
@@ -260,10 +260,11 @@ class Proxy:
             host, port, path = split_url(request.target)
         await self._serve_request(client, request, host, port, path)
 
-    def _is_of_this_call(self, host: str, port: int) -> bool:
-        """Return whether a name exists for this call alone: that of a gateway, or that of the CLI's reports."""
+    def _takes_telemetry(self, host: str, port: int) -> bool:
+        """Return whether a name of this call is that of the CLI's reports, or of the operator's collector."""
+        gateway = self._rules.disguise.gateways.get(host) if port == 80 else None
         is_reports = self._reports is not None and self._reports.is_meant(host, port)
-        return is_reports or (port == 80 and host in self._rules.disguise.gateways)
+        return is_reports or (gateway is not None and gateway.is_collector)
 
     async def _serve_request(self, client: Pair, request: Request, host: str, port: int, path: str) -> None:
         if self._reports is not None and self._reports.is_meant(host, port):
