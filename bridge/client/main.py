@@ -174,10 +174,10 @@ class _Call:
         self._prompts = 0
         """Prompts that the session had before it slept."""
         self._keys: bytes | None = None
-        """Keys for a session that is not ready for them yet."""
+        """Keys for a session that is not ready for them yet. Its terminal would cut long ones, and change Enter."""
         self._last_output = b""
         self._drawn = 0
-        """Bytes that the CLI has drawn since it was woken."""
+        """Bytes that the CLI has drawn since it started."""
 
     def run(self, argv: list[bytes]) -> int:
         """Make the call and return its exit code. Raises FaultError."""
@@ -196,7 +196,7 @@ class _Call:
         finally:
             if self._executor is not None:
                 self._executor.copies.remove()
-        self._give_terminal_back(was_cut_off=self._is_asleep or self._keys is not None)
+        self._give_terminal_back(was_cut_off=self._is_asleep or self._wakes)
         return code
 
     def _ask(self, stdin: str) -> list[Event]:
@@ -268,7 +268,7 @@ class _Call:
             self._send(frame(Frame.PONG, 0, event.payload))
         elif event.kind == Frame.ERROR:
             fault = FaultError.from_frame(event.fields)
-            if self._keys is not None and fault.kind in PASSING:
+            if self._wakes and fault.kind in PASSING:
                 return self._sleep(fault.text)
             raise fault
         elif event.kind == Frame.EXIT:
@@ -372,13 +372,11 @@ class _Call:
 
         self._end_report()
         if self._terminal is None:
-            self._terminal = Terminal()
-        self._terminal.take()
+            self._terminal, self._keys = Terminal(), b""
+        self._terminal.take(has_signals=True)  # Ctrl-C ends a CLI that does not come up
+        _write_all(1, TAKES_KEYS)  # what is pasted now is marked, too
         self._send_size()
-        if self._keys is None:
-            self._begin_feeding()
-        else:
-            _thread.start_new_thread(self._give_up_waiting, (self._sock,))
+        _thread.start_new_thread(self._give_up_waiting, (self._sock,))
 
     def _send_size(self) -> None:
         from bridge.client.terminal import size
@@ -395,6 +393,8 @@ class _Call:
             self._send_size()
 
     def _give_terminal_back(self, was_cut_off: bool = False) -> None:
+        if self._keys is not None and not was_cut_off:
+            _write_all(1, NO_MARKS)
         if self._has_own_title:
             _write_all(1, _TITLE_BACK)
         if self._terminal is not None:
@@ -464,12 +464,17 @@ class _Call:
 
     def _begins_anew(self, fields: Fields) -> bool:
         """Begin a new conversation if the earlier one could not be resumed. Returns whether that was so."""
-        if self._keys is None or self._again in (b"same", b"new") or _exit_code(fields) != 1:
+        if not self._wakes or self._again in (b"same", b"new") or _exit_code(fields) != 1:
             return False
         _write_all(2, b"\r\nbridge: the conversation %s could not be resumed; this is a new one\r\n" % self._again)
         self._again = b"new"
         self._connect_again()
         return True
+
+    @property
+    def _wakes(self) -> bool:
+        """Whether the session was woken and is not ready for keys yet."""
+        return bool(self._again) and self._keys is not None
 
     def _look_for_prompt(self, data: bytes) -> None:
         """Pass the held keys on once the CLI takes keys: then it asks the terminal to mark what is pasted."""
@@ -479,13 +484,15 @@ class _Call:
             self._pass_keys_on()
 
     def _give_up_waiting(self, sock: _socket.socket) -> None:
-        """Thread: pass the held keys on although the CLI does not look ready for them: it has drawn, and rests."""
+        """Thread: pass the held keys on although the CLI does not look ready for them: it has drawn, and rests. It may
+        be a command of the CLI's that reads lines."""
         import select
 
         before = 0
         while sock is self._sock and not self._is_asleep and self._keys is not None:
             select.select([], [], [], READY_S)
             if before and self._drawn == before:
+                _write_all(1, NO_MARKS)
                 self._pass_keys_on()
                 return
             before = self._drawn
@@ -493,7 +500,8 @@ class _Call:
     def _pass_keys_on(self) -> None:
         with self._counting:
             keys, self._keys = self._keys, None
-        if keys is not None:
+        if keys is not None and self._terminal is not None:
+            self._terminal.take()
             self._begin_feeding(keys)
 
     # stdin
@@ -591,8 +599,10 @@ TAKES_KEYS = b"\x1b[?2004h"
 PASSING = ("full", "login", "no-cli", "start", "stopping", "timeout")
 """Kinds of errors that may be over soon. A session that cannot go on because of one stays asleep."""
 
+NO_MARKS = b"\x1b[?2004l"
+
 READY_S = 5.0
-"""Seconds after which a session that was woken gets the keys in any case."""
+"""Seconds without output after which a session gets the keys that were held for it, in any case."""
 
 
 def _exit_code(fields: Fields) -> int:

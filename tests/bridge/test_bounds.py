@@ -360,7 +360,7 @@ def test_call_that_takes_too_much_memory_ends_and_another_goes_on(host_per_test:
         assert refused.returncode == 125
         assert b"more memory than the host allows a call (200 MiB)" in refused.stderr
         assert b"limits.memory" in refused.stderr
-        assert not greedy.cli()
+        wait_until(lambda: not greedy.cli(), 25, "the end of its processes")
         assert memory_of(modest) > 120 * MIB
         other.process.terminate()
     (ended,) = [entry for entry in host.audit() if entry["event"] == "failed"]

@@ -2,7 +2,8 @@
 
 A table times two versions, or times two images, starts hundreds of real CLIs that do the same. So each row runs with
 the newest version, in a namespace, with the image `prod`. With the others, each test runs as well, but only in every
-fifth row of its table; each of them in other rows. `--complete` runs everything, as GitHub does every week and before it publishes images.
+fifth row of its table; each of them in other rows. `--complete` runs everything, as GitHub does every week and before
+it publishes images.
 
 A mark `every_row` is for tests whose rows differ with the version, and for rows that cost nothing because they look at
 what a fixture has done. A test that is chosen by its whole name always runs.
