@@ -112,8 +112,10 @@ def ask(screen: Screen, text: str) -> None:
 
 
 def leave(screen: Screen) -> None:
-    """Leave the CLI with Ctrl-C twice. It forgets the first one after 0.8 s, so on a busy machine it takes three. During
-    an answer, the first one would only interrupt it."""
+    """Leave the CLI with Ctrl-C twice. It forgets the first one after 0.8 s, so on a busy machine it takes three.
+
+    During an answer, the first one would only interrupt it.
+    """
     wait_until(lambda: "to interrupt" not in screen.text, DRAWN_WITHIN_S, "the end of the answer")
     screen.type("", "C-c")
     screen.wait("again to exit")
