@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,6 +98,21 @@ def test_prompt_of_an_earlier_call_comes_back(screen: Screen, where: str) -> Non
     begin(screen, arguments)
     press(screen)
     screen.wait("what are otters")
+
+
+def test_long_lines_that_are_pasted_before_the_session_is_ready_arrive_whole(
+    real: RealHost, screen: Screen, tmp_path: Path
+) -> None:
+    text = "begins here\n" + "x" * 10_000 + "\nends here"
+    (tmp_path / "text").write_text(text)
+    screen.tell("load-buffer", "-b", "long", str(tmp_path / "text"))
+    screen.type(screen.claude, "Enter")
+    with Path(screen.tell("display-message", "-p", "#{pane_tty}").strip()).open("rb") as tty:
+        wait_until(lambda: not termios.tcgetattr(tty)[3] & termios.ICANON, 60, "a client that has the terminal")
+    screen.tell("paste-buffer", "-dp", "-b", "long")
+    screen.wait("Pasted text")
+    screen.type("", "Enter")
+    wait_until(lambda: any(text in request.heard for request in real.api.prompts), 60, "the whole text in one prompt")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["lost", "restarted"])
