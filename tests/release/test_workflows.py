@@ -26,6 +26,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 NOT_RUN_HERE = {
     "a layer of its own": "it is what runs this test",
     "the fast layer": "it has just run, and needs the network",
+    "every row of the bridge's tests": "it takes an hour, and most rows have just run",
     "every other check": "it is what runs this test",
     "a healthy agent": "it would take the place of the agent of whoever runs this; tests of `up` are elsewhere",
     "sign and attest": "cosign needs the identity that GitHub gives to a workflow",
