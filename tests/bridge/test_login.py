@@ -165,17 +165,19 @@ def test_status_and_doctor_say_how_long_the_login_lasts(directory: Path) -> None
 # A clock of minutes
 
 
-@pytest.fixture(params=VERSIONS)
-def clock(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> tuple[str, float, int, int]:
-    """Version, seconds that a login lasts, expiries and calls: a short clock with the oldest version, or both whole."""
-    if pytestconfig.getoption("--complete"):
-        return request.param, 20.0, 10, 50
-    if request.param != OLDEST:
-        pytest.skip("the whole clock runs with `-- --complete`, and the short one in the slower version")
-    return request.param, 10.0, 3, 10
+Clock = tuple[str, float, int, int]
+"""Version, seconds that a login lasts, expiries and calls."""
 
 
-def test_calls_over_many_expiries(directory: Path, clock: tuple[str, float, int, int]) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A short clock with the oldest version, which is the slower one; `-- --complete`: both versions, whole."""
+    if "clock" in metafunc.fixturenames:
+        is_complete = metafunc.config.getoption("--complete")
+        clocks = [(version, 20.0, 10, 50) for version in VERSIONS] if is_complete else [(OLDEST, 10.0, 3, 10)]
+        metafunc.parametrize("clock", clocks, ids=lambda clock: "oldest" if clock[0] == OLDEST else "latest")
+
+
+def test_calls_over_many_expiries(directory: Path, clock: Clock) -> None:
     """None fails, there is one renewal for each expiry, and no token is found where it must not be."""
     version, lasts, expiries, calls = clock
     with desk(directory, version, lasts, sleep=0) as one, ExitStack() as stack:
