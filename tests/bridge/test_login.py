@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bridge.server.host import login as renewing
 from tests.support.bridge_cli import NEWEST, OLDEST, VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, passable
 from tests.support.fake_account import FakeAccount
@@ -53,10 +55,19 @@ class Desk:
 
 
 @contextlib.contextmanager
-def desk(directory: Path, version: str, lasts: float, left: float | None = None, **more: Any) -> Iterator[Desk]:
-    """Run such a server. `left` is how long the first login lasts, if not `lasts`."""
+def desk(
+    directory: Path, version: str, lasts: float, left: float | None = None, is_used: bool = False, **more: Any
+) -> Iterator[Desk]:
+    """Run such a server. `left` is how long the first login lasts, if not `lasts`. `is_used`: the CLI has run in its
+    directory before, as after a person's login. In its first run, 2.1.332 looks at the login twice, and renews one
+    that lasts seconds each time."""
     made = Desk(directory, version, lasts, **more)
     with made.account:
+        if is_used:
+            made.log_in(LONG_S)
+            variables = {**made.account.variables, "HOME": str(made.file.parent.parent)}
+            asyncio.run(renewing.run(installed(version), made.file.parent, variables))
+            assert not made.account.asked
         made.log_in(left)
         made.host.start()
         try:
@@ -180,7 +191,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_calls_over_many_expiries(directory: Path, clock: Clock) -> None:
     """None fails, there is one renewal for each expiry, and no token is found where it must not be."""
     version, lasts, expiries, calls = clock
-    with desk(directory, version, lasts, sleep=0) as one, ExitStack() as stack:
+    with desk(directory, version, lasts, is_used=True, sleep=0) as one, ExitStack() as stack:
         account, place = one.account, one.host.grant("clock")
         screens = [
             stack.enter_context(contextlib.closing(Screen(directory / f"screen-{n}", place.box(*SHELL), "/app/claude")))
