@@ -7,7 +7,7 @@ import difflib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -37,7 +37,11 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pairs(image: str, pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Callable[[Case], Pair]]:
-    """Return a case's pair. All chosen cases start at once, one for each processor. `--complete` writes the record."""
+    """Return a case's pair. All chosen cases run before the first test. `--complete` writes the record.
+
+    They run one for each processor. No thread may run while pytest goes from test to test: pytest changes the
+    environment then, and the SDK reads the environment for each request.
+    """
     items = [item for item in request.session.items if item.path == request.node.path]
     chosen = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
     complete = bool(pytestconfig.getoption("--complete"))
@@ -60,9 +64,10 @@ def pairs(image: str, pytestconfig: pytest.Config, request: pytest.FixtureReques
             return Pair(case, parity.outcome(bundled, case), node, upstream, complete)
 
         pool = ThreadPoolExecutor(os.cpu_count())
-        under_way: dict[str, Future[Pair]] = {case.name: pool.submit(compared, case) for case in chosen}
+        answers: dict[str, Future[Pair]] = {case.name: pool.submit(compared, case) for case in chosen}
         stack.callback(pool.shutdown, cancel_futures=True)
-        yield lambda case: under_way[case.name].result()
+        wait(answers.values())
+        yield lambda case: answers[case.name].result()
         if complete and len(chosen) == len(CASES):
             found = {name: future.result() for name, future in under_way.items()}
             if not any(pair.difference() for pair in found.values()):
