@@ -134,6 +134,11 @@ class Gateway:
     """Whether it is the API itself. The CLI knows it by its real name, and every request passes, as through a
     tunnel."""
 
+    @property
+    def title(self) -> str:
+        """What messages to a container call it."""
+        return "the API" if self.is_api else "the operator's gateway"
+
     def is_greeting(self, request: Request, path: str) -> bool:
         """Return whether the request only warms up a connection (CLI 2.1.197). It carries no data, and its answer
         is not used."""
@@ -221,13 +226,14 @@ def disguise(environment: Mapping[str, str], login: str) -> Disguise:
 
 
 def with_api(hidden: Disguise, login: str) -> Disguise:
-    """Return the disguise for a login that is renewed while a call runs: the CLI asks the API without TLS, which the
-    server's proxy adds, with the login that is good by then.
+    """Return the disguise for a call that asks the API itself: the CLI asks it without TLS, which the server's proxy
+    adds. So the proxy sees the requests and the heads of the answers, and can put in a login that is good by then.
+    `login` is the CLI's login credential, or an empty string.
 
     The CLI treats a URL with the API's name as the API, whatever its scheme.
     """
     secret = login.encode()
-    gateway = Gateway(*API, True, "", MESSAGES, {secret: secret}, is_api=True)
+    gateway = Gateway(*API, True, "", MESSAGES, {secret: secret} if secret else {}, is_api=True)
     environment = {**hidden.environment, "ANTHROPIC_BASE_URL": f"http://{API[0]}"}
     return dataclasses.replace(hidden, environment=environment, gateways={**hidden.gateways, API[0]: gateway})
 

@@ -5,7 +5,7 @@
     529                                                        the API is overloaded; the CLI itself tries again
 
 Only these sources are used, because no container can write them: the head of an answer that the server's proxy gets
-from the operator's gateway, and the CLI's own message `rate_limit_event` on its standard output. Text of an answer is
+from the API or a gateway, and the CLI's own message `rate_limit_event` on its standard output. Text of an answer is
 never one: it is the model's.
 """
 

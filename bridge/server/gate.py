@@ -8,8 +8,8 @@ A command counts if it began after the newest request began. An older one is in 
 without its result. One that seems to begin just after a request may be older, as it takes a moment until the server
 hears of it. It counts for some seconds, unless the CLI itself reports the end of its answers.
 
-A gateway's requests are known exactly. A tunnel to the API is opaque. There, a few bytes count as nothing (the TLS
-handshake, a sign of life), more bytes as a request, and silence as the end of the answer.
+The requests are known exactly, except in a tunnel to an endpoint of AWS, which is opaque. There, a few bytes count as
+nothing (the TLS handshake, a sign of life), more bytes as a request, and silence as the end of the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QUIET_S = 2.0
 """Seconds without a request or a command after which an answer has ended."""
 
 SILENT_S = 10.0
-"""The same for a tunnel to the API: seconds without a byte. The API sends a sign of life more often in an answer."""
+"""The same for a tunnel: seconds without a byte. The API sends a sign of life more often in an answer."""
 
 START_S = 10.0
 """Seconds that a call that got its place before its start has for its first request."""
@@ -242,7 +242,7 @@ class Gate:
             self._end()
 
     def tunnel(self, is_given_up: Callable[[], bool]) -> Tunnel:
-        """Return what watches the bytes of one tunnel to the API."""
+        """Return what watches the bytes of one tunnel to the API or to an endpoint of AWS."""
         return Tunnel(self, is_given_up)
 
     async def pass_on(self, is_given_up: Callable[[], bool], is_new: bool) -> None:
@@ -360,7 +360,7 @@ class Gate:
 
 
 class Tunnel:
-    """Watches the bytes of one tunnel to the API. A request is what the CLI sends after an answer or a silence."""
+    """Watches the bytes of one tunnel. A request is what the CLI sends after an answer or a silence."""
 
     def __init__(self, gate: Gate, is_given_up: Callable[[], bool]) -> None:
         self._gate = gate

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ IDLE_S = 20.0
 TICK = os.sysconf("SC_CLK_TCK")
 SERVERS = ("dockerd", "containerd", "docker-proxy")
 LEAST_PROBES = 25
+LISTED = 7
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Row:
     """Processor time of the whole machine meanwhile."""
     again_s: float
     """The same command once more, which changes nothing."""
+    ps_s: float
+    """`agents.ps --json`; the median of some."""
     probe_ms: float
     """Processor time of one probe: in the container, in the engine's helpers and in the engine."""
     probe_cores: float
@@ -78,6 +82,7 @@ def measure(client: docker.DockerClient) -> Iterator[Figure]:
         of = f"{row.agents} agent{'s' * (row.agents > 1)}"
         yield Figure(f"{of}: healthy, with session and grant, after one command", row.up_s, "s", 240)
         yield Figure(f"{of}: the same command again", row.again_s, "s", 60)
+        yield Figure(f"{of}: `agents.ps --json`", row.ps_s, "s", 0.5)
         probes = f"{of}: processors for probes ({row.probe_ms:.0f} ms each; {row.own_cores:.2f} for themselves)"
         yield Figure(probes, row.probe_cores, "", 0.1)
         if row.counted_cores is not None:
@@ -99,6 +104,7 @@ class _Measured(Fleet):
             containers = self.containers()
             self._check(containers)
             again_s = self._seconds(*self.up)
+            ps_s = statistics.median(self._seconds("agents.ps", "--json") for _ in range(LISTED))
             interval_s = containers[0].attrs["Config"]["Healthcheck"]["Interval"] / 1e9
             own, counted = _idle_cores(containers, interval_s if is_counted else IDLE_S)
             probe_s = _probe_s(containers, own)
@@ -113,6 +119,7 @@ class _Measured(Fleet):
             up_s,
             up_cpu_s,
             again_s,
+            ps_s,
             1000 * probe_s,
             self.size * probe_s / interval_s,
             own,

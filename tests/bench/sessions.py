@@ -64,7 +64,7 @@ def measure(_: docker.DockerClient) -> Iterator[Figure]:
         plots.keep("sessions", kept)  # each time, as a later size may fail
         row = kept[-1]
         of = f"{size} interactive session{'s' * (size > 1)}"
-        yield Figure(f"{of}: memory of one, awake", row.awake_mb / size, "MB", 250)
+        yield Figure(f"{of}: memory of one, awake", row.awake_mb / size, "MB", ALONE_MB if size == 1 else 250)
         yield Figure(f"{of}: memory asleep / awake", row.asleep_mb / row.awake_mb, "x", 0.3)
         yield Figure(f"{of}: slowest answer of {min(AT_WORK, size)} at work", row.slowest_s, "s", 30)
         yield Figure(f"{of}: from a key until the screen is back", row.wake_s, "s", 2)

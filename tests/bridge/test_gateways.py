@@ -193,11 +193,15 @@ def test_names_and_placeholders_are_those_of_one_call(serve: Serve, gate: Gate) 
     assert not gate.heard
 
 
-def test_api_itself_stays_a_tunnel_and_keeps_its_secret() -> None:
+def test_api_itself_keeps_its_name_and_its_secret() -> None:
+    """The proxy adds the TLS. A tunnel to the API stays for what the CLI asks its organisation for."""
     for environment in ({}, {"ANTHROPIC_BASE_URL": "https://api.anthropic.com/"}):
         rules = Rules.of(environment, True, credential=LOGIN)
         assert ("api.anthropic.com", 443) in rules.named
-        assert not rules.disguise.gateways
+        assert rules.disguise.environment == {"ANTHROPIC_BASE_URL": "http://api.anthropic.com"}
+        assert [(name, gateway.tls) for name, gateway in rules.disguise.gateways.items()] == [
+            ("api.anthropic.com", True)
+        ]
         assert rules.credential(LOGIN) == LOGIN
 
 

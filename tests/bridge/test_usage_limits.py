@@ -16,7 +16,9 @@ import pytest
 from bridge.server.holds import ALONE_S, GAP_S
 from healthcheck.checks import bridge as healthcheck
 from tests.support import schemas
-from tests.support.bridge_cli import NEWEST, VERSIONS
+from tests.support.bridge_cli import NEWEST, VERSIONS, installed
+from tests.support.bridge_host import BridgeHost, passable
+from tests.support.fake_account import FakeAccount
 from tests.support.fake_messages_api import Fail, Say
 from tests.support.real_host import RealHost, real_server
 from tests.support.screen import SHELL, Screen, ask, begin
@@ -63,6 +65,34 @@ def test_new_work_of_another_grant_waits_for_the_end_that_the_api_told(limited: 
     (start,) = [entry for entry in limited.host.audit() if entry["event"] == "started" and entry["grant"] == other.name]
     assert account.until <= start["time"] <= account.until + 5
     assert held(limited) is None
+
+
+@pytest.mark.parametrize(("version", "variable"), [
+    *((version, "CLAUDE_CODE_OAUTH_TOKEN") for version in VERSIONS),
+    (NEWEST, "ANTHROPIC_API_KEY"), (NEWEST, "ANTHROPIC_AUTH_TOKEN"),
+])  # fmt: skip
+def test_limit_is_heard_of_with_each_kind_of_login(
+    tmp_path_factory: pytest.TempPathFactory, version: str, variable: str
+) -> None:
+    """Without a gateway: the API has TLS and its own name. A plain `claude -p` tells nothing of a limit itself."""
+    directory = passable(tmp_path_factory.mktemp("limit"))
+    with FakeAccount(directory / "account", DAY_S) as account:
+        part = account.part = Account()
+        environment = {"CLAUDE_CODE_MAX_RETRIES": "0", **account.variables, "ANTHROPIC_API_KEY": ""}
+        environment[variable] = account.give()["accessToken"]
+        host = BridgeHost(directory, claude=str(installed(version)), environment=environment)
+        host.start()
+        try:
+            place, other = host.grant("one"), host.grant("other")
+            assert place.run("-p", "hello").stdout == b"heard: hello\n"
+            part.reach(6)
+            assert place.run("-p", "first").returncode == 1
+            done = other.run("-p", "second")
+            assert (done.returncode, done.stdout) == (0, b"heard: second\n")
+            assert b"limit is reached; waiting until " in done.stderr
+            assert (part.refused, not account.rejected) == (1, True)
+        finally:
+            host.end()
 
 
 @newest_alone

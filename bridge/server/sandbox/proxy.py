@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, ClassVar
 
 from bridge.policy import telemetry
-from bridge.policy.gateways import API, CALL, Disguise, Gateway, RefusedError, disguise, with_api
+from bridge.policy.gateways import API, CALL, TOKEN, Disguise, Gateway, RefusedError, disguise, with_api
 from bridge.policy.http_head import Answer, HeadError, Request, split_authority, split_url
 from bridge.server.gate import Gate, HeldTurnError, RefusedTurnError
 from bridge.server.host.acceptor import Acceptor
@@ -107,8 +107,8 @@ class Rules:
         collector, path = _collector(environment, hidden)
         has_gateway = hidden.environment.get("ANTHROPIC_BASE_URL") != environment.get("ANTHROPIC_BASE_URL")
         is_renewed = credential is not None and credential.is_renewable and present is not None and not has_gateway
-        if credential is not None and is_renewed:
-            hidden = with_api(hidden, credential.secret)
+        if not has_gateway and (credential is not None or environment.get(TOKEN)):
+            hidden = with_api(hidden, credential.secret if credential else "")
         return cls(
             hidden.signed if has_gateway else hidden.signed | {API},
             web,
@@ -363,12 +363,12 @@ class Proxy:
             reason = getattr(error, "verify_message", "") or error.reason
             self._note("failed", network=f"TLS of {gateway.host}:{gateway.port}: {reason}")
             raise FailedError(
-                "the certificate of the operator's gateway is not valid; NODE_EXTRA_CA_CERTS in bridge.yaml can name "
-                "the file of its authority"
+                f"the certificate of {gateway.title} is not valid; NODE_EXTRA_CA_CERTS in bridge.yaml can name the "
+                "file of its authority"
             ) from None
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             self._note("failed", network=f"{gateway.host}:{gateway.port}: {str(error) or type(error).__name__}")
-            raise FailedError("the operator's gateway does not answer") from None
+            raise FailedError(f"{gateway.title} does not answer") from None
 
     async def _connect(self, host: str, port: int, vouched_for: bool, tls: bool = False) -> Pair:
         """Return a connection to a target, through the operator's own proxy if there is one.
