@@ -27,7 +27,7 @@ def keep(name: str, rows: Sequence[Any]) -> None:
     """Keep the rows of a part, which are dataclasses, with the machine and the day."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     facts = {
-        "machine": f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}",
+        "machine": f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release().partition('-')[0]}",
         "day": datetime.datetime.now().astimezone().date().isoformat(),
         "rows": [dataclasses.asdict(row) for row in rows],
     }

@@ -36,6 +36,8 @@ ALL_S = 600.0
 SLEEP_MINUTES = 0.05
 LEFT_MB = 2000
 """Memory that the machine keeps. No more sessions are started beyond that."""
+ALONE_MB = 300
+"""The limit of a single one, which shares no page of the CLI's program with others."""
 WORD = "Which animals build dams?"
 
 
