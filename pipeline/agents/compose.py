@@ -12,12 +12,13 @@ import os
 import re
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import docker
 import docker.errors
@@ -160,14 +161,15 @@ class Project:
         command = ["docker", "compose", "--progress", "quiet", "--project-name", self.name, *files, *self.part.profile]
         own = {f"{self.part.values}_IMAGE": self.image, "AGENT_INSPECTOR_PORT": "0"}
         try:
-            done = subprocess.run(
-                [*command, *arguments],
-                input=self._second_file(),
-                env={**_environment(), **own, **self.values},
-                capture_output=True,
-                text=True,
-                pass_fds=() if self.lock is None else (self.lock,),
-            )
+            with _file_of(self._second_file()) as second_file:
+                done = subprocess.run(
+                    [*command, *arguments],
+                    stdin=second_file,
+                    env={**_environment(), **own, **self.values},
+                    capture_output=True,
+                    text=True,
+                    pass_fds=() if self.lock is None else (self.lock,),
+                )
         except FileNotFoundError:
             raise Problem(NO_DOCKER_COMMAND) from None
         if done.returncode:
@@ -182,6 +184,19 @@ class Project:
         volumes = {key: {"name": name, "external": True} for key, name in self.volumes.items()}
         others = {name: {"profiles": ["other"]} for name in self.part.left_out}
         return json.dumps({"services": {self.part.agent: service, **others}, "volumes": volumes}).replace("$", "$$")
+
+
+@contextmanager
+def _file_of(text: str) -> Iterator[IO[bytes]]:
+    """Make a file without a name that holds the text, in memory where the system can do that.
+
+    A pipe will not do: when its writer is killed, Compose takes an empty file for a good one, and makes another agent.
+    """
+    in_memory = hasattr(os, "memfd_create")
+    with os.fdopen(os.memfd_create("compose"), "w+b") if in_memory else tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        yield file
 
 
 def _environment() -> dict[str, str]:

@@ -69,7 +69,7 @@ def pairs(image: str, pytestconfig: pytest.Config, request: pytest.FixtureReques
         wait(answers.values())
         yield lambda case: answers[case.name].result()
         if complete and len(chosen) == len(CASES):
-            found = {name: future.result() for name, future in under_way.items()}
+            found = {name: future.result() for name, future in answers.items()}
             if not any(pair.difference() for pair in found.values()):
                 parity.write({name: pair.row for name, pair in found.items()})
 

@@ -139,14 +139,16 @@ def test_request_to_the_api_gets_the_login_that_is_good(tmp_path: Path) -> None:
         return "new"
 
     found = credentials.Credential("old", "x", False, time.time(), tmp_path, True)
-    for credential, environment, is_asked in (
-        (found, {}, True),
-        (found, {"ANTHROPIC_BASE_URL": "http://gateway"}, False),
-        (credentials.Credential("old", "x", False), {}, False),
-        (None, {}, False),
+    for credential, environment, passes, is_asked in (
+        (found, {}, True, True),
+        (found, {"ANTHROPIC_BASE_URL": "http://gateway"}, False, False),
+        (credentials.Credential("old", "x", False), {}, True, False),
+        (None, {"ANTHROPIC_AUTH_TOKEN": "old"}, True, False),
+        (None, {"CLAUDE_CODE_USE_BEDROCK": "1"}, False, False),
     ):
         rules = Rules.of(environment, True, (), credential, "g", present)
-        assert ("api.anthropic.com" in rules.disguise.gateways) == (rules.present is not None) == is_asked
+        assert ("api.anthropic.com" in rules.disguise.gateways) == passes
+        assert (rules.present is not None) == is_asked
 
 
 @pytest.mark.parametrize(

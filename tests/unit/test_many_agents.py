@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +29,9 @@ from pipeline.agents.states import IDLE, WAITING_FOR_PERSON, WORKING, State
 from pipeline.agents.workspace import Owner
 from pipeline.build import image
 from pipeline.errors import Problem
+from pipeline.files import ROOT
 from tests.support.bridge_host import OWNER
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +316,31 @@ def test_text_is_checked_before_it_is_typed() -> None:
         with pytest.raises(Problem, match=why) as refused:
             prompts.checked(text)
         assert refused.value.code == 64
+
+
+KILLS_ITS_CALLER = """#!/bin/sh
+kill -KILL "$PPID"
+cat >"$0.read.part" && mv "$0.read.part" "$0.read"
+"""
+
+
+def test_compose_reads_the_whole_file_of_a_caller_that_is_killed(tmp_path: Path) -> None:
+    """Else it would take what it has read for the whole, and make another agent with other volumes."""
+    stub = tmp_path / "docker"
+    stub.write_text(KILLS_ITS_CALLER)
+    stub.chmod(0o755)
+    label = "x" * 300_000  # more than a pipe holds
+    code = (
+        "from pipeline.agents.compose import Project\n"
+        f"Project('up-magents-shop', 'prod', 'i', service={{'labels': {{'x': '{label}'}}}})._compose('config')"
+    )
+    script = tmp_path / "caller.py"
+    script.write_text(code)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, script], env=environment).returncode == -signal.SIGKILL
+    read = tmp_path / "docker.read"
+    wait_until(read.exists, 20, "the stand-in for Compose to end")
+    assert json.loads(read.read_text())["services"]["agent"]["labels"] == {"x": label}
 
 
 def test_compose_holds_the_lock_of_its_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
