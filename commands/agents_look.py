@@ -6,12 +6,10 @@ import sys
 import time
 from functools import partial
 from json import dumps as to_json
+from typing import TYPE_CHECKING
 
 import docker
 from invoke import Context, task
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from commands.output import UNLIMITED, exit_with, print_table, problems_as_exit, table, text
 from pipeline.agents import names, overview, ps
@@ -19,6 +17,9 @@ from pipeline.agents import wait as waiting
 from pipeline.agents.overview import Overview
 from pipeline.bootstrap import engine
 from pipeline.errors import Problem
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WATCH_S = 1.0
 NO_AGENTS = "no agents; run `bin/invoke up`"
@@ -42,9 +43,16 @@ def list_all(_: Context, json: bool = False, watch: bool = False) -> None:
     if json:
         print(to_json(overview.document(found)))
     elif found:
-        print_table(_rows(found, Console().width if sys.stdout.isatty() else None))
+        print_table(_rows(found, _width() if sys.stdout.isatty() else None))
     else:
         print(NO_AGENTS)
+
+
+def _width() -> int:
+    """Return how many letters a line of the terminal has."""
+    from rich.console import Console
+
+    return Console().width
 
 
 def _watch(client: docker.DockerClient, *, json: bool) -> None:
@@ -52,6 +60,9 @@ def _watch(client: docker.DockerClient, *, json: bool) -> None:
         raise Problem("--watch is for people, and --json for programs; give one of them", 64)
     if not sys.stdout.isatty():
         raise Problem("--watch needs a terminal; leave it out, or use --json", 64)
+    from rich.console import Console
+    from rich.live import Live
+
     console = Console(emoji=False)
     try:
         with Live(console=console, auto_refresh=False) as live:
@@ -71,6 +82,8 @@ FOLDED = ("state", "workspace", "mode")
 
 def _rows(found: list[Overview], width: int | None) -> Table:
     """Return the agents as a table that fits into a terminal, if it can. Without `width` it is for a pipe."""
+    from rich.console import Console
+
     cells = [_cells(each) for each in found]
     for left_out in LEAVE_OUT:
         rows = table()

@@ -1,4 +1,7 @@
-"""How every task reports: an error as one line and an exit code, results as tables."""
+"""How every task reports: an error as one line and an exit code, results as tables.
+
+Rich takes long to load, and not every task prints a table. So it is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from invoke import Exit
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress
-from rich.table import Table
 
 from pipeline.agents.logs import plain
 from pipeline.errors import Problem
 from pipeline.files import ROOT, present_folder
 from pipeline.reporting import Say, say_on_stderr
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 UNLIMITED = 100_000
 """The width of a table for a file or a pipe, in letters. Rich takes no more than the rows need."""
@@ -39,6 +42,9 @@ def progress(count: int, result: Say = say_on_stderr) -> Iterator[tuple[Say, Say
 
     On a terminal, a bar below the lines shows how many of `count` agents are done.
     """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if count < 2 or not console.is_terminal:
         yield say_on_stderr, result
@@ -66,11 +72,15 @@ def launcher() -> str:
 
 def text(value: str) -> str:
     """Return a cell that shows a text as it is: rich finds no markup in it, and the terminal no control signs."""
+    from rich.markup import escape
+
     return escape(" ".join(plain(value).splitlines()))
 
 
 def table(*headings: str) -> Table:
     """Return an empty table."""
+    from rich.table import Table
+
     made = Table(box=None, pad_edge=False)
     for heading in headings:
         made.add_column(heading, overflow="fold")
@@ -79,6 +89,8 @@ def table(*headings: str) -> Table:
 
 def print_table(rows: Table) -> None:
     """Print a table: wrapped to the terminal's width, and without wrapping when the output is no terminal."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else UNLIMITED
     Console(width=width, emoji=False).print(rows)
 
