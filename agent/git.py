@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agent import protected
 from agent.certificates import HOST, TRUSTED
 from agent.files import replace
-from agent.volumes import WORKSPACE
+from agent.paths import WORKSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

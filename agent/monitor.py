@@ -7,7 +7,7 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent import certificates, volumes
+from agent import certificates, paths, volumes
 from agent.tmux import TmuxError
 from agent.waiting import new_future, set_once
 from healthcheck.check import FAIL, PASS
@@ -83,7 +83,7 @@ class Monitor:
 
     def agent_volume_hangs(self) -> bool:
         """Say whether access to /agent would block."""
-        return self._volumes.hangs(volumes.AGENT)
+        return self._volumes.hangs(paths.AGENT)
 
     def evaluate(self) -> None:
         """Log what changed, and notice when recovery has failed for too long."""
@@ -94,7 +94,7 @@ class Monitor:
         recoverable = {check.name for check in self.checks if check.recoverable}
         failing = [result for result in found if result.name in recoverable and result.status == FAIL]
         # tmux fails too when /agent fails, because its socket is there; a restart would not repair that
-        if failing and not self._volumes.is_bad(volumes.AGENT):
+        if failing and not self._volumes.is_bad(paths.AGENT):
             self._keep_time(failing[0].detail)
         else:
             self._failing_since = None

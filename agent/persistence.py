@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import scrollback, state_file
+from agent.paths import AGENT
 from agent.tmux import TmuxError
-from agent.volumes import AGENT
 from agent.waiting import first_of
 from healthcheck.facts import STOPPED
 from healthcheck.worker import Worker

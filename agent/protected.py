@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import PurePosixPath
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from agent.volumes import WORKSPACE
+from agent.paths import WORKSPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,18 +45,19 @@ def astray(wanted: Iterable[str], table: str) -> list[str]:
     """
     points = _points(table)
     device, top = points.get(WORKSPACE, ("", ""))
-    parts = dict.fromkeys(str(part) for path in wanted for part in (*reversed(PurePosixPath(path).parents[:-1]), path))
+    parts = dict.fromkeys(part for path in wanted for part in accumulate(path.split("/"), "{}/{}".format))
     return [part for part in parts if points.get(f"{WORKSPACE}/{part}") != (device, f"{top.rstrip('/')}/{part}")]
 
 
 def _points(table: str) -> dict[str, tuple[str, str]]:
-    """Return what is mounted where: device and path there, by mount point. The last mount at a point counts."""
+    """Return what is mounted in the workspace: device and path there, by mount point. The last at a point counts."""
     found = {}
     for line in filter(None, table.split("\n")):
-        device, root, point = line.split(" ")[2:5]
-        found[_unescaped(point)] = device, _unescaped(root)
+        device, root, point = line.split(" ", 5)[2:5]
+        if point.startswith(WORKSPACE):
+            found[_unescaped(point)] = device, _unescaped(root)
     return found
 
 
 def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text) if "\\" in text else text

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from agent.children import gone
+from agent.paths import WORKSPACE
 from agent.restarts import Again, CommandPolicy, Done, Ended, GiveUp, ShellPolicy
 from agent.shutdown import ProcessShutdown, one_terminal
 from agent.tmux import HOOKS, TmuxError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from agent.run_state import RunState
     from agent.tmux import Pane, Tmux
 
-WORKSPACE = "/workspace"
 LOGIN_SHELL = ("/bin/bash", "-l")
 PLAIN_SHELL = ("/bin/bash", "--noprofile", "--norc")
 

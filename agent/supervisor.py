@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agent import certificates, git, scrollback, users, volumes
+from agent import certificates, git, paths, scrollback, users, volumes
 from agent.command import CannotRunError, Command
 from agent.monitor import Monitor
 from agent.persistence import StateWriter
@@ -125,7 +125,7 @@ class Supervisor:
 
     async def _prepare(self) -> Ending | None:
         """Make what is needed on /agent. Returns an Ending when this container cannot run."""
-        home = os.environ.get("HOME") or volumes.AGENT + "/home"
+        home = os.environ.get("HOME") or paths.AGENT + "/home"
         worker = Worker()
         for line in await worker.call(partial(volumes.prepare, home)):
             self._note(line)

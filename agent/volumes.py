@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from agent import numbering, shared
 from agent.files import make_directory, move_aside
+from agent.paths import AGENT, SHARED, VOLUMES, WORKSPACE
 from agent.processes import own_container
 from agent.tmux import socket_path
 from healthcheck.facts import VolumeStatus
@@ -22,8 +23,6 @@ from healthcheck.facts import VolumeStatus
 if TYPE_CHECKING:
     from agent.files import Report
 
-AGENT, SHARED, WORKSPACE = "/agent", "/shared", "/workspace"
-VOLUMES = (AGENT, WORKSPACE, SHARED)
 
 MADE_IN_AGENT = {"home": 0o755, "run": 0o1777, "log": 0o755, "scrollback": 0o700, "home/.ssh": 0o700}
 

@@ -17,6 +17,7 @@ from typing import Any
 import docker
 from docker.models.containers import Container
 
+from agent.protected import astray
 from bridge.server.operator import workspaces
 from bridge.server.operator.api import OperatorError
 from bridge.server.operator.workspaces import Choice, Protection
@@ -182,8 +183,6 @@ def lost(container: Container) -> list[str]:
     except OSError:
         table = ""
     if " /workspace " in table:
-        from agent.protected import astray  # here, as it loads much that `agents.ps` does not need
-
         found = astray(recorded, table)
     else:
         since = datetime.fromisoformat(state["StartedAt"]).timestamp()

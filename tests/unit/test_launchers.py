@@ -39,7 +39,7 @@ def call(root: Path, *arguments: str, path: str | None = None) -> subprocess.Com
 
 
 def test_first_call_makes_the_environment_and_runs_the_tool(clone: Path) -> None:
-    assert call(clone, "x y").stdout == f"made\nran --search-root {clone} x y\n"
+    assert call(clone, "x y").stdout == f"made\nran --search-root {clone} --write-pyc x y\n"
 
 
 def test_second_call_only_runs_the_tool(clone: Path) -> None:
