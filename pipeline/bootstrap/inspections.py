@@ -1,8 +1,8 @@
 """What the engine says of many containers, quickly.
 
-The SDK needs a millisecond of processor time for each request, and the engine as long for each answer. So containers are
-asked for here over few connections to the engine's socket, where it has one on this machine. Whatever goes wrong, the SDK
-asks again, and reports it.
+The SDK needs a millisecond of processor time for each request, and the engine as long for each answer. So containers
+are asked for here over few connections to the engine's socket, where it has one on this machine. Whatever goes wrong,
+the SDK asks again, and reports it.
 """
 
 from __future__ import annotations
