@@ -179,6 +179,7 @@ def test_environment_is_made_from_nothing(place: Place) -> None:
     steering = {"LD_PRELOAD": "/x.so", "ANTHROPIC_BASE_URL": "http://x", "BUN_OPTIONS": "--preload=/x", "FOO": "bar"}
     environment = report(place, env={"TERM": "xterm", **steering})["env"]
     assert environment["TERM"] == "xterm"
+    assert environment.pop("ANTHROPIC_BASE_URL") == "http://api.anthropic.com", "the bridge's own"
     assert not steering.keys() & environment.keys()
     assert "PWD" not in environment or environment["PWD"] == "/workspace"
 
