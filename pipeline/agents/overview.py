@@ -8,7 +8,8 @@ does: when it runs a command and its Claude has no call.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,19 +69,22 @@ class Overview:
 
 
 def every(client: docker.DockerClient) -> list[Overview]:
-    """Return all agents, by name."""
-    return _overviews(ps.every(client))
+    """Return all agents, by name. The bridge is asked while the engine answers."""
+    with ThreadPoolExecutor(1) as pool:
+        grants = pool.submit(_grants)
+        containers = ps.every(client)
+        return _overviews(containers, grants.result())
 
 
 def some(client: docker.DockerClient, names: Iterable[str], *, ask: bool = False) -> dict[str, Overview | None]:
     """Return the named agents; None for one that there is not. With `ask` each one is asked how it is now."""
     found = {name: ps.find(client, name) for name in names}
-    seen = {each.name: each for each in _overviews([each for each in found.values() if each], ask=ask)}
+    there = [each for each in found.values() if each]
+    seen = {each.name: each for each in _overviews(there, _grants(), ask=ask)}
     return {name: seen.get(name) for name in found}
 
 
-def _overviews(containers: list[Container], *, ask: bool = False) -> list[Overview]:
-    grants = _grants()
+def _overviews(containers: list[Container], grants: Mapping[str, Any], *, ask: bool = False) -> list[Overview]:
     calls = [states.calls_of(grants.get(_name(each), {}).get("calls", ())) for each in containers]
     facts = [states.facts_of(each.attrs) for each in containers]
     unsure = [

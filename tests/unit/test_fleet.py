@@ -23,7 +23,6 @@ from bridge.server.host.config import parse
 from bridge.server.host.usage import Row
 from bridge.server.operator import report, usage_report
 from commands import agents_look
-from pipeline import bridge
 from pipeline.agents import health, overview, ps, states
 from pipeline.agents import wait as waiting
 from pipeline.agents.audit import Audit, Found
@@ -241,9 +240,8 @@ def test_agent_is_asked_itself_where_only_it_knows(
 
     monkeypatch.setattr(health, "ask", answer)
     told = {"a3": {"calls": [dataclasses.asdict(call("idle"))]}}
-    monkeypatch.setattr(bridge, "status", lambda: {"grants": told})
     found = [container(1), container(2, "make"), container(3, "claude-code"), container(4, "make", "exited")]
-    seen = overview._overviews(found, ask=ask)
+    seen = overview._overviews(found, told, ask=ask)
     assert [each.state.name for each in seen] == ["idle", "finished", "idle", "stopped"]
     assert ports == asked
 
