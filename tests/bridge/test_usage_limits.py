@@ -6,6 +6,8 @@ With the real CLI, and an API that answers 429 with the header fields of a subsc
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +21,7 @@ from tests.support import schemas
 from tests.support.bridge_cli import NEWEST, VERSIONS, installed
 from tests.support.bridge_host import BridgeHost, passable
 from tests.support.fake_account import FakeAccount
-from tests.support.fake_messages_api import Fail, Say
+from tests.support.fake_messages_api import Fail, Request, Say
 from tests.support.real_host import RealHost, real_server
 from tests.support.screen import SHELL, Screen, ask, begin
 from tests.support.stream_json import STREAM
@@ -67,6 +69,24 @@ def test_new_work_of_another_grant_waits_for_the_end_that_the_api_told(limited: 
     assert held(limited) is None
 
 
+def plain_cli(version: str, home: Path, environment: dict[str, str]) -> None:
+    """Run the CLI as a person of the host does."""
+    home.mkdir()
+    variables = {name: value for name, value in environment.items() if value} | {"HOME": str(home)}
+    command = [str(installed(version)), "-p", "hello"]
+    done = subprocess.run(command, cwd=home, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    assert done.stdout == b"heard: hello\n"
+
+
+def head(request: Request) -> tuple[str, str, dict[str, str]]:
+    """Return the head of a request without what differs each time."""
+    fields = {name: value for name, value in request.headers.items() if name not in OF_ONE_REQUEST}
+    return request.method, request.path, fields
+
+
+OF_ONE_REQUEST = ("content-length", "x-claude-code-prompt-id", "x-claude-code-session-id", "x-client-request-id")
+
+
 @pytest.mark.parametrize(("version", "variable"), [
     *((version, "CLAUDE_CODE_OAUTH_TOKEN") for version in VERSIONS),
     (NEWEST, "ANTHROPIC_API_KEY"), (NEWEST, "ANTHROPIC_AUTH_TOKEN"),
@@ -85,6 +105,9 @@ def test_limit_is_heard_of_with_each_kind_of_login(
         try:
             place, other = host.grant("one"), host.grant("other")
             assert place.run("-p", "hello").stdout == b"heard: hello\n"
+            plain_cli(version, directory / "plain", {**environment, "PATH": os.environ["PATH"]})
+            bridged, plain = account.api.prompts
+            assert head(bridged) == head(plain), "the API sees what it sees of the host's own CLI"
             part.reach(6)
             assert place.run("-p", "first").returncode == 1
             done = other.run("-p", "second")
