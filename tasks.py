@@ -37,13 +37,14 @@ stands for several tasks (`build.prod`) is that of their collection."""
 
 
 def typed(argv: Sequence[str]) -> set[str]:
-    """Return the modules of the tasks on a command line; all where it does not begin with a task."""
+    """Return the modules of the tasks on a command line; all where it does not begin with a task, or wants a list."""
     words = [*argv[1:]]
     while words[:1] == ["--search-root"] or words[:1] == ["--write-pyc"]:  # from bin/invoke
         del words[: 2 if words[0] == "--search-root" else 1]
     by_name = {name: module for module, names in TASKS.items() for name in names}
     found = [by_name.get(word) or by_name.get(word.split(".")[0]) for word in words]
-    return {module for module in found if module} if found and found[0] else {*TASKS}
+    is_plain = found and found[0] and not {"--list", "-l"} & {*words}
+    return {module for module in found if module} if is_plain else {*TASKS}
 
 
 def table(modules: set[str]) -> Collection:

@@ -41,6 +41,8 @@ def test_names_of_the_table_are_those_that_the_tasks_have() -> None:
         ("agents", {*tasks.TASKS}),
         ("-h agents.ps", {*tasks.TASKS}),
         ("--list", {*tasks.TASKS}),
+        ("build --list", {*tasks.TASKS}),
+        ("agents.ps -l", {*tasks.TASKS}),
         ("--complete -- agents.ps", {*tasks.TASKS}),
         ("", {*tasks.TASKS}),
     ],
